@@ -128,8 +128,6 @@ def test_progress_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """Rows trained and tested, of trunk, fine-tuning, tests and retraining; silence where a parent shows them."""
     members = [["opt=adam", "retrain=true", *own] for own in ([], magnitude(0.2), magnitude(0.2, 0.3))]
     configs = [configuration(tmp_path, *overrides) for overrides in members]
-    open_data(configs[0].dataset)
-    capsys.readouterr()
     rows: list[int] = []
     assert jobs(configs, [tmp_path / name for name in "abc"], rows.append) == [None] * 3
     captured = capsys.readouterr()
@@ -137,6 +135,9 @@ def test_progress_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     tail = 342 - round(0.7 * 11) * 32
     assert sum(rows) == 342 + tail + 3 * 58 + 3 * (342 + 58)
     assert passes(configs) == pytest.approx(1 + 0.3 + 3)
+    generated = configuration(tmp_path, "dataset.source=sample", "dataset.sample_rows=500")
+    assert jobs([generated], [tmp_path / "e"], rows.append) == [None]
+    assert capsys.readouterr().err == ""
     assert jobs(configs[1:2], [tmp_path / "d"]) == [None]
     assert "pruned            by norm, the last 0% of the rows for fine-tuning" in capsys.readouterr().out
 
