@@ -3,8 +3,8 @@
     python scripts/screenshots.py --study table2 --dataset criteo                 from mlflow.db into docs/images/
     python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study fig1 --dataset avazu --out /tmp/pictures
 
-Needs a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on the PATH or
-named by CHROMIUM.
+Needs a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on the
+PATH or named by CHROMIUM.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def goto(page: Page, address: str) -> None:
 def open_runs(page: Page, links: Links) -> None:
     """The list of runs, once it shows the first ones."""
     goto(page, links.runs)
-    page.locator("[row-index='3'] a").first.wait_for()
+    page.get_by_role("link", name="seed").first.wait_for()
 
 
 def open_dashboard(page: Page, links: Links) -> None:

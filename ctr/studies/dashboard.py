@@ -74,11 +74,17 @@ def state(study: str, dataset: str) -> dict[str, Any]:
     rate = {"key": "log10_feature_rate", "type": "METRIC"}
     auc = {"key": "auc", "type": "METRIC"}
     charts: list[dict[str, Any]] = [
-        {"type": "SCATTER", "displayName": "AUC against feature rate", "xaxis": rate, "yaxis": auc},
+        {"type": "SCATTER", "xaxis": rate, "yaxis": auc},
         {  # of the runs that have all of these: plain optimizers have no lambda21
             "type": "PARALLEL",
             "selectedParams": ["opt.name", "opt.lambda21"],
             "selectedMetrics": ["log10_feature_rate", "auc"],
+            "showAllRuns": True,
+        },
+        {
+            "type": "PARALLEL",
+            "selectedParams": ["opt.name"],
+            "selectedMetrics": ["log10_feature_rate", "auc", "logloss"],
             "showAllRuns": True,
         },
     ]

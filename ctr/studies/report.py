@@ -32,8 +32,8 @@ class Links:
     """Where a study stands in MLflow, relative to the server's root.
 
     Attributes:
-        runs: the list of all runs of the experiment.
-        dashboard: the study's runs in the ready-made charts.
+        runs: the study's runs as a list, folded by method and lambda21.
+        dashboard: the same runs in the ready-made charts.
         report: the report run: table, text, files.
         page: the interactive page among its artifacts.
     """
@@ -136,7 +136,9 @@ def published(uri: str) -> dict[tuple[str, str], Links]:
 def _links(view: str, experiment_id: str, run_id: str) -> Links:
     runs = f"/#/experiments/{experiment_id}/runs"
     run, training = f"{runs}/{run_id}", "?workflowType=machine_learning"  # else MLflow shows its menu for agents
-    return Links(runs + training, view, run + training, f"{run}/artifacts/page.html{training}")
+    return Links(
+        view.replace("&compareRunsMode=CHART", ""), view, run + training, f"{run}/artifacts/page.html{training}"
+    )
 
 
 def _note(text: str) -> str:
