@@ -1,0 +1,1 @@
+"""The paper's tables and figures: which runs each asks for, and what it makes of the answers."""
