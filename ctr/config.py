@@ -69,6 +69,11 @@ class ScheduleName(Enum):
     cubic = "cubic"
 
 
+class ScoreName(Enum):
+    norm = "norm"
+    effect = "effect"
+
+
 @dataclass
 class LearningRates:
     adam: float = MISSING
@@ -192,6 +197,18 @@ class GroupAdaHessianConfig(GroupConfig, AdaHessianConfig):
 
 
 @dataclass
+class PruneConfig:
+    name: str = MISSING
+
+
+@dataclass
+class MagnitudeConfig(PruneConfig):
+    feature_rate: float = MISSING
+    finetune: float = MISSING
+    score: ScoreName = MISSING
+
+
+@dataclass
 class TrackingConfig:
     name: str = MISSING
     uri: str = MISSING
@@ -209,7 +226,11 @@ class TrainConfig:
     dataset: Any = MISSING
     model: Any = MISSING
     opt: Any = MISSING
+    prune: Any = MISSING
     tracking: TrackingConfig = MISSING
+    train_rows: int | None = None
+    holdout: float = MISSING
+    retrain: bool = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     device: str = MISSING
@@ -245,6 +266,10 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "group_adam": GroupAdamConfig,
         "group_amsgrad": GroupAdamConfig,
         "group_adahessian": GroupAdaHessianConfig,
+    },
+    "prune": {
+        "none": PruneConfig,
+        "magnitude": MagnitudeConfig,
     },
 }
 
@@ -285,4 +310,15 @@ def config_hash(config: object) -> str:
     """Identifies what a run computes, wherever it runs: the configuration without paths and tracking."""
     kept = {key: value for key, value in plain_dict(config).items() if key not in _PLACES}
     kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key not in _DATASET_PLACES}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(kept)
+
+
+def family(config: object) -> str:
+    """Equal for runs that differ in ``prune`` alone, which can share their first part (`ctr.train.jobs`)."""
+    values = OmegaConf.to_container(cast(DictConfig, config), resolve=True, enum_to_str=True)  # also if one is missing
+    assert isinstance(values, dict)
+    return _digest({str(key): value for key, value in values.items() if key not in (*_PLACES, "prune")})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
