@@ -135,7 +135,7 @@ class OPNNConfig(ModelConfig):
 @dataclass
 class OptConfig:
     name: str = MISSING
-    lr: float = MISSING
+    lr: int | float | str = MISSING  # a number or auto: `ctr.rates`
 
 
 @dataclass
@@ -213,6 +213,7 @@ class TrackingConfig:
     name: str = MISSING
     uri: str = MISSING
     experiment: str = MISSING
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -238,6 +239,8 @@ class TrainConfig:
     threads: int = MISSING
     window: int = MISSING
     run_dir: str = MISSING
+    jobs: str = MISSING
+    force: bool = MISSING
 
 
 # Group -> name in ``<group>=<name>`` -> schema.
@@ -302,7 +305,7 @@ def plain_dict(config: object) -> dict[str, Any]:
 
 
 # What does not change what a run computes: where things lie and who watches.
-_PLACES = ("run_dir", "tracking")
+_PLACES = ("run_dir", "tracking", "jobs", "force")
 _DATASET_PLACES = ("raw", "prepared")
 
 
