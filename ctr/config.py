@@ -74,6 +74,11 @@ class ScoreName(Enum):
     effect = "effect"
 
 
+class SelectName(Enum):
+    test = "test"
+    validation = "validation"
+
+
 @dataclass
 class LearningRates:
     adam: float = MISSING
@@ -243,6 +248,29 @@ class TrainConfig:
     force: bool = MISSING
 
 
+@dataclass
+class ReproduceConfig:
+    name: str = MISSING
+    dataset: Any = MISSING
+    model: Any = MISSING
+    tracking: TrackingConfig = MISSING
+    seeds: Any = MISSING
+    select: SelectName = MISSING
+    lambda21: list[float] = MISSING
+    lambda1: list[float] = MISSING
+    lambda2: list[float] = MISSING
+    finetune: list[float] = MISSING
+    lrs: list[float] = MISSING
+    dims: list[int] = MISSING
+    scores: list[ScoreName] = MISSING
+    steps: list[int] = MISSING
+    lr: int | float | str = MISSING
+    train: dict[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    jobs: str = MISSING
+    folder: str = MISSING
+
+
 # Group -> name in ``<group>=<name>`` -> schema.
 SCHEMAS: dict[str, dict[str, type]] = {
     "dataset": {
@@ -282,6 +310,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train", TrainConfig, group="schema")
     store.store("prepare", PrepareConfig, group="schema")
+    store.store("reproduce", ReproduceConfig, group="schema")
     store.store("tracking", TrackingConfig, group="schema")
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():

@@ -89,6 +89,11 @@ class Planner:
             rows_test=held_out or data.split.rows_test,
         )
 
+    def record_rate(self, job: Job, lr: float) -> None:
+        """Keeps a learning rate for such jobs beside their data (`ctr.rates`)."""
+        config = self._compose({**self._always, **job})
+        rates.record(self._open(config).folder, ctr.config.plain_dict(config), lr)
+
     def _compose(self, overrides: Mapping[str, object]) -> TrainConfig:
         chosen = tuple(override(key, value) for key, value in overrides.items() if key in GROUPS)
         if chosen not in self._composed:

@@ -140,6 +140,10 @@ class Runner:
             self._run(self._families(missing.values()))
         return table([self._row(job, plan) for job, plan in zip(jobs, planned, strict=True)])
 
+    def record_rate(self, job: Job, lr: float) -> None:
+        """Keeps the learning rate that was chosen for such jobs, for ``opt.lr=auto``."""
+        self._planner.record_rate(job, lr)
+
     def _families(self, jobs: Iterable[Planned]) -> list[Family]:
         """The jobs by family, the longest first so that the last ones end together."""
         members: dict[str, list[Planned]] = {}
