@@ -22,6 +22,7 @@ from ctr.studies.jobs import Planned, Planner
 from ctr.studies.options import Job
 from ctr.studies.worker import Order
 
+START = "import sys; from ctr.studies.worker import main; main(*sys.argv[1:])"
 SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
 
 
@@ -41,7 +42,7 @@ class Worker:
         self.connection, other = Pipe()
         # A new session: Ctrl-C in a terminal reaches the runner alone. OpenMP reads its threads when it is loaded.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ctr.studies.worker", str(other.fileno()), function, str(store.root)],
+            [sys.executable, "-c", START, str(other.fileno()), function, str(store.root)],
             pass_fds=[other.fileno()],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdin=subprocess.DEVNULL,

@@ -1,5 +1,5 @@
-"""A worker process: ``python -m ctr.studies.worker FD FUNCTION STORE`` runs the families that `ctr.studies.runner`
-sends it, one after the other, until the runner closes the connection or is no more.
+"""A worker process: runs the families that `ctr.studies.runner` sends it, one after the other, until the runner closes
+the connection or is no more.
 """
 
 from __future__ import annotations
@@ -126,6 +126,7 @@ def _terminate(*_: object) -> None:
 
 
 def main(descriptor: str, function: str, root: str) -> None:
+    """Serves at an inherited socket; ``function`` is ``module:name`` of a `RunFamily`, ``root`` the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's, which then ends its workers
     signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("ctr").setLevel(logging.DEBUG)
@@ -134,7 +135,3 @@ def main(descriptor: str, function: str, root: str) -> None:
         serve(Connection(int(descriptor)), getattr(importlib.import_module(module), name), Store(Path(root)))
     except (Terminated, BrokenPipeError):
         sys.exit(143)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
