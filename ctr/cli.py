@@ -52,7 +52,7 @@ def _terminate(*_: object) -> NoReturn:
     raise Terminated
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """One line: what an error says, with its causes where Hydra wraps them."""
     if isinstance(error, CtrError):
         return str(error)
@@ -74,7 +74,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _exit(error: BaseException) -> NoReturn:
-    text = _message(error)
+    text = message(error)
     if isinstance(error, KeyboardInterrupt):
         text = "terminated" if isinstance(error, Terminated) else "interrupted"
     print(f"error: {text}", file=sys.stderr)

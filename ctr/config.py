@@ -74,6 +74,11 @@ class ScoreName(Enum):
     effect = "effect"
 
 
+class SelectName(Enum):
+    test = "test"
+    validation = "validation"
+
+
 @dataclass
 class LearningRates:
     adam: float = MISSING
@@ -135,7 +140,7 @@ class OPNNConfig(ModelConfig):
 @dataclass
 class OptConfig:
     name: str = MISSING
-    lr: float = MISSING
+    lr: int | float | str = MISSING  # a number or auto: `ctr.rates`
 
 
 @dataclass
@@ -213,6 +218,7 @@ class TrackingConfig:
     name: str = MISSING
     uri: str = MISSING
     experiment: str = MISSING
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -238,6 +244,31 @@ class TrainConfig:
     threads: int = MISSING
     window: int = MISSING
     run_dir: str = MISSING
+    jobs: str = MISSING
+    force: bool = MISSING
+
+
+@dataclass
+class ReproduceConfig:
+    name: str = MISSING
+    dataset: Any = MISSING
+    model: Any = MISSING
+    tracking: TrackingConfig = MISSING
+    seeds: Any = MISSING
+    select: SelectName = MISSING
+    lambda21: list[float] = MISSING
+    lambda1: list[float] = MISSING
+    lambda2: list[float] = MISSING
+    finetune: list[float] = MISSING
+    lrs: list[float] = MISSING
+    dims: list[int] = MISSING
+    scores: list[ScoreName] = MISSING
+    steps: list[int] = MISSING
+    lr: int | float | str = MISSING
+    train: dict[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    jobs: str = MISSING
+    folder: str = MISSING
 
 
 # Group -> name in ``<group>=<name>`` -> schema.
@@ -279,6 +310,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train", TrainConfig, group="schema")
     store.store("prepare", PrepareConfig, group="schema")
+    store.store("reproduce", ReproduceConfig, group="schema")
     store.store("tracking", TrackingConfig, group="schema")
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
@@ -302,7 +334,7 @@ def plain_dict(config: object) -> dict[str, Any]:
 
 
 # What does not change what a run computes: where things lie and who watches.
-_PLACES = ("run_dir", "tracking")
+_PLACES = ("run_dir", "tracking", "jobs", "force")
 _DATASET_PLACES = ("raw", "prepared")
 
 

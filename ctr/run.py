@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import ctr.config
+from ctr import rates
 from ctr.cli import ArgumentError, check_data
 from ctr.config import TrainConfig
 from ctr.datasets.manifest import Split
@@ -105,7 +106,7 @@ def check(config: TrainConfig) -> None:
         raise ArgumentError(f"device={config.device}: {str(error).splitlines()[0]}") from error
     try:
         model = build(config, 1, 1, 0)
-        rows, net, _ = _optimizers(config, model)
+        rows, net, _ = _optimizers(rates.provisional(config), model)
         if config.backend.value == "native":
             make_step("native", model, rows, net, threads=1)
     except (ValueError, RuntimeError, CtrError) as error:

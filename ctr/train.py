@@ -26,10 +26,12 @@ import hydra
 import pyarrow as pa
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import ctr.config
+from ctr import rates
 from ctr.cli import bar, open_data, report_failure, run_command
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -42,6 +44,7 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
+from ctr.store import Store, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
@@ -84,15 +87,16 @@ class Member:
         """Starts the record, once the values are found to be possible."""
         config = self.config
         check(config)
+        rates.settle(config)
         self.pruning = pruning_of(config)
         composed = self.folder / ".hydra" / "config.yaml"
-        if not composed.exists():  # Hydra has written it for a command
-            composed.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(composed, OmegaConf.to_yaml(config))
+        composed.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(composed, OmegaConf.to_yaml(config))  # also over Hydra's own, which has no settled values
         if config.tracking.name != "none":
             name = f"{config.dataset.name} {config.model.name} {config.opt.name} seed {config.seed}"
             name += "" if self.pruning is None else f" pruned to {self.pruning.feature_rate:.4g}"
-            self.tracker = MlflowTracker(config.tracking.uri, config.tracking.experiment, name)
+            tracking = config.tracking
+            self.tracker = MlflowTracker(tracking.uri, tracking.experiment, name, tracking.tags)
         self.tracker.parameters(flatten(ctr.config.plain_dict(config)))
         self.tracker.artifact(composed)
 
@@ -290,13 +294,25 @@ def job(config: TrainConfig, folder: Path) -> None:
         raise error
 
 
+def job_of_sweep(config: TrainConfig, folder: Path) -> None:
+    """The same, unless the run was finished by an earlier sweep or a study; it is kept for later ones."""
+    check(config)
+    rates.settle(config)
+    key = job_key(ctr.config.config_hash(config), open_data(config.dataset).manifest.data_hash)
+    Store(Path(config.jobs)).once(key, folder, lambda: job(config, folder), force=config.force)
+
+
 ctr.config.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        job(cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir))
+        run, folder = cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            job_of_sweep(run, folder)
+        else:
+            job(run, folder)
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise
