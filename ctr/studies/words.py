@@ -86,23 +86,26 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
     return lines
 
 
-def learning_rate(options: Options, name: str, lr: float) -> str:
-    """How the learning rate came about, and whether the paper has the same."""
-    how = {
-        "auto": "the best of " + ", ".join(map(markdown.power, options.lrs)) + f" for {name} without regularisers",
-        "paper": "the paper's, table 5",
-    }.get(str(options.lr), "as given")
-    where = ""
-    if options.lr == "auto":
-        where = " on held-out training rows" if options.select == "validation" else " by test AUC (the paper's rule)"
-    lines = f"Learning rate of {name}: {markdown.power(lr)} ({how}{where})"
-    if options.lr == "auto" and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
-        lines += "; it lies at the end of the grid, a better one may lie beyond"
+def learning_rate(options: Options, name: str, lr: float, found: bool = False) -> str:
+    """How the learning rate of a plain optimizer came about, and whether the paper has the same.
+
+    Args:
+        found: it was searched for, whatever ``options.lr`` says (table 5).
+    """
+    searched = found or options.lr == "auto"
+    if searched:
+        where = "on held-out training rows" if options.select == "validation" else "by test AUC, the paper's rule"
+        how = f"the best of {', '.join(map(markdown.power, options.lrs))} {where}"
+    else:
+        how = "the paper's, table 5" if options.lr == "paper" else "as given"
+    line = f"Learning rate of {name}: {markdown.power(lr)} ({how})"
+    if searched and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
+        line += "; it lies at the end of the grid, a better one may lie beyond"
     published = paper.TABLE5.get(name, {}).get(options.model)
-    if published is not None and paper.covers(options.dataset, options.model) and options.lr != "paper":
+    if published is not None and paper.covers(options.dataset, options.model) and (searched or options.lr != "paper"):
         same = math.isclose(published, lr, rel_tol=1e-6)
-        lines += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
-    return lines + "."
+        line += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
+    return line + "."
 
 
 def choice(options: Options, what: str) -> str:
