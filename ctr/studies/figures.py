@@ -97,8 +97,11 @@ def draw(rows: Sequence[Sequence[Panel]], title: str, caption: str) -> Figure:
                     axes[i][j].set_axis_off()
         if named:
             across = max(1, min(len(named), int(width / 2.2)))
-            figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=across)
-        figure.suptitle(title, fontsize=11)
+            figure.legend(
+                named.values(), named, loc="outside upper center", ncols=across, title=title, title_fontsize=11
+            )
+        else:
+            figure.suptitle(title, fontsize=11)
         lines = textwrap.wrap(caption, int(width * 15))
         figure.supxlabel("\n".join(lines), fontsize=7.5, color="#444444")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ctr.studies import figures, markdown, matched, paper, rates, words
 from ctr.studies.matched import Match
@@ -189,10 +190,11 @@ def _against_the_paper(options: Options, match: Match) -> str:
     cell, adam = paper.table2(options.model, match.lambda21), paper.adam_auc(options.model, match.lambda21)
     if cell is None or adam is None:
         return "; not in the paper"
-    sign = words.sign_agrees(match.auc.difference, cell.group_adam - adam)
-    return (
-        f"; {sign} (p = {markdown.p_value(cell.p)}); Group Adam's AUC: {words.near(match.group_auc, cell.group_adam)}"
-    )
+    line = f"; {words.sign_agrees(match.auc.difference, cell.group_adam - adam)} (its p = {markdown.p_value(cell.p)})"
+    if words.full_size(options, match.group.values()):
+        line += f"; Group Adam's AUC against the paper's: {words.near(match.group_auc, cell.group_adam)}"
+        line += f"; pruned Adam's: {words.near(match.pruned_auc, adam)}"
+    return line
 
 
 def _counts(matches: list[Match]) -> str:
@@ -205,7 +207,7 @@ def _counts(matches: list[Match]) -> str:
     return f"NOT MATCHED: in {wrong} of {len(apart)} cells the numbers of features differ, by up to {max(apart):,}."
 
 
-def figure(options: Options, matches: list[Match]) -> figures.Figure:
+def figure(options: Options, matches: list[Match]) -> Figure:
     """AUC against feature rate, a line for each method (the paper's figure 1)."""
     first = [match for match in matches if match.score == options.scores[0]]
     series = [

@@ -45,7 +45,7 @@ def sign_agrees(ours: float, papers: float) -> str:
     if math.isnan(ours):
         return "no difference of ours to compare"
     if round(papers, 6) == 0:
-        return f"the paper has a tie, ours is {markdown.difference(ours)}"
+        return "the paper has a tie"
     word = "agrees" if ours * papers > 0 else "disagrees"
     return f"the sign {word} with the paper's {markdown.difference(papers)}"
 
@@ -59,6 +59,14 @@ def near(ours: Summary, papers: float) -> str:
         return f"{gap} (no spread of ours to measure it by)"
     errors = abs(ours.mean - papers) / ours.standard_error
     return f"{gap}, {'within' if errors <= 2 else 'outside'} two of our standard errors ({errors:.1f})"
+
+
+def full_size(options: Options, runs: Iterable[Run]) -> bool:
+    """Whether absolute AUCs can be held against the paper's: its dataset and model, real rows, about as many."""
+    done = [run for run in runs if run.error is None]
+    least = 0.9 * paper.ROWS_TRAIN.get(options.dataset, math.inf)
+    real = all(run.source != "generated" and run.rows_train >= least for run in done)
+    return bool(done) and real and paper.covers(options.dataset, options.model)
 
 
 def scope(options: Options, runs: Iterable[Run]) -> list[str]:
