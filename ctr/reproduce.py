@@ -109,7 +109,7 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     options = options_of(config, given)
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
-    from ctr.studies import STUDIES
+    from ctr.studies.registry import STUDIES
     from ctr.studies.runner import Runner
     from ctr.train import passes
 
