@@ -185,7 +185,8 @@ def retrain(config: TrainConfig, data: Prepared, survivors: Tensor, on_rows: Cal
     model = build(config, manifest.num_features, len(manifest.fields), len(manifest.dense))
     whole = model.get_submodule("embedding")
     assert isinstance(whole, FeatureEmbedding)
-    table = FeatureEmbedding(shared + 1, whole.weight.shape[1], init_scale=0.0, unseen=whole.unseen)
+    nothing = torch.Generator()  # of its own: dropout must draw what it drew in the first run
+    table = FeatureEmbedding(shared + 1, whole.weight.shape[1], init_scale=0, unseen=whole.unseen, generator=nothing)
     table.weight.data[:shared] = whole.weight.data.cpu()[ids]
     model.embedding = table.to(config.device)
     rows, net, _ = _optimizers(config, model, plain=True)

@@ -174,13 +174,15 @@ class Course:
         self.seconds = time.perf_counter() - began
 
 
-def run_family(members: Sequence[Member], show: Show, on_result: Callable[[Member, Result], None]) -> None:
+def run_family(
+    members: Sequence[Member], show: Show, on_result: Callable[[Member, Result], None], *, quiet: bool
+) -> None:
     """Trains what the members share once, and what each has of its own from there."""
     config = members[0].config
     torch.set_num_threads(config.threads)
     pa.set_cpu_count(config.threads)
     torch.use_deterministic_algorithms(torch.device(config.device).type == "cpu")
-    data = narrowed(config, open_data(config.dataset))
+    data = narrowed(config, open_data(config.dataset, quiet=quiet))
     for member in members:
         member.tag(data)
     run = start(config, data)
@@ -275,7 +277,7 @@ def jobs(
                 member.open()
         going = [member for member in members if not member.ended]
         if going:
-            run_family(going, shown if on_rows is None else passed, on_result)
+            run_family(going, shown if on_rows is None else passed, on_result, quiet=on_rows is not None)
     return [member.error for member in members]
 
 

@@ -96,7 +96,7 @@ def test_wrong_values_are_refused_before_data_is_read(override: str, problem: st
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ([], "Missing mandatory value: prune.feature_rate"),
+        ([], "full_key: prune.feature_rate"),
         (["prune.feature_rate=0"], "prune.feature_rate=0"),
         (["prune.feature_rate=1.5"], "prune.feature_rate=1.5"),
         (["prune.feature_rate=nan"], "prune.feature_rate=nan"),
