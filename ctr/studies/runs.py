@@ -1,0 +1,101 @@
+"""Asking for runs by name: a study lays out a plan (key -> job) and gets the runs back under the same keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from ctr.studies.options import POINTS, Ask, Job, Options
+
+Key = TypeVar("Key", bound=Hashable)
+
+# Share of the training rows that choices are made on with ``select=validation``.
+HOLDOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Run:
+    """The figures of one run; NaN, with `error`, where it failed."""
+
+    auc: float
+    feature_rate: float
+    features_nonzero: float
+    features_present: float
+    rows_train: float
+    auc_retrained: float
+    source: str | None
+    error: str | None
+
+    @property
+    def prunable(self) -> bool:
+        """Whether there is something to prune to: a finished run with a feature left."""
+        return self.error is None and self.feature_rate > 0
+
+
+class Runs:
+    """All runs of a study. A job that was asked for before is not asked for again."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._known: dict[str, dict[str, object]] = {}
+
+    def __call__(self, plan: Mapping[Key, Job]) -> dict[Key, Run]:
+        """Runs a plan, at once: what is missing of it can go in parallel."""
+        names = {key: repr(sorted(job.items())) for key, job in plan.items()}
+        missing = {names[key]: job for key, job in plan.items() if names[key] not in self._known}
+        if missing:
+            answers = self._ask(list(missing.values())).to_dict("records")
+            for name, answer in zip(missing, answers, strict=True):
+                self._known[name] = {str(column): value for column, value in answer.items()}
+        return {key: _run(self._known[name]) for key, name in names.items()}
+
+    def frame(self) -> pd.DataFrame:
+        """Every run, in the order in which they were first asked for."""
+        return pd.DataFrame.from_records(list(self._known.values()))
+
+    def failures(self) -> list[str]:
+        """One line for each failed run: its command and why."""
+        return [
+            f"{answer.get('command')}: {answer['error']}"
+            for answer in self._known.values()
+            if _text(answer.get("error")) is not None
+        ]
+
+
+def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str, object] | None = None) -> Job:
+    """The overrides of one run of a study: its own last, so that they win over ``options.common``."""
+    base = {"dataset": options.dataset, "model": options.model}
+    return {**base, **options.common, "opt": opt, "opt.lr": lr, "seed": seed, **(overrides or {})}
+
+
+def aucs(runs: Iterable[Run]) -> list[float]:
+    return [run.auc for run in runs]
+
+
+def rates(runs: Iterable[Run]) -> list[float]:
+    return [run.feature_rate for run in runs]
+
+
+def points(method: str, runs: Mapping[tuple[float, int], Run]) -> pd.DataFrame:
+    """Finished runs by (lambda21, seed) as rows of ``Findings.points``."""
+    rows = [(method, *key, run.auc, run.feature_rate) for key, run in runs.items() if not math.isnan(run.auc)]
+    return pd.DataFrame(rows, columns=POINTS)
+
+
+def _run(answer: Mapping[str, object]) -> Run:
+    def number(column: str) -> float:
+        value = answer.get(column)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    error = _text(answer.get("error"))
+    names = ("auc", "feature_rate", "features_nonzero", "features_present", "rows_train", "auc_retrained")
+    return Run(*(number(name) for name in names), _text(answer.get("source")), error)
+
+
+def _text(value: object) -> str | None:
+    # pandas has NaN for what is missing among texts
+    return value if isinstance(value, str) else None

@@ -1,0 +1,113 @@
+"""Mean, spread and t-tests of a figure over seeds.
+
+A figure that is missing is NaN and is left out. What cannot be computed is NaN, without a warning: the spread of one
+value, a test with fewer than two values, a test of values that do not vary at all (rates of exactly 1, say).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean and standard deviation (n - 1) of n values."""
+
+    mean: float
+    std: float
+    n: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean; NaN for fewer than two values."""
+        return self.std / math.sqrt(self.n) if self.n else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """a against b: difference of the means, and two-sided p-values."""
+
+    difference: float
+    student: float
+    welch: float
+    paired: float
+    pairs: int
+
+
+def summary(values: Sequence[float]) -> Summary:
+    known = _known(values)
+    mean = float(known.mean()) if len(known) else math.nan
+    return Summary(mean, math.sqrt(_variance(known)), len(known))
+
+
+def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """Tests whether a and b have one mean.
+
+    Args:
+        a, b: [seeds], the same seed at the same place in both; NaN where a run is missing.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values; expected one for each seed in both")
+    return Comparison(summary(a).mean - summary(b).mean, student(a, b), welch(a, b), *_paired(a, b))
+
+
+def student(a: Sequence[float], b: Sequence[float]) -> float:
+    """p-value of Student's t-test: equal variances are taken for granted (the paper's test)."""
+    x, y = _known(a), _known(b)
+    if len(x) < 2 or len(y) < 2:
+        return math.nan
+    freedom = len(x) + len(y) - 2
+    pooled = ((len(x) - 1) * _variance(x) + (len(y) - 1) * _variance(y)) / freedom
+    return _p_value(x.mean() - y.mean(), pooled * (1 / len(x) + 1 / len(y)), freedom)
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> float:
+    """p-value of Welch's t-test: variances may differ."""
+    x, y = _known(a), _known(b)
+    if len(x) < 2 or len(y) < 2:
+        return math.nan
+    of_x, of_y = _variance(x) / len(x), _variance(y) / len(y)
+    if of_x + of_y == 0:
+        return math.nan
+    freedom = (of_x + of_y) ** 2 / (of_x**2 / (len(x) - 1) + of_y**2 / (len(y) - 1))
+    return _p_value(x.mean() - y.mean(), of_x + of_y, freedom)
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> float:
+    """p-value of the t-test on the differences seed by seed; seeds with one of the two alone are left out."""
+    return _paired(a, b)[0]
+
+
+def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[float, int]:
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    both = ~(np.isnan(x) | np.isnan(y))
+    x, y = x[both], y[both]
+    if len(x) < 2:
+        return math.nan, len(x)
+    # The scale of x and y: differences that are all the same vary by rounding alone.
+    variance = _variance(x - y, scale=float(np.abs([x, y]).max()))
+    return _p_value(float((x - y).mean()), variance / len(x), len(x) - 1), len(x)
+
+
+def _p_value(difference: float, squared_error: float, freedom: float) -> float:
+    if squared_error == 0:
+        return math.nan
+    return float(2 * stdtr(freedom, -abs(difference) / math.sqrt(squared_error)))
+
+
+def _variance(values: np.ndarray, scale: float | None = None) -> float:
+    """With n - 1; 0 where the values differ by no more than rounding, NaN for fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    spread, largest = float(np.ptp(values)), float(np.abs(values).max()) if scale is None else scale
+    return 0.0 if spread <= 1e-14 * len(values) * largest else float(values.var(ddof=1))
+
+
+def _known(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=float)
+    return array[~np.isnan(array)]

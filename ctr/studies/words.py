@@ -1,0 +1,123 @@
+"""Sentences about numbers, computed from them: who wins, what agrees with the paper, what can be compared at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from ctr.studies import markdown, paper
+from ctr.studies.options import Options
+from ctr.studies.runs import Run, Runs
+from ctr.studies.statistics import Comparison, Summary
+
+SIGNIFICANT = 0.05
+
+
+def winner(a: str, b: str, comparison: Comparison) -> str:
+    """``Group Adam wins by .0034 (p = 0.012)``: Student's p below .05 makes a win, else the mean is only higher."""
+    gain = comparison.difference
+    if math.isnan(gain):
+        return "nothing to compare"
+    if gain == 0:
+        return f"{a} and {b} are equal"
+    first = a if gain > 0 else b
+    by = markdown.difference(abs(gain)).lstrip("+")
+    if math.isnan(comparison.student):
+        return f"{first} is higher by {by} (no p-value: too few seeds or no spread)"
+    verb = "wins" if comparison.student < SIGNIFICANT else "is higher, not significantly,"
+    return f"{first} {verb} by {by} (p = {markdown.p_value(comparison.student)})"
+
+
+def tally(a: str, b: str, comparisons: Iterable[Comparison]) -> str:
+    """``Group Adam has the higher mean AUC in 3 of 5 cells (2 with p < .05), pruned Adam in 2 (0)``."""
+    known = [comparison for comparison in comparisons if not math.isnan(comparison.difference)]
+    up = [comparison for comparison in known if comparison.difference > 0]
+    down = [comparison for comparison in known if comparison.difference < 0]
+    sure = [sum(comparison.student < SIGNIFICANT for comparison in part) for part in (up, down)]
+    return (
+        f"{a} has the higher mean AUC in {len(up)} of {len(known)} cells ({sure[0]} of them with p < .05), "
+        f"{b} in {len(down)} ({sure[1]} of them with p < .05)"
+    )
+
+
+def sign_agrees(ours: float, papers: float) -> str:
+    """Whether two differences point the same way."""
+    if math.isnan(ours):
+        return "no difference of ours to compare"
+    if round(papers, 6) == 0:
+        return f"the paper has a tie, ours is {markdown.difference(ours)}"
+    word = "agrees" if ours * papers > 0 else "disagrees"
+    return f"the sign {word} with the paper's {markdown.difference(papers)}"
+
+
+def near(ours: Summary, papers: float) -> str:
+    """How far the paper's number lies from our mean, in our standard errors; it prints none of its own."""
+    gap = markdown.difference(ours.mean - papers)
+    if math.isnan(ours.mean):
+        return "missing"
+    if math.isnan(ours.standard_error) or ours.standard_error == 0:
+        return f"{gap} (no spread of ours to measure it by)"
+    errors = abs(ours.mean - papers) / ours.standard_error
+    return f"{gap}, {'within' if errors <= 2 else 'outside'} two of our standard errors ({errors:.1f})"
+
+
+def scope(options: Options, runs: Iterable[Run]) -> list[str]:
+    """What the numbers are of, and whether the paper's AUCs can be held against them."""
+    done = [run for run in runs if run.error is None]
+    lines = [f"Dataset {options.dataset}, model {options.model}, {_seeds(options)}."]
+    if not paper.covers(options.dataset, options.model):
+        lines.append("The paper has no numbers for this dataset with this model.")
+    generated = any(run.source == "generated" for run in done)
+    rows = max((run.rows_train for run in done if not math.isnan(run.rows_train)), default=math.nan)
+    full = paper.ROWS_TRAIN.get(options.dataset)
+    if generated:
+        lines.append(
+            f"The rows are generated ({rows:,.0f} to train on): nothing here says anything about real clicks, "
+            "and absolute AUCs are not comparable with the paper's."
+        )
+    elif full and rows < 0.9 * full:
+        share = 100 * rows / full
+        lines.append(
+            f"{rows:,.0f} rows to train on are {share:.2g} % of the paper's {full:,}: absolute AUCs are not comparable "
+            "with the paper's, signs and orderings are what can be held against each other."
+        )
+    elif full:
+        lines.append(f"{rows:,.0f} rows to train on, full size as in the paper.")
+    return lines
+
+
+def learning_rate(options: Options, name: str, lr: float) -> str:
+    """How the learning rate came about, and whether the paper has the same."""
+    how = {
+        "auto": "the best of " + ", ".join(map(markdown.power, options.lrs)) + f" for {name} without regularisers",
+        "paper": "the paper's, table 5",
+    }.get(str(options.lr), "as given")
+    where = ""
+    if options.lr == "auto":
+        where = " on held-out training rows" if options.select == "validation" else " by test AUC (the paper's rule)"
+    lines = f"Learning rate of {name}: {markdown.power(lr)} ({how}{where})"
+    if options.lr == "auto" and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
+        lines += "; it lies at the end of the grid, a better one may lie beyond"
+    published = paper.TABLE5.get(name, {}).get(options.model)
+    if published is not None and paper.covers(options.dataset, options.model) and options.lr != "paper":
+        same = math.isclose(published, lr, rel_tol=1e-6)
+        lines += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
+    return lines + "."
+
+
+def choice(options: Options, what: str) -> str:
+    """How the best of several was chosen."""
+    if options.select == "validation":
+        return (
+            f"{what} chosen on the last tenth of the training rows, which those runs did not train on; "
+            "the AUCs are of the test part after training on all rows."
+        )
+    return f"{what} chosen by AUC on the test part, as the paper does: this flatters whatever is chosen."
+
+
+def failures(runs: Runs) -> list[str]:
+    return [f"failed: {line}" for line in runs.failures()]
+
+
+def _seeds(options: Options) -> str:
+    return f"{len(options.seeds)} seed{'s' if len(options.seeds) != 1 else ''}"
