@@ -1,4 +1,4 @@
-"""Group Adam against Adam pruned to the same number of features (section 4.2): the runs behind tables 2, 8 and figure 1."""
+"""Group Adam against Adam pruned to as many features (section 4.2): the runs behind tables 2, 8 and figure 1."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def group_runs(runs: Runs, options: Options, lr: float) -> dict[GroupKey, Run]:
     )
 
 
-def group_adam(options: Options, seed: int, lr: float, lambda21: float, more: Mapping[str, object] | None = None) -> Job:
+def group_adam(
+    options: Options, seed: int, lr: float, lambda21: float, more: Mapping[str, object] | None = None
+) -> Job:
     lambdas = {"opt.lambda1": 0.0, "opt.lambda21": lambda21, "opt.lambda2": 0.0}
     return job(options, "group_adam", seed, lr, {**lambdas, **(more or {})})
 
@@ -105,9 +107,7 @@ def all_schedules(
     more = {"holdout": HOLDOUT} if holdout else {}
     return runs(
         {
-            (score, lambda21, finetune, seed): pruned_adam(
-                options, seed, lr, score, run.feature_rate, finetune, more
-            )
+            (score, lambda21, finetune, seed): pruned_adam(options, seed, lr, score, run.feature_rate, finetune, more)
             for (lambda21, seed), run in group.items()
             if run.prunable
             for score in options.scores

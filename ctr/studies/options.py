@@ -19,6 +19,9 @@ Job = Mapping[str, object]
 Ask = Callable[[Sequence[Job]], pd.DataFrame]
 
 
+POINTS = ["method", "lambda21", "seed", "auc", "feature_rate"]
+
+
 @dataclass(frozen=True)
 class Options:
     """What a study is run on.
@@ -73,7 +76,5 @@ class Findings:
     runs: pd.DataFrame
     points: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=POINTS))
 
-
-POINTS = ["method", "lambda21", "seed", "auc", "feature_rate"]
 
 Study = Callable[[Ask, Options], Findings]

@@ -79,4 +79,6 @@ def _published(options: Options, opt: str) -> float:
     try:
         return paper.TABLE5[opt][options.model]
     except KeyError:
-        raise CtrError(f"lr=paper: the paper has no learning rate for {opt} with {options.model}; try lr=auto") from None
+        raise CtrError(
+            f"lr=paper: the paper has no learning rate for {opt} with {options.model}; try lr=auto"
+        ) from None

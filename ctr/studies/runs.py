@@ -91,9 +91,16 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, int | float) else math.nan
 
-    error = _text(answer.get("error"))
-    names = ("auc", "feature_rate", "features_nonzero", "features_present", "rows_train", "auc_retrained")
-    return Run(*(number(name) for name in names), _text(answer.get("source")), error)
+    return Run(
+        auc=number("auc"),
+        feature_rate=number("feature_rate"),
+        features_nonzero=number("features_nonzero"),
+        features_present=number("features_present"),
+        rows_train=number("rows_train"),
+        auc_retrained=number("auc_retrained"),
+        source=_text(answer.get("source")),
+        error=_text(answer.get("error")),
+    )
 
 
 def _text(value: object) -> str | None:

@@ -45,7 +45,7 @@ def sign_agrees(ours: float, papers: float) -> str:
     if math.isnan(ours):
         return "no difference of ours to compare"
     if round(papers, 6) == 0:
-        return f"the paper has a tie, ours is {markdown.difference(ours)}"
+        return "the paper has a tie"
     word = "agrees" if ours * papers > 0 else "disagrees"
     return f"the sign {word} with the paper's {markdown.difference(papers)}"
 
@@ -59,6 +59,14 @@ def near(ours: Summary, papers: float) -> str:
         return f"{gap} (no spread of ours to measure it by)"
     errors = abs(ours.mean - papers) / ours.standard_error
     return f"{gap}, {'within' if errors <= 2 else 'outside'} two of our standard errors ({errors:.1f})"
+
+
+def full_size(options: Options, runs: Iterable[Run]) -> bool:
+    """Whether absolute AUCs can be held against the paper's: its dataset and model, real rows, about as many."""
+    done = [run for run in runs if run.error is None]
+    least = 0.9 * paper.ROWS_TRAIN.get(options.dataset, math.inf)
+    real = all(run.source != "generated" and run.rows_train >= least for run in done)
+    return bool(done) and real and paper.covers(options.dataset, options.model)
 
 
 def scope(options: Options, runs: Iterable[Run]) -> list[str]:
@@ -86,23 +94,26 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
     return lines
 
 
-def learning_rate(options: Options, name: str, lr: float) -> str:
-    """How the learning rate came about, and whether the paper has the same."""
-    how = {
-        "auto": "the best of " + ", ".join(map(markdown.power, options.lrs)) + f" for {name} without regularisers",
-        "paper": "the paper's, table 5",
-    }.get(str(options.lr), "as given")
-    where = ""
-    if options.lr == "auto":
-        where = " on held-out training rows" if options.select == "validation" else " by test AUC (the paper's rule)"
-    lines = f"Learning rate of {name}: {markdown.power(lr)} ({how}{where})"
-    if options.lr == "auto" and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
-        lines += "; it lies at the end of the grid, a better one may lie beyond"
+def learning_rate(options: Options, name: str, lr: float, found: bool = False) -> str:
+    """How the learning rate of a plain optimizer came about, and whether the paper has the same.
+
+    Args:
+        found: it was searched for, whatever ``options.lr`` says (table 5).
+    """
+    searched = found or options.lr == "auto"
+    if searched:
+        where = "on held-out training rows" if options.select == "validation" else "by test AUC, the paper's rule"
+        how = f"the best of {', '.join(map(markdown.power, options.lrs))} {where}"
+    else:
+        how = "the paper's, table 5" if options.lr == "paper" else "as given"
+    line = f"Learning rate of {name}: {markdown.power(lr)} ({how})"
+    if searched and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
+        line += "; it lies at the end of the grid, a better one may lie beyond"
     published = paper.TABLE5.get(name, {}).get(options.model)
-    if published is not None and paper.covers(options.dataset, options.model) and options.lr != "paper":
+    if published is not None and paper.covers(options.dataset, options.model) and (searched or options.lr != "paper"):
         same = math.isclose(published, lr, rel_tol=1e-6)
-        lines += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
-    return lines + "."
+        line += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
+    return line + "."
 
 
 def choice(options: Options, what: str) -> str:
