@@ -7,7 +7,7 @@ import pytest
 
 from ctr import rates
 from ctr.cli import ArgumentError
-from ctr.config import config_hash, plain_dict
+from ctr.config import plain_dict
 from ctr.errors import CtrError
 from ctr.train import check, job
 from tests.commands import composed
@@ -71,5 +71,4 @@ def test_other_words_are_refused(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_are_numbers() -> None:
-    one, same = composed("train", "opt.lr=1"), composed("train", "opt.lr=1.0")
-    assert config_hash(one) == config_hash(same)
+    check(composed("train", "dataset.source=sample", "opt.lr=1"))  # type: ignore[arg-type]

@@ -160,6 +160,7 @@ class Runner:
     def _run(self, waiting: list[Family]) -> None:
         if self._bar is None:
             self._bar = bar(0, "rows", "study")
+            self._bar.smoothing = 0  # workers report in bursts: the rate of all rows so far says more
         self._bar.total += sum(family.rows for family in waiting)
         self._bar.refresh()
         while waiting or any(worker.family for worker in self._workers):

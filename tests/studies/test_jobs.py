@@ -17,8 +17,8 @@ from tests.datasets.criteo_text import lines, write
 
 @pytest.mark.parametrize(
     "value",
-    ["/a b/c.txt", "a\\b", "it's", "a\\'b", "end\\", "x=y,z", "1e-3", ".5", "", "null", "TRUE", "${x}", 1e-5, 1, True, None,
-     [1, "a b"], [0.1, 1e-7], {"a": 1}],
+    ["/a b/c.txt", "a\\b", "it's", "a\\'b", "end\\", "x=y,z", "1e-3", ".5", "", "null", "TRUE", "${x}", 1e-5, 1, True,
+     None, [1, "a b"], [0.1, 1e-7], {"a": 1}],
 )  # fmt: skip
 def test_overrides_are_read_as_they_were_meant(value: object) -> None:
     (line,) = shlex.split(command_line("m", {"key": value}))[3:]
