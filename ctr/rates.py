@@ -12,6 +12,7 @@ from filelock import FileLock
 
 import ctr.config
 from ctr.cli import ArgumentError, open_data
+from ctr.commands import command_line
 from ctr.config import TrainConfig
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
@@ -89,13 +90,15 @@ def settle(config: TrainConfig) -> None:
 
 
 def _command(config: Mapping[str, Any]) -> str:
-    dataset, model, where = config["dataset"], config["model"], circumstances(config)
-    given = [f"study=table5 dataset={dataset['name']} dataset.source={dataset['source']} dataset.raw={dataset['raw']}"]
-    given += [f"model={model['name']} model.embedding_dim={model['embedding_dim']}"]
-    for key in ("batch_size", "train_rows", "holdout"):
-        if where[key]:
-            given.append(f"+train.{key}={where[key]}")
-    return f"python -m ctr.reproduce {' '.join(given)}"
+    """The study that chooses the rate: for the same rows and circumstances."""
+    dataset, where = config["dataset"], circumstances(config)
+    keys = ["source", "raw", "prepared", "encoding"]
+    keys += ["sample_rows", "sample_seed"] if dataset["source"] == "sample" else []
+    keys += ["num_buckets"] if dataset["encoding"] == "hash" else []
+    overrides = {"study": "table5", "dataset": dataset["name"], **{f"dataset.{key}": dataset[key] for key in keys}}
+    overrides |= {"model": where["model"], "model.embedding_dim": where["embedding_dim"]}
+    overrides |= {f"+train.{key}": where[key] for key in ("batch_size", "train_rows", "holdout") if where[key]}
+    return command_line("ctr.reproduce", overrides)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ import ctr.environment  # before torch
 import os
 from dataclasses import replace
 from functools import reduce
+from importlib import resources
 from operator import getitem
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
 from ctr.cli import ArgumentError, report_failure, run_command
@@ -41,14 +42,13 @@ def seeds_of(value: object) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return list(range(value))
     if isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value):
-        if len(set(value)) == len(value):
-            return value
-    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list of different ones: [4,7]")
+        return list(dict.fromkeys(value))
+    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list: [4,7]")
 
 
 def lr_of(value: object) -> Literal["auto", "paper"] | float:
     if value in ("auto", "paper"):
-        return cast(Literal["auto", "paper"], value)
+        return value
     if isinstance(value, int | float) and value > 0:
         return float(value)
     raise ArgumentError(f"lr={value}; expected auto, paper or a number above 0")
@@ -69,7 +69,7 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     values = ctr.config.plain_dict(config)
     names = [key.lstrip("+") for key in given]
     chosen = [name for name in names if name.startswith(("dataset.", "model."))]
-    common = {name: reduce(getitem, name.split("."), values) for name in chosen}
+    common: dict[str, object] = {name: reduce(getitem, name.split("."), values) for name in chosen}
     common.update(flatten(values["train"]))
     for name in ("lambda21", "lambda1", "lambda2", "finetune", "lrs", "dims", "scores", "steps"):
         if not values[name]:
@@ -104,6 +104,9 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
         ArgumentError: a value that cannot work; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
+    if OmegaConf.is_missing(config, "name"):
+        studies = sorted(path.name.removesuffix(".yaml") for path in (resources.files("ctr.conf") / "study").iterdir())
+        raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)

@@ -16,7 +16,7 @@ CONFIGS = Path(ctr.conf.__file__).parent
 CHOICES = [(folder.name, path.stem) for folder in CONFIGS.iterdir() for path in sorted(folder.glob("*.yaml"))]
 
 
-@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] != "hydra"])
+@pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] not in ("hydra", "study")])
 def test_every_choice_can_be_run(group: str, name: str) -> None:
     dataset = [] if group == "dataset" else ["dataset=criteo"]
     columns = ["dataset.label=y", "dataset.categorical=[a]"] if name == "csv" else []
@@ -26,6 +26,13 @@ def test_every_choice_can_be_run(group: str, name: str) -> None:
     values = plain_dict(config)  # raises on a missing value
     assert values[group]["name"] == name
     check(config)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "study"])
+def test_every_study_composes(name: str) -> None:
+    values = plain_dict(composed("reproduce", f"study={name}", "dataset=avazu"))
+    assert (values["name"], values["model"]["name"]) == (name, "mlp")
+    assert values["folder"] == f"runs/studies/{name}-avazu"
 
 
 def test_every_key_is_commented() -> None:

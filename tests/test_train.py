@@ -289,3 +289,18 @@ def test_sweep_goes_on_after_a_failed_job(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "leaves 400 of 400 rows to train on" in done.stderr
     assert result(tmp_path / "sweep")["rows_train"] == 200
+
+
+def test_sweep_skips_what_is_finished(tmp_path: Path) -> None:
+    """Started again, with a job more: only that one runs, unless force=true. Single runs always run."""
+    options = arguments(tmp_path, "tracking=none", "opt=adam")
+    for number, (more, ran) in enumerate([(["seed=0,1"], 2), (["seed=range(3)"], 1), (["seed=0,1", "force=true"], 2)]):
+        done = command(tmp_path, "ctr.train", "-m", *options, *more, f"run_dir=sweep{number}")
+        assert done.returncode == 0, done.stderr
+        assert len(list((tmp_path / f"sweep{number}").rglob("result.json"))) == ran
+        assert done.stdout.count("finished earlier: runs/jobs/") == (2 if number == 1 else 0)
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "jobs").rglob("result.json")]
+    assert sorted(found["seed"] for found in kept) == [0, 1, 2]
+    single = command(tmp_path, "ctr.train", *options, "seed=0", "run_dir=single")
+    assert single.returncode == 0
+    assert (tmp_path / "single" / "result.json").is_file()

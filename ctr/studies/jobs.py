@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -18,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 import ctr.config
 from ctr import rates
 from ctr.cli import open_data
+from ctr.commands import command_line, override
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
-from ctr.store import job_key
+from ctr.store import Store, job_key
 from ctr.studies.options import Job
 
 GROUPS = frozenset(entry.name for entry in resources.files("ctr.conf").iterdir() if entry.is_dir())
@@ -50,14 +49,20 @@ class Planner:
     """Composes jobs, each distinct choice of groups once: composing takes about 0.1 s.
 
     Args:
+        store: where each run's files go.
         always: overrides for every job; the job's own win over them.
         tags: for the runs in MLflow, beside those that every run carries.
         check: raises for values that cannot work, before any data is read.
     """
 
     def __init__(
-        self, always: Mapping[str, object], tags: Mapping[str, str], check: Callable[[TrainConfig], None]
+        self,
+        store: Store,
+        always: Mapping[str, object],
+        tags: Mapping[str, str],
+        check: Callable[[TrainConfig], None],
     ) -> None:
+        self._store = store
         self._check = check
         self._always = dict(always)
         self._tags = dict(tags)
@@ -78,13 +83,15 @@ class Planner:
         if config.opt.lr == rates.AUTO:
             config.opt.lr = rates.recorded(data.folder, ctr.config.plain_dict(config))
         config.tracking.tags = {**config.tracking.tags, **self._tags}
+        key = job_key(ctr.config.config_hash(config), data.manifest.data_hash)
+        config.run_dir = str(self._store.folder(key))
         rows_train = min(data.split.rows_train, config.train_rows or data.split.rows_train)
         held_out = round(config.holdout * rows_train)
         return Planned(
-            key=job_key(ctr.config.config_hash(config), data.manifest.data_hash),
+            key=key,
             family=f"{ctr.config.family(config)}-{data.manifest.data_hash}",
             config=config,
-            command=command_line(overrides),
+            command=command_line("ctr.train", overrides),
             rows_train=rows_train - held_out,
             rows_test=held_out or data.split.rows_test,
         )
@@ -119,31 +126,3 @@ def _composed(overrides: tuple[str, ...]) -> DictConfig:
         return compose("train", list(overrides))
     with initialize_config_module("ctr.conf", version_base="1.3"):
         return compose("train", list(overrides))
-
-
-def command_line(overrides: Mapping[str, object]) -> str:
-    """What to type into a shell to run a job by itself."""
-    return shlex.join(["python", "-m", "ctr.train", *(override(key, value) for key, value in overrides.items())])
-
-
-def override(key: str, value: object) -> str:
-    """A key and its value as Hydra reads them on the command line."""
-    return f"{key}={_text(value)}"
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, str):
-        # Anything that Hydra could take for something else than this text stands in quotes.
-        if re.fullmatch(r"[A-Za-z_/][\w/.:-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
-            return value
-        # A backslash is one only where a quote follows.
-        return "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + "\\" * len(found[2]) + found[2], value) + "'"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(item)}" for key, item in value.items()) + "}"
-    return "[" + ",".join(_text(item) for item in cast("list[object]", value)) + "]"

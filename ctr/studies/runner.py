@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -17,12 +19,14 @@ import pandas as pd
 
 from ctr.cli import bar
 from ctr.config import TrainConfig
+from ctr.result import Result
 from ctr.store import LOG, Store
 from ctr.studies.jobs import Planned, Planner
 from ctr.studies.options import Job
 from ctr.studies.worker import Order
 
 START = "import sys; from ctr.studies.worker import main; main(*sys.argv[1:])"
+FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
 SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
 
 
@@ -91,7 +95,7 @@ class Runner:
         self._threads = int(str(always.get("threads", 1)))
         self._function = function
         self._passes = passes
-        self._planner = Planner(always, tags, check)
+        self._planner = Planner(store, always, tags, check)
         self._workers: list[Worker] = []
         self._bar: Any = None
         self._errors: dict[str, str] = {}
@@ -156,6 +160,7 @@ class Runner:
     def _run(self, waiting: list[Family]) -> None:
         if self._bar is None:
             self._bar = bar(0, "rows", "study")
+            self._bar.smoothing = 0  # workers report in bursts: the rate of all rows so far says more
         self._bar.total += sum(family.rows for family in waiting)
         self._bar.refresh()
         while waiting or any(worker.family for worker in self._workers):
@@ -213,7 +218,7 @@ class Runner:
 
     def _row(self, job: Job, planned: Planned) -> dict[str, object]:
         error = self._errors.get(planned.key)
-        result = self._store.result(planned.key) or {}
+        result = self._store.result(planned.key) or dict.fromkeys(FIGURES, math.nan)
         figures = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
         kept = {"command": planned.command, "error": error, "folder": str(self._store.folder(planned.key))}
         return {**figures, **job, **kept}

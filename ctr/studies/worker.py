@@ -4,7 +4,7 @@ the connection or is no more.
 
 from __future__ import annotations
 
-import ctr.environment  # before torch
+import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
@@ -93,9 +93,9 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
         with _logged(folders):
             try:
                 errors = run([config for _, config in mine], folders, on_rows)
-            except Exception as error:
-                errors = [None if (folder / RESULT).exists() else error for folder in folders]
-        failed = {}
+            except Exception as raised:
+                errors = [None if (folder / RESULT).exists() else raised for folder in folders]
+        failed: dict[str, str] = {}
         for (key, _), folder, error in zip(mine, folders, errors, strict=True):
             if error is not None:
                 failed[key] = message(error)
@@ -109,11 +109,13 @@ def _logged(folders: Sequence[Path]) -> Iterator[None]:
     """Logs into each folder; what goes to stdout and stderr, of native code too, lands in the first one's log."""
     root = logging.getLogger()
     handlers = [logging.FileHandler(folder / LOG) for folder in folders]
+    first = os.open(folders[0] / LOG, os.O_WRONLY | os.O_APPEND)
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)
-    os.dup2(handlers[0].stream.fileno(), sys.stdout.fileno())
-    os.dup2(handlers[0].stream.fileno(), sys.stderr.fileno())
+    os.dup2(first, sys.stdout.fileno())
+    os.dup2(first, sys.stderr.fileno())
+    os.close(first)
     try:
         yield
     finally:

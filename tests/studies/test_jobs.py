@@ -1,0 +1,98 @@
+"""From a job's overrides to its configuration, key and command line."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ctr.commands import command_line, override
+from ctr.config import config_hash, plain_dict
+from ctr.store import Store
+from ctr.studies import jobs
+from ctr.studies.jobs import Planned, Planner
+from tests.commands import composed
+from tests.datasets.criteo_text import lines, write
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a b/c.txt", "a\\b", "it's", "a\\'b", "end\\", "x=y,z", "1e-3", ".5", "", "null", "TRUE", "${x}", 1e-5, 1, True,
+     None, [1, "a b"], [0.1, 1e-7], {"a": 1}],
+)  # fmt: skip
+def test_overrides_are_read_as_they_were_meant(value: object) -> None:
+    (line,) = shlex.split(command_line("m", {"key": value}))[3:]
+    assert line == override("key", value)
+    assert OverridesParser.create().parse_override(line).value() == value
+
+
+def a_planner(folder: Path, **always: object) -> Planner:
+    places = {"dataset.raw": str(folder / "train.txt"), "dataset.prepared": str(folder / "prepared")}
+    return Planner(Store(folder / "jobs"), {**places, **always}, {"study": "table2"}, lambda config: None)
+
+
+@pytest.fixture
+def planner(tmp_path: Path) -> Planner:
+    write(tmp_path / "train.txt", lines(70))
+    return a_planner(tmp_path, threads=1)
+
+
+def planned(planner: Planner, **overrides: object) -> Planned:
+    return planner.plan({key.replace("__", "."): value for key, value in overrides.items()})
+
+
+def test_as_the_command_composes_it(planner: Planner) -> None:
+    job = planned(
+        planner, opt="adam", seed=3, opt__lr=0.01, model__hidden=[8, 4], prune="magnitude", prune__feature_rate=0.1
+    )
+    expected = composed(
+        "train", "dataset=criteo", "opt=adam", "seed=3", "opt.lr=0.01", "model.hidden=[8,4]", "threads=1",
+        "prune=magnitude", "prune.feature_rate=0.1",
+    )  # fmt: skip
+    assert config_hash(job.config) == config_hash(expected)
+    assert job.key.startswith(config_hash(expected) + "-")
+    assert job.config.tracking.tags == {"study": "table2"}
+    assert (job.rows_train, job.rows_test) == (60, 10)
+    line = shlex.split(job.command)[3:]
+    assert config_hash(composed("train", *line)) == config_hash(expected)
+
+
+def test_keys_and_families(planner: Planner, tmp_path: Path) -> None:
+    plain = planned(planner, opt="adam")
+    some = planned(planner, opt="adam", prune="magnitude", prune__feature_rate=0.1)
+    other = planned(planner, opt="adam", seed=1)
+    assert len({plain.key, some.key, other.key}) == 3
+    assert plain.family == some.family != other.family
+    write(tmp_path / "train.txt", lines(80))
+    assert planned(a_planner(tmp_path, threads=1), opt="adam").key != plain.key  # other rows
+
+
+def test_rows_to_come(planner: Planner) -> None:
+    assert planned(planner, train_rows=40).rows_train == 40
+    held = planned(planner, train_rows=40, holdout=0.25)
+    assert (held.rows_train, held.rows_test) == (30, 10)
+
+
+def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    original = jobs._composed
+    monkeypatch.setattr(jobs, "_composed", lambda overrides: made.append(overrides) or original(overrides))
+    for seed in range(20):
+        planned(planner, opt="adam", seed=seed)
+        planned(planner, opt="group_adam", seed=seed)
+    assert len(made) == 2
+    assert plain_dict(planned(planner, opt="adam").config)["seed"] == 0  # a job leaves nothing to the next
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"opt.lamda21": 1}, "lamda21"),
+        ({"opt.lambda21": "abc"}, "opt.lambda21"),
+        ({"opt": "adamw"}, "adamw"),
+        ({"x": 1}, "x"),
+    ],
+)
+def test_wrong_overrides(planner: Planner, overrides: dict[str, object], text: str) -> None:
+    with pytest.raises(Exception, match=text):
+        planner.plan({"opt": "group_adam", **overrides})

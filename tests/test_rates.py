@@ -1,0 +1,74 @@
+"""opt.lr=auto: the rate that was chosen for these rows and circumstances, or an error that says how to choose one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctr import rates
+from ctr.cli import ArgumentError
+from ctr.config import plain_dict
+from ctr.errors import CtrError
+from ctr.train import check, job
+from tests.commands import composed
+from tests.datasets.criteo_text import lines, write
+
+
+def arguments(folder: Path, *overrides: str) -> list[str]:
+    raw = write(folder / "train.txt", lines(100))
+    return [
+        "dataset=criteo",
+        f"dataset.raw={raw}",
+        f"dataset.prepared={folder / 'prepared'}",
+        "tracking=none",
+        *overrides,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("opt", "expected"),
+    [("adam", "adam"), ("group_amsgrad", "adam"), ("group_adagrad", "adagrad"), ("group_adahessian", "adahessian")],
+)
+def test_family(opt: str, expected: str) -> None:
+    assert rates.family(opt) == expected
+
+
+def test_recorded_by_circumstances(tmp_path: Path) -> None:
+    def config(*overrides: str) -> dict[str, object]:
+        return plain_dict(composed("train", *arguments(tmp_path, *overrides)))
+
+    folder = tmp_path / "rows"
+    rates.record(folder, config("opt=adam"), 0.01)
+    rates.record(folder, config("opt=adam", "model.embedding_dim=4"), 0.1)
+    rates.record(folder, config("opt=adagrad"), 0.5)
+    rates.record(folder, config("opt=adam"), 0.001)  # in place of the first
+    assert rates.recorded(folder, config("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
+    assert rates.recorded(folder, config("opt=adam", "model.embedding_dim=4")) == 0.1
+    assert rates.recorded(folder, config("opt=adagrad")) == 0.5
+    for other in (["opt=sgd"], ["opt=adam", "model=mlp"], ["opt=adam", "batch_size=64"], ["opt=adam", "holdout=0.1"]):
+        with pytest.raises(CtrError, match=r"python -m ctr\.reproduce study=table5 dataset=criteo dataset\.source=raw"):
+            rates.recorded(folder, config(*other))
+
+
+def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
+    config = composed("train", *arguments(tmp_path, "opt.lr=auto"))
+    with pytest.raises(CtrError, match="no learning rate was chosen for these rows yet"):
+        job(config, tmp_path / "none")  # type: ignore[arg-type]
+    (folder,) = (path for path in (tmp_path / "prepared").iterdir() if path.is_dir())
+    rates.record(folder, plain_dict(config), 0.02)
+    job(config, tmp_path / "auto")  # type: ignore[arg-type]
+    job(composed("train", *arguments(tmp_path, "opt.lr=0.02")), tmp_path / "number")  # type: ignore[arg-type]
+    auto, number = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("auto", "number"))
+    assert (auto["auc"], auto["config_hash"]) == (number["auc"], number["config_hash"])
+    assert "lr: 0.02" in (tmp_path / "auto" / ".hydra" / "config.yaml").read_text()
+
+
+def test_other_words_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"opt\.lr=abc; expected a number or auto"):
+        check(composed("train", *arguments(tmp_path, "opt.lr=abc")))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="batch_size=0"):  # the rest is checked with auto too
+        check(composed("train", *arguments(tmp_path, "opt.lr=auto", "batch_size=0")))  # type: ignore[arg-type]
+
+
+def test_whole_numbers_are_numbers() -> None:
+    check(composed("train", "dataset.source=sample", "opt.lr=1"))  # type: ignore[arg-type]

@@ -1,0 +1,144 @@
+"""The command: options from keys, a folder from findings, exit codes; once with real runs from text to tables."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+
+from ctr.cli import ArgumentError
+from ctr.errors import CtrError
+from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
+from ctr.studies.options import Ask, Findings, Options
+from tests.commands import command, composed
+
+SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
+
+
+def options(*overrides: str) -> Options:
+    given = [override.partition("=")[0] for override in overrides]
+    return options_of(composed("reproduce", *overrides), given)  # type: ignore[arg-type]
+
+
+def test_defaults_are_the_papers() -> None:
+    got = options("study=table2")
+    assert (got.dataset, got.model, got.seeds) == ("criteo", "dcn", [0, 1, 2, 3, 4])
+    assert got.lambda21 == [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
+    assert got.finetune == [0.0, 0.1, 0.2, 0.3]
+    assert got.lrs == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    assert got.dims == [4, 8, 16, 32]
+    assert (got.select, got.lr, got.common) == ("test", "auto", {})
+    assert options("study=table2", "dataset=avazu").model == "mlp"
+    assert options("study=table2", "dataset=ipinyou").model == "opnn"
+
+
+def test_keys_reach_the_study() -> None:
+    got = options(
+        "study=fig1", "dataset=criteo", "dataset.raw=/x y", "dataset.encoding=hash", "model=mlp", "model.hidden=[8,4]",
+        "seeds=[4,7]", "lambda21=[1e-3,1e-2]", "select=validation", "lr=0.01",
+        "+train.batch_size=64", "+train.opt.eps=1e-7", "scores=[effect]",
+    )  # fmt: skip
+    assert (got.model, got.seeds, got.lambda21, got.select, got.lr) == ("mlp", [4, 7], [1e-3, 1e-2], "validation", 0.01)
+    assert got.scores == ["effect"]
+    assert got.common == {
+        "dataset.raw": "/x y", "dataset.encoding": "hash", "model.hidden": [8, 4], "batch_size": 64, "opt.eps": 1e-7,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None])
+def test_wrong_seeds(value: object) -> None:
+    with pytest.raises(ArgumentError, match="seeds="):
+        seeds_of(value)
+
+
+@pytest.mark.parametrize("value", [0, -1, "x", None, [1]])
+def test_wrong_lr(value: object) -> None:
+    with pytest.raises(ArgumentError, match="lr="):
+        lr_of(value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ([], "study=fig1, fig2, fig3, stream, table2"),
+        (["study=table2", "workers=0"], "workers=0"),
+        (["study=table2", "lambda21=[]"], "lambda21"),
+    ],
+)
+def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        reproduce(composed("reproduce", *overrides), overrides)  # type: ignore[arg-type]
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    shown = command(tmp_path, "ctr.reproduce", "--help")
+    assert shown.returncode == 0
+    assert "lambda21:" in shown.stdout
+    for overrides, code, text in [
+        (["study=table9"], 2, "table9"),
+        (["study=table2", "lamda21=[1]"], 2, "lamda21"),
+        (["study=table2", "dataset=criteo"], 1, "no raw log at data/criteo/raw"),
+        (["study=table2", *SAMPLE, "+train.nope=1", "tracking=none"], 2, "nope"),
+    ]:
+        done = command(tmp_path, "ctr.reproduce", *overrides)
+        assert done.returncode == code, (overrides, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("error: ")
+        assert text in done.stderr
+    assert not (tmp_path / "runs" / "jobs").exists()
+
+
+def study(ask: Ask, options: Options) -> Findings:
+    """Two optimizers and a family; a second question builds on the first one's answer."""
+    base: dict[str, object] = {"dataset": options.dataset, "model": options.model, **options.common, "seed": 0}
+    first = ask([{**base, "opt": "group_adam", "opt.lambda21": value} for value in options.lambda21])
+    more: list[dict[str, Any]] = [{**base, "opt": "adam"}]
+    for rate in first["feature_rate"]:
+        more.append({**base, "opt": "adam", "prune": "magnitude", "prune.feature_rate": rate, "prune.finetune": 0.1})
+    return Findings(first[["opt.lambda21", "auc"]], "# Found\n", {}, pd.concat([first, ask(more)], ignore_index=True))
+
+
+def test_a_study_from_nothing_to_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready_database: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(ready_database.read_bytes())
+    overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]
+    given = [override.partition("=")[0] for override in overrides]
+    reproduce(composed("reproduce", *overrides), given, study)  # type: ignore[arg-type]
+    folder = tmp_path / "runs" / "studies" / "table2-criteo"
+    assert {"result.csv", "result.md", "runs.csv", "commands.txt", "page.html"} <= {p.name for p in folder.iterdir()}
+    runs = pd.read_csv(folder / "runs.csv")
+    assert len(runs) == 5
+    assert runs["features_nonzero"][0] == runs["features_nonzero"][3]  # pruned to the same rate
+    assert len((folder / "commands.txt").read_text().splitlines()) == 5
+    for key in runs["folder"]:
+        names = {path.name for path in Path(key).iterdir()}
+        assert {"result.json", ".hydra", "train.log"} <= names
+        assert OmegaConf.load(Path(key, ".hydra", "config.yaml")).threads == 1
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        tagged = connection.execute("SELECT COUNT(*) FROM tags WHERE key = 'study' AND value = 'table2'").fetchone()
+    assert tagged[0] == 6  # the runs and the report
+    # The line of a row does by itself what the study did.
+    line = (folder / "commands.txt").read_text().splitlines()[0]
+    done = command(tmp_path, "ctr.train", *line.split()[3:], "tracking=none", "run_dir=alone")
+    assert done.returncode == 0, done.stderr
+    alone = json.loads((tmp_path / "alone" / "result.json").read_text())
+    assert (alone["auc"], alone["config_hash"]) == (runs["auc"][0], runs["config_hash"][0])
+
+
+def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def diverges(ask: Ask, options: Options) -> Findings:
+        rows = ask([{**options.common, "opt": "sgd", "opt.lr": lr, "batch_size": 50} for lr in (1e30, 1e-3)])
+        return Findings(rows[["opt.lr", "auc"]], "", {}, rows)
+
+    overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
+    with pytest.raises(CtrError, match=r"^1 of 2 runs failed: the loss is .*train\.log"):
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
+    assert table["auc"].isna().tolist() == [True, False]
