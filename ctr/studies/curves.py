@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def auc_at(rate: float, rates: Sequence[float], aucs: Sequence[float]) -> float:
@@ -19,7 +20,7 @@ def auc_at(rate: float, rates: Sequence[float], aucs: Sequence[float]) -> float:
         if x > 0 and not math.isnan(y):
             at.setdefault(x, []).append(y)
     points = sorted((x, sum(ys) / len(ys)) for x, ys in at.items())
-    for (x, y), (next_x, next_y) in zip(points, points[1:], strict=False):
+    for (x, y), (next_x, next_y) in pairwise(points):
         if x <= rate <= next_x:
             return y + (next_y - y) * math.log(rate / x) / math.log(next_x / x)
     return next((y for x, y in points if x == rate), math.nan)

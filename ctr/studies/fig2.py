@@ -72,7 +72,7 @@ def study(ask: Ask, options: Options) -> Findings:
             f"# Figure 2 · s against s~ · {options.dataset}",
             "Group Adam's AUC mean±std over seeds and (feature rate) by the norm that decides that a feature dies. "
             "To the right, s − s~ at that point's rate, seed by seed: s's AUC is read from its line, linear in the "
-            "logarithm of the rate, and missing beyond its ends.",  # noqa: RUF001
+            "logarithm of the rate, and missing beyond its ends.",
             _table(rows),
             markdown.bullets(_words(options, runs, line, lr)),
         ]
@@ -135,7 +135,7 @@ def _table(rows: list[dict[str, object]]) -> str:
                 markdown.p_value(p),
             ]
         )
-    minus = "s − s~ at this rate"  # noqa: RUF001
+    minus = "s − s~ at this rate"
     return markdown.table(["Norm", "λ21", "AUC (rate)", minus, "p paired"], lines)
 
 
@@ -153,8 +153,8 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: float
         lost = sum(gain.difference < 0 and gain.paired < words.SIGNIFICANT for gain in known)
         verdict = "agrees" if up == len(known) else "disagrees" if up == 0 else "agrees in part"
         lines.append(
-            f"Against {NORMS[norm]}: s is higher at {up} of {len(known)} comparable points ({sure} with paired p < .05; "
-            f"{lost} significantly the other way). This {verdict} with the paper, where s is higher at the same rate."
+            f"Against {NORMS[norm]}: s is higher at {up} of {len(known)} comparable points ({sure} with paired "
+            f"p < .05; {lost} significantly the other way). This {verdict} with the paper, where s is higher at the same rate."
         )
     if paper.covers(options.dataset, options.model):
         kept = ", ".join(markdown.power(value) for value in paper.TABLE9["s_tilde"])

@@ -40,8 +40,8 @@ def study(ask: Ask, options: Options) -> Findings:
     text = "\n\n".join(
         [
             f"# Figure 3 · λ1 against λ21 · {options.dataset}",
-            "Group Adam's feature rate, mean over seeds, and (AUC mean±std) with one of the two terms at this value and "
-            "the other terms 0; the lower rate is bold.",
+            "Group Adam's feature rate, mean over seeds, and (AUC mean±std) with one of the two terms at this value "
+            "and the other terms 0; the lower rate is bold.",
             _table(by_value, values),
             markdown.bullets(_words(options, runs, by_value, values, lr)),
         ]
@@ -106,8 +106,8 @@ def _words(
         verdict = "agrees" if lower == len(known) else "agrees in part" if lower else "disagrees"
         lines.append(
             f"λ21 leaves fewer features than λ1 of the same value at {lower} of {len(known)} values ({sure} with "
-            f"p < .05). This {verdict} with the paper, where λ21 is much the more effective. The paper prints its rates "
-            "as a drawing only."
+            f"p < .05). This {verdict} with the paper, where λ21 is much the more effective. The paper prints its "
+            "rates as a drawing only."
         )
     else:
         lines.append("No value finished with both terms: nothing to compare.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ctr.studies.statistics import Summary
 
-GAP = "–"  # noqa: RUF001
+GAP = "–"
 
 
 def auc(value: float | None, std: float = math.nan) -> str:
@@ -21,7 +21,7 @@ def difference(value: float | None) -> str:
     """With its sign: ``+.0021``."""
     if value is None or math.isnan(value):
         return GAP
-    return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"  # noqa: RUF001
+    return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"
 
 
 def rate(value: float | None) -> str:

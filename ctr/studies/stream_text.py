@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ctr.studies import markdown, words
@@ -15,16 +16,16 @@ from ctr.studies.statistics import Comparison
 if TYPE_CHECKING:
     from ctr.studies.stream import Cell
 
-MINUS = "−"  # noqa: RUF001
+MINUS = "−"
 
 
 def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int, float]) -> str:
     """The study's Markdown."""
     parts = [
         f"# AUC against rows seen · {options.dataset}",
-        "Adam is pruned, seed by seed, to as many features as Group Adam with the soft rule kept. The hard rule keeps "
-        "another number at the same λ21: its difference is taken at the soft rule's rate, read between its own λ21, and "
-        "missing beyond them. 'Retrained' is a plain run from the initial weights on the features that were kept.",
+        "Adam is pruned, seed by seed, to as many features as Group Adam with the soft rule kept. The hard rule "
+        "keeps another number at the same λ21: its difference is taken at the soft rule's rate, read between its own "
+        "λ21, and missing beyond them. 'Retrained' is a plain run from the initial weights on the features that were kept.",
         _lrs(lrs),
     ]
     for lambda21 in options.lambda21:
@@ -87,8 +88,8 @@ def _course(gains: Sequence[tuple[int, Comparison]]) -> str:
         for steps, gain in known
     ]
     turns = [
-        f"between {a:,} and {b:,} steps {'the soft rule falls behind' if y.difference > 0 else 'the soft rule gets ahead'}"
-        for (a, x), (b, y) in zip(known, known[1:], strict=False)
+        f"between {a:,} and {b:,} steps the soft rule {'falls behind' if y.difference > 0 else 'gets ahead'}"
+        for (a, x), (b, y) in pairwise(known)
         if x.difference * y.difference < 0
     ]
     ordering = "; ".join(turns) or "the ordering never changes"

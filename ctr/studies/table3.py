@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ctr.studies import markdown, paper, rates, words
-from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.options import Ask, Findings, Job, Options
 from ctr.studies.paper import Regularisers
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
 from ctr.studies.runs import rates as rates_of
@@ -31,7 +31,7 @@ class Row:
 
     @property
     def auc(self) -> Comparison:
-        """Group − plain."""  # noqa: RUF002
+        """Group − plain."""
         return compare(aucs(self.group), aucs(self.plain)) if self.group else compare([], [])
 
     @property
@@ -60,7 +60,7 @@ def study(ask: Ask, options: Options) -> Findings:
     )
     published = {family: paper.REGULARISERS[family].get(options.model) for family in FAMILIES}
     holdout = options.select == "validation"
-    tried = runs(_group_jobs(options, lrs, {family: grid for family in FAMILIES}, holdout))
+    tried = runs(_group_jobs(options, lrs, dict.fromkeys(FAMILIES, grid), holdout))
     chosen = {family: best_of(options, tried, family, grid) for family in FAMILIES}
     final = runs(
         _group_jobs(
@@ -115,7 +115,7 @@ def best_of(options: Options, tried: dict[GridKey, Run], family: str, grid: list
 
 def _group_jobs(
     options: Options, lrs: dict[str, float], grids: dict[str, list[Regularisers]], holdout: bool
-) -> dict[GridKey, object]:
+) -> dict[GridKey, Job]:
     more = {"holdout": HOLDOUT} if holdout else {}
     return {
         (family, lambdas, seed): job(options, f"group_{family}", seed, lrs[family], {**overrides(lambdas), **more})
@@ -164,7 +164,7 @@ def _like_the_paper(options: Options, rows: list[Row]) -> str:
 
 
 def _beside_the_paper(options: Options, rows: list[Row]) -> str:
-    minus = "− paper"  # noqa: RUF001
+    minus = "− paper"
     head = ["", "plain: paper", "ours", minus, "group: paper", "ours", minus, "rate: paper", "ours", "p: paper", "ours"]
     lines = []
     for row in rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pandas as pd
 
@@ -89,7 +90,7 @@ def _like_the_paper(by_dim: dict[int, list[Run]], options: Options) -> str:
                 markdown.difference(auc.mean - published[1]) if published else markdown.GAP,
             ]
         )
-    minus = "AUC − paper's"  # noqa: RUF001
+    minus = "AUC − paper's"
     return markdown.table(["Embedding dimension", "Group Adam", "Paper", minus], lines)
 
 
@@ -102,7 +103,7 @@ def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: float
     if len(done) < 2:
         return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.failures(runs)]
     falling = [summary(rates_of(found)).mean for found in done.values()]
-    pairs = list(zip(falling, falling[1:], strict=False))
+    pairs = list(pairwise(falling))
     down = sum(a > b for a, b in pairs)
     agrees = "agrees" if down == len(pairs) else "disagrees"
     lines.append(

@@ -102,7 +102,7 @@ def _like_the_paper(rows: list[dict[str, Any]], score: str, options: Options) ->
                 markdown.difference(row["minus_paper"]),
             ]
         )
-    minus = "ours − paper"  # noqa: RUF001
+    minus = "ours − paper"
     head = ["Ratio of samples", "λ21", "Feature rate", f"AUC, pruned by {score}", "Paper's AUC", minus]
     return markdown.table(head, lines)
 
