@@ -154,7 +154,8 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: float
         verdict = "agrees" if up == len(known) else "disagrees" if up == 0 else "agrees in part"
         lines.append(
             f"Against {NORMS[norm]}: s is higher at {up} of {len(known)} comparable points ({sure} with paired "
-            f"p < .05; {lost} significantly the other way). This {verdict} with the paper, where s is higher at the same rate."
+            f"p < .05; {lost} significantly the other way). This {verdict} with the paper, where s is higher at the "
+            "same rate."
         )
     if paper.covers(options.dataset, options.model):
         kept = ", ".join(markdown.power(value) for value in paper.TABLE9["s_tilde"])

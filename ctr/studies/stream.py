@@ -242,16 +242,17 @@ def _row(cell: Cell, lr: float) -> dict[str, object]:
 
 def _figure(options: Options, cells: list[Cell], lambda21: float) -> Figure:
     here = [cell for cell in cells if cell.lambda21 == lambda21]
-    names = list(dict.fromkeys(cell.method for cell in here))
-    names.sort(key=lambda name: (not name.startswith("Group"), name))
+    names = sorted({cell.method for cell in here}, key=_order)
     by_name = {name: [cell for cell in here if cell.method == name] for name in names}
 
     def lines(values: dict[str, list[Summary]]) -> list[figures.Series]:
-        looks = {name: look for look, name in enumerate(sorted(names, key=_order))}
-        return [
-            figures.Series(name, figures.at([cell.steps * BATCH for cell in by_name[name]]), found, looks[name])
-            for name, found in values.items()
-        ]
+        series = []
+        for name, found in values.items():
+            look = _order(name)
+            aside = 1.04 ** (look - 3)  # so that the bars of one length stand side by side
+            rows = [cell.steps * BATCH * aside for cell in by_name[name]]
+            series.append(figures.Series(name, figures.at(rows), found, look))
+        return series
 
     apart = {name: [_spread(cell.at_soft_rate, aucs(cell.soft)) for cell in of] for name, of in by_name.items()}
     chosen = {
@@ -295,11 +296,13 @@ def _figure(options: Options, cells: list[Cell], lambda21: float) -> Figure:
         ],
     ]
     caption = (
-        f"λ21 = {markdown.power(lambda21)}. Means over {len(options.seeds)} seeds, bars: one standard deviation, of "
+        f"Means over {len(options.seeds)} seeds, bars: one standard deviation, of "
         "differences seed by seed. Adam is pruned to the soft rule's number of features. The hard rule's AUC at the "
-        "soft rule's rate is read between its λ21."
+        "soft rule's rate is read between its λ21. Points of one length stand side by side."
     )
-    return figures.draw(panels, f"{options.dataset}: AUC against rows seen", caption)
+    source = " The rows are generated." if any(run.source == "generated" for c in here for run in c.soft) else ""
+    title = f"{options.dataset}: AUC against rows seen, λ21 = {markdown.power(lambda21)}"
+    return figures.draw(panels, title, caption + source)
 
 
 def _order(name: str) -> int:

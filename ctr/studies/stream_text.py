@@ -25,7 +25,8 @@ def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int,
         f"# AUC against rows seen · {options.dataset}",
         "Adam is pruned, seed by seed, to as many features as Group Adam with the soft rule kept. The hard rule "
         "keeps another number at the same λ21: its difference is taken at the soft rule's rate, read between its own "
-        "λ21, and missing beyond them. 'Retrained' is a plain run from the initial weights on the features that were kept.",
+        "λ21, and missing beyond them. 'Retrained' is a plain run from the initial weights on the features that were "
+        "kept.",
         _lrs(lrs),
     ]
     for lambda21 in options.lambda21:

@@ -54,6 +54,7 @@ def study(ask: Ask, options: Options) -> Findings:
         for lambda1 in options.lambda1
         for lambda21 in options.lambda21
         for lambda2 in options.lambda2
+        if lambda1 or lambda21 or lambda2  # all 0 is the plain optimizer
     ]
     plain = runs(
         {(family, seed): job(options, family, seed, lrs[family]) for family in FAMILIES for seed in options.seeds}
