@@ -7,7 +7,7 @@ WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY ctr ctr
 COPY configs configs
-RUN pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[sweep]"
+RUN pip install --no-cache-dir --extra-index-url "${TORCH_INDEX}" ".[sweep,report]"
 WORKDIR /work
 ENTRYPOINT ["python", "-m", "ctr.train"]
 CMD ["dataset=criteo", "dataset.source=sample", "opt=group_adam"]

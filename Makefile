@@ -1,4 +1,5 @@
 # make run   trains on the built-in sample     make test  runs the tests     make lint  ruff and mypy
+# make dashboard   MLflow on mlflow.db, and the links of the studies in it
 # Each makes .venv and installs what it needs first; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ BIN := .venv/bin
 .venv/.run: pyproject.toml setup.py $(wildcard ctr/native/src/*)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("ctr needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[sweep]"
+	$(BIN)/python -m pip install -e ".[sweep,report]"
 	touch $@
 
 .venv/.dev: pyproject.toml .venv/.run
@@ -21,8 +22,7 @@ run: .venv/.run
 	$(BIN)/python -m ctr.train dataset=criteo dataset.source=sample opt=group_adam
 
 dashboard: .venv/.run
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
-	  $(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db --workers 1 --port 5000
+	@$(BIN)/python -m ctr.dashboard
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

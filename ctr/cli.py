@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -52,7 +52,7 @@ def _terminate(*_: object) -> NoReturn:
     raise Terminated
 
 
-def _message(error: BaseException) -> str:
+def message(error: BaseException) -> str:
     """One line: what an error says, with its causes where Hydra wraps them."""
     if isinstance(error, CtrError):
         return str(error)
@@ -74,7 +74,7 @@ def _exit_code(error: BaseException) -> int:
 
 
 def _exit(error: BaseException) -> NoReturn:
-    text = _message(error)
+    text = message(error)
     if isinstance(error, KeyboardInterrupt):
         text = "terminated" if isinstance(error, Terminated) else "interrupted"
     print(f"error: {text}", file=sys.stderr)
@@ -143,8 +143,12 @@ def check_data(config: DatasetConfig) -> Dataset:
     return dataset
 
 
-def open_data(config: DatasetConfig) -> Prepared:
+def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
     """The prepared rows that a dataset configuration asks for, generated and prepared first where they are not yet.
+
+    Args:
+        config: what is asked for.
+        quiet: draw no bars.
 
     Raises:
         CtrError: no raw log there (the message says where to get it), or one that is not as expected.
@@ -153,7 +157,7 @@ def open_data(config: DatasetConfig) -> Prepared:
     root = Path(config.prepared)
     source: Literal["raw", "generated"] = "generated"
     if config.source is Source.sample:
-        raw = _sample(dataset, root.with_name("sample"), config.sample_rows, config.sample_seed)
+        raw = _sample(dataset, root.with_name("sample"), config.sample_rows, config.sample_seed, quiet)
     else:
         raw = Path(config.raw)
         if not any((folder / GENERATED_MARK).exists() for folder in (raw, raw.parent)):
@@ -161,7 +165,7 @@ def open_data(config: DatasetConfig) -> Prepared:
     num_buckets = config.num_buckets if config.encoding is EncodingName.hash else None
     place = hashlib.sha256(json.dumps([str(raw.resolve()), dataset.options]).encode()).hexdigest()[:8]
     kind = "onehot" if num_buckets is None else f"hash{num_buckets}"
-    with rows_bar("prepare") as progress:
+    with nullcontext() if quiet else rows_bar("prepare") as progress:
         return prepare(
             dataset,
             raw,
@@ -174,7 +178,7 @@ def open_data(config: DatasetConfig) -> Prepared:
         )
 
 
-def _sample(dataset: Dataset, folder: Path, rows: int, seed: int) -> Path:
+def _sample(dataset: Dataset, folder: Path, rows: int, seed: int, quiet: bool) -> Path:
     """The generated log of so many rows, written unless it is there."""
     if dataset.write_sample is None:
         raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
@@ -185,7 +189,7 @@ def _sample(dataset: Dataset, folder: Path, rows: int, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path.parent}.lock"):
         if not path.exists():
-            with bar(rows, "rows", "generate") as progress:
+            with bar(rows, "rows", "generate", quiet=quiet) as progress:
                 dataset.write_sample(path, rows, seed, progress.update)
     return path
 
@@ -208,14 +212,15 @@ def rows_bar(description: str) -> Iterator[Callable[[int, float], None]]:
             shown.close()
 
 
-def bar(total: int | None, unit: str, description: str) -> tqdm[Any]:
-    """A progress bar on stderr; on a file or a pipe it writes a line now and then instead of redrawing."""
+def bar(total: int | None, unit: str, description: str, *, quiet: bool = False) -> tqdm[Any]:
+    """A progress bar on stderr; on a file or a pipe it writes a line now and then instead of redrawing; quiet: none."""
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total,
         unit=unit,
         unit_scale=True,
         desc=description,
+        disable=quiet,
         mininterval=0.2 if interactive else 10.0,
         ascii=not interactive,
         dynamic_ncols=interactive,

@@ -69,6 +69,16 @@ class ScheduleName(Enum):
     cubic = "cubic"
 
 
+class ScoreName(Enum):
+    norm = "norm"
+    effect = "effect"
+
+
+class SelectName(Enum):
+    test = "test"
+    validation = "validation"
+
+
 @dataclass
 class LearningRates:
     adam: float = MISSING
@@ -130,7 +140,7 @@ class OPNNConfig(ModelConfig):
 @dataclass
 class OptConfig:
     name: str = MISSING
-    lr: float = MISSING
+    lr: int | float | str = MISSING  # a number or auto: `ctr.rates`
 
 
 @dataclass
@@ -192,10 +202,23 @@ class GroupAdaHessianConfig(GroupConfig, AdaHessianConfig):
 
 
 @dataclass
+class PruneConfig:
+    name: str = MISSING
+
+
+@dataclass
+class MagnitudeConfig(PruneConfig):
+    feature_rate: float = MISSING
+    finetune: float = MISSING
+    score: ScoreName = MISSING
+
+
+@dataclass
 class TrackingConfig:
     name: str = MISSING
     uri: str = MISSING
     experiment: str = MISSING
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -209,7 +232,11 @@ class TrainConfig:
     dataset: Any = MISSING
     model: Any = MISSING
     opt: Any = MISSING
+    prune: Any = MISSING
     tracking: TrackingConfig = MISSING
+    train_rows: int | None = None
+    holdout: float = MISSING
+    retrain: bool = MISSING
     batch_size: int = MISSING
     seed: int = MISSING
     device: str = MISSING
@@ -217,6 +244,31 @@ class TrainConfig:
     threads: int = MISSING
     window: int = MISSING
     run_dir: str = MISSING
+    jobs: str = MISSING
+    force: bool = MISSING
+
+
+@dataclass
+class ReproduceConfig:
+    name: str = MISSING
+    dataset: Any = MISSING
+    model: Any = MISSING
+    tracking: TrackingConfig = MISSING
+    seeds: Any = MISSING
+    select: SelectName = MISSING
+    lambda21: list[float] = MISSING
+    lambda1: list[float] = MISSING
+    lambda2: list[float] = MISSING
+    finetune: list[float] = MISSING
+    lrs: list[float] = MISSING
+    dims: list[int] = MISSING
+    scores: list[ScoreName] = MISSING
+    steps: list[int] = MISSING
+    lr: int | float | str = MISSING
+    train: dict[str, Any] = field(default_factory=dict)
+    workers: int | None = None
+    jobs: str = MISSING
+    folder: str = MISSING
 
 
 # Group -> name in ``<group>=<name>`` -> schema.
@@ -246,6 +298,10 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "group_amsgrad": GroupAdamConfig,
         "group_adahessian": GroupAdaHessianConfig,
     },
+    "prune": {
+        "none": PruneConfig,
+        "magnitude": MagnitudeConfig,
+    },
 }
 
 
@@ -254,6 +310,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train", TrainConfig, group="schema")
     store.store("prepare", PrepareConfig, group="schema")
+    store.store("reproduce", ReproduceConfig, group="schema")
     store.store("tracking", TrackingConfig, group="schema")
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
@@ -277,7 +334,7 @@ def plain_dict(config: object) -> dict[str, Any]:
 
 
 # What does not change what a run computes: where things lie and who watches.
-_PLACES = ("run_dir", "tracking")
+_PLACES = ("run_dir", "tracking", "jobs", "force")
 _DATASET_PLACES = ("raw", "prepared")
 
 
@@ -285,4 +342,15 @@ def config_hash(config: object) -> str:
     """Identifies what a run computes, wherever it runs: the configuration without paths and tracking."""
     kept = {key: value for key, value in plain_dict(config).items() if key not in _PLACES}
     kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key not in _DATASET_PLACES}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return _digest(kept)
+
+
+def family(config: object) -> str:
+    """Equal for runs that differ in ``prune`` alone, which can share their first part (`ctr.train.jobs`)."""
+    values = OmegaConf.to_container(cast(DictConfig, config), resolve=True, enum_to_str=True)  # also if one is missing
+    assert isinstance(values, dict)
+    return _digest({str(key): value for key, value in values.items() if key not in (*_PLACES, "prune")})
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

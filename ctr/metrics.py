@@ -89,9 +89,14 @@ def feature_rate(weight: Tensor, present: Tensor | None = None) -> float:
 
 def nonzero_features(weight: Tensor, present: Tensor) -> int:
     """Number of features present in training whose row is not all zero; arguments as for `feature_rate`."""
+    return int(alive_rows(weight, present).sum())
+
+
+def alive_rows(weight: Tensor, present: Tensor) -> Tensor:
+    """Which features present in training have a row that is not all zero, bool [N]; arguments as for `feature_rate`."""
     # A chunk at a time: a table of tens of millions of rows must not be copied.
     chunks = zip(weight.detach().split(1 << 20), present.split(1 << 20), strict=True)
-    return sum(int(((rows != 0).any(dim=1) & here).sum()) for rows, here in chunks)
+    return torch.cat([(rows != 0).any(dim=1) & here for rows, here in chunks])
 
 
 class StreamingAUC:

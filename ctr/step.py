@@ -35,7 +35,14 @@ class RowModel(Protocol):
 
 
 class Step(Protocol):
-    """Trains a model in place; `NativeStep` is the other one."""
+    """Trains a model in place; `TorchStep` and `NativeStep` are the two.
+
+    Attributes:
+        row_optimizer: that of the embedding's weight. Its state holds z of every row, where both may be changed
+            between two steps (pruning does); the compiled step shows its own as views.
+    """
+
+    row_optimizer: GroupOptimizer
 
     def train(self, batch: Batch) -> tuple[Tensor, float]:
         """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite."""
@@ -53,7 +60,9 @@ class Step(Protocol):
         """All but the model's own."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` gave, by copying: the state can be loaded again after more training."""
+        ...
 
 
 class TorchStep:
@@ -128,8 +137,21 @@ class TorchStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state.get("backend") != "torch":
             raise ValueError("this state is not one of the torch step; try backend=native")
-        self.row_optimizer.load_state_dict(state["row_optimizer"])
-        self.net_optimizer.load_state_dict(state["net_optimizer"])
+        _load_copies(self.row_optimizer, state["row_optimizer"])
+        _load_copies(self.net_optimizer, state["net_optimizer"])
+
+
+def _load_copies(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """As ``optimizer.load_state_dict``, which takes over the tensors themselves, but into the present ones."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    present = {p: dict(optimizer.state[p]) for p in params if p in optimizer.state}
+    optimizer.load_state_dict(saved)
+    for p in params:
+        state = optimizer.state.get(p, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                mine = present.get(p, {}).get(name)
+                state[name] = value.clone() if mine is None else mine.copy_(value)
 
 
 def make_step(

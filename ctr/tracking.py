@@ -71,12 +71,13 @@ class MlflowTracker:
         uri: tracking URI; a ``sqlite:///`` database is made if missing, also when several processes want it at once.
         experiment: name of the experiment, made if missing.
         run_name: shown in the list of runs.
+        tags: what the run can be found by from the start.
 
     Raises:
         CtrError: the store cannot be reached or used.
     """
 
-    def __init__(self, uri: str, experiment: str, run_name: str) -> None:
+    def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else minutes pass at a server that is not there
         from mlflow.exceptions import MlflowException
@@ -85,7 +86,7 @@ class MlflowTracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables"
         try:
             self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
-            run = self._client.create_run(experiment_id, run_name=run_name)
+            run = self._client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {}))
         except MlflowException as error:
             raise CtrError(f"tracking.uri={uri}: {error.message}") from error
         self.run_id: str = run.info.run_id

@@ -2,6 +2,8 @@
 
 Keys and their defaults stand in ``configs/``; ``--help`` lists them. ``-m`` runs a sweep:
 ``python -m ctr.train -m dataset=criteo opt.lambda21=1e-4,1e-3 seed=0,1``.
+
+Runs that differ in ``prune`` alone can be given to `jobs` together: what they share is then trained once.
 """
 
 from __future__ import annotations
@@ -13,286 +15,99 @@ import ctr.environment  # before torch
 import json
 import logging
 import math
-import os
-import resource
-import subprocess
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import hydra
 import pyarrow as pa
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
-from torch.optim import Optimizer
 
 import ctr.config
-from ctr.cli import ArgumentError, bar, check_data, open_data, report_failure, run_command
+from ctr import rates
+from ctr.cli import bar, open_data, report_failure, run_command
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
-from ctr.errors import CtrError
 from ctr.files import atomic_write_text
-from ctr.metrics import nonzero_features
-from ctr.models import MODELS, FeatureEmbedding, summary
-from ctr.optim import GroupOptimizer, LambdaSchedule
-from ctr.optim.pairs import make_optimizers
-from ctr.step import RowModel, make_step
+from ctr.forking import Branch, fork
+from ctr.metrics import alive_rows
+from ctr.models import summary
+from ctr.pruning import Pruning, prune_
+from ctr.result import Result, git_sha, summarise, table
+from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
+from ctr.store import Store, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
-from ctr.trainer import Evaluation, TrainingRun, Window, evaluate, train
+from ctr.trainer import TrainingRun, Window, evaluate, train
 
-EVAL_BATCH = 8192
+__all__ = ["Result", "check", "job", "jobs", "passes", "table"]
 
 log = logging.getLogger("ctr")
 
 
-@dataclass(frozen=True)
-class Result:
-    """The figures of one run, as in ``result.json``."""
+class Progress(Protocol):
+    """The part of a progress bar that is used here."""
 
-    dataset: str
-    model: str
-    opt: str
-    seed: int
-    rows_train: int
-    rows_test: int
-    features_present: int
-    features_nonzero: int
-    feature_rate: float
-    auc: float | None
-    logloss: float
-    positives_train: int
-    positives_test: int
-    samples_per_second: float
-    train_seconds: float
-    peak_rss_bytes: int
-    config_hash: str
-    data_hash: str
-    git_sha: str | None
-    source: str
-    rows_skipped: int
-    collision_rate: float
-    calibration: float | None
-    normalised_entropy: float | None
-    auc_by_day: dict[str, float | None]
+    def update(self, rows: int) -> None: ...
+    def set_postfix_str(self, s: str, refresh: bool) -> None: ...
 
 
-def build(config: TrainConfig, num_features: int, num_fields: int, num_dense: int) -> nn.Module:
-    """The configured model with its initial weights, which depend on the seed alone."""
-    options = ctr.config.plain_dict(config.model)
-    name = options.pop("name")
-    # A generator each: the net must not start elsewhere because the table has another size.
-    of_net, of_rows = _generators(config.seed)
-    embedding = FeatureEmbedding(
-        num_features,
-        options.pop("embedding_dim"),
-        init_scale=options.pop("embedding_init"),
-        unseen=options.pop("unseen"),
-        generator=of_rows,
-    )
-    model = MODELS[name](num_features, num_fields, num_dense, embedding=embedding, generator=of_net, **options)
-    return model.to(config.device)
+class Passed:
+    """Stands in for a bar where a parent process shows the progress."""
+
+    def __init__(self, on_rows: Callable[[int], None]) -> None:
+        self.update = on_rows
+
+    def set_postfix_str(self, s: str, refresh: bool) -> None:
+        pass
 
 
-def _generators(seed: int) -> list[torch.Generator]:
-    seeds = torch.randint(2**63 - 1, (2,), generator=torch.Generator().manual_seed(seed))
-    return [torch.Generator().manual_seed(int(s)) for s in seeds]
+Show = Callable[[int, str], AbstractContextManager[Progress]]  # (rows to come, what is done with them)
 
 
-def _optimizers(config: TrainConfig, model: nn.Module) -> tuple[GroupOptimizer, Optimizer, str]:
-    """The configured optimizers of rows and net, and the shape of the rows' lambda schedule."""
-    options = ctr.config.plain_dict(config.opt)
-    shape = options.pop("lambda_schedule", "constant")
-    return (*make_optimizers(model, options.pop("name"), options), shape)
+class Member:
+    """One run of a family: its configuration and folder, its record, and how it ended."""
 
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.tracker: Tracker = NoTracker()
+        self.pruning: Pruning | None = None
+        self.ended = False
+        self.error: BaseException | None = None
 
-def start(config: TrainConfig, data: Prepared) -> TrainingRun:
-    """A run at the first row of the training stream."""
-    manifest = data.manifest
-    torch.manual_seed(config.seed)
-    model = build(config, manifest.num_features, len(manifest.fields), len(manifest.dense))
-    stream = RowStream(data.rows, data.split.train, config.batch_size)
-    rows, net, shape = _optimizers(config, model)
-    schedule = None if shape == "constant" else LambdaSchedule(rows, stream.num_batches, shape)
-    step = make_step(config.backend.value, model, rows, net, config.threads)
-    return TrainingRun(cast(RowModel, model), step, stream, schedule=schedule, window=config.window)
+    def open(self) -> None:
+        """Starts the record, once the values are found to be possible."""
+        config = self.config
+        check(config)
+        rates.settle(config)
+        self.pruning = pruning_of(config)
+        composed = self.folder / ".hydra" / "config.yaml"
+        composed.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(composed, OmegaConf.to_yaml(config))  # also over Hydra's own, which has no settled values
+        if config.tracking.name != "none":
+            name = f"{config.dataset.name} {config.model.name} {config.opt.name} seed {config.seed}"
+            name += "" if self.pruning is None else f" pruned to {self.pruning.feature_rate:.4g}"
+            tracking = config.tracking
+            self.tracker = MlflowTracker(tracking.uri, tracking.experiment, name, tracking.tags)
+        self.tracker.parameters(flatten(ctr.config.plain_dict(config)))
+        self.tracker.artifact(composed)
 
-
-def check(config: TrainConfig) -> None:
-    """Refuses values that cannot work before any data is read, by building everything at the smallest size."""
-    ctr.config.refuse_unknown(cast(DictConfig, config), TrainConfig)
-    for key, value, most in (
-        ("batch_size", config.batch_size, 2**31 - 1),
-        ("window", config.window, 2**31 - 1),
-        ("threads", config.threads, 1024),
-    ):
-        if not 1 <= value <= most:
-            raise ArgumentError(f"{key}={value}; expected 1 to {most:,}")
-    if not 0 <= config.seed < 2**63:
-        raise ArgumentError(f"seed={config.seed}; expected 0 to 2^63 - 1")
-    if config.model.embedding_init < 0:
-        raise ArgumentError(f"model.embedding_init={config.model.embedding_init}; expected at least 0")
-    try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        raise ArgumentError(f"device={config.device}: {str(error).splitlines()[0]}") from error
-    try:
-        model = build(config, 1, 1, 0)
-        rows, net, _ = _optimizers(config, model)
-        if config.backend.value == "native":
-            make_step("native", model, rows, net, threads=1)
-    except (ValueError, RuntimeError, CtrError) as error:
-        raise ArgumentError(str(error)) from error
-    check_data(config.dataset)
-
-
-def run(config: TrainConfig, folder: Path, tracker: Tracker, data: Prepared) -> Result:
-    """Trains, evaluates, and leaves ``result.json`` in the folder."""
-    training = start(config, data)
-    log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))
-    split = data.split
-    began = time.perf_counter()
-    with bar(split.rows_train, "rows", "train") as progress:
-        loss = float("nan")
-
-        def on_window(window: Window) -> None:
-            nonlocal loss
-            loss = window.loss
-            progress.set_postfix({"loss": f"{window.loss:.4f}", "auc": f"{window.auc:.4f}"}, refresh=False)
-            rate = window.rows / (time.perf_counter() - began)
-            values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
-            tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
-
-        train(training, lambda rows, _: progress.update(rows), on_window)
-    seconds = time.perf_counter() - began
-    with bar(split.rows_test, "rows", "test") as progress:
-        stream = RowStream(data.rows, split.test, EVAL_BATCH)
-        days = days_of(split.test, data.manifest.days)
-        figures = evaluate(training.learner, stream, progress.update, days=days)
-    result = summarise(config, data, training, figures, seconds)
-    atomic_write_text(folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
-    numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
-    if result.features_nonzero:
-        numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
-    tracker.metrics(numbers, training.steps)
-    tracker.artifact(folder / "result.json")
-    return result
-
-
-def summarise(
-    config: TrainConfig, data: Prepared, training: TrainingRun, figures: Evaluation, seconds: float
-) -> Result:
-    embedding = training.model.embedding
-    present = int(embedding.seen.sum())
-    nonzero = nonzero_features(embedding.weight, embedding.seen)
-    split = data.split
-    return Result(
-        dataset=config.dataset.name,
-        model=config.model.name,
-        opt=config.opt.name,
-        seed=config.seed,
-        rows_train=split.rows_train,
-        rows_test=figures.rows,
-        features_present=present,
-        features_nonzero=nonzero,
-        feature_rate=nonzero / present,
-        auc=_defined(figures.auc),
-        logloss=figures.logloss,
-        positives_train=data.manifest.positives - figures.positives,
-        positives_test=figures.positives,
-        samples_per_second=split.rows_train / seconds,
-        train_seconds=seconds,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        config_hash=ctr.config.config_hash(config),
-        data_hash=data.manifest.data_hash,
-        git_sha=git_sha(),
-        source=data.manifest.recipe.source,
-        rows_skipped=data.manifest.rows_skipped,
-        collision_rate=data.manifest.collision_rate,
-        calibration=_defined(figures.calibration),
-        normalised_entropy=_defined(figures.normalised_entropy),
-        auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
-    )
-
-
-def _defined(figure: float) -> float | None:
-    """None for NaN, which JSON does not know."""
-    return None if figure != figure else figure
-
-
-def git_sha() -> str | None:
-    """The commit of the checkout that this code lies in, "-dirty" if changed; None for an installed package."""
-    here = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        # An installed package may lie within somebody else's checkout, which says nothing about it.
-        tracked = subprocess.run([*here, "ls-files", "--error-unmatch", "train.py"], capture_output=True, check=False)
-        if tracked.returncode != 0:
-            return None
-        describe = [*here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except FileNotFoundError:
-        return None
-
-
-def table(result: Result, folder: Path) -> str:
-    """The figures for a reader."""
-    generated = "  (generated rows: says nothing about real clicks)" if result.source == "generated" else ""
-    auc = "undefined: the test rows are all of one class" if result.auc is None else f"{result.auc:.4f}"
-    lines = {
-        "dataset": result.dataset + generated,
-        "model, optimizer": f"{result.model}, {result.opt}, seed {result.seed}",
-        "rows": f"{result.rows_train:,} to train on, {result.rows_test:,} to test on",
-        "test AUC": auc,
-        "test logloss": f"{result.logloss:.4f}",
-        "calibration": f"{_shown(result.calibration)} clicks predicted per click observed",
-        "entropy": f"{_shown(result.normalised_entropy)} of that of the click rate alone",
-        "feature rate": f"{result.feature_rate:.4f}   ({result.features_nonzero:,} of {result.features_present:,} "
-        "features kept)",
-        "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",
-        "peak memory": f"{result.peak_rss_bytes / 2**30:.2f} GiB",
-    }
-    if len(result.auc_by_day) > 1:
-        lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in result.auc_by_day.items())
-    if result.rows_skipped:
-        lines["bad rows"] = f"{result.rows_skipped:,} left out"
-    if result.collision_rate:
-        lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
-    lines["result"] = os.path.relpath(folder / "result.json")
-    return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
-
-
-def _shown(figure: float | None) -> str:
-    return "undefined" if figure is None else f"{figure:.4f}"
-
-
-def open_tracker(config: TrainConfig) -> Tracker:
-    """Starts the run's record in MLflow, unless tracking is off."""
-    if config.tracking.name == "none":
-        return NoTracker()
-    name = f"{config.dataset.name} {config.model.name} {config.opt.name} seed {config.seed}"
-    return MlflowTracker(config.tracking.uri, config.tracking.experiment, name)
-
-
-def job(config: TrainConfig, folder: Path) -> None:
-    """One run from configuration to printed table, recorded as finished, failed or killed."""
-    check(config)
-    torch.set_num_threads(config.threads)
-    pa.set_cpu_count(config.threads)
-    torch.use_deterministic_algorithms(torch.device(config.device).type == "cpu")
-    tracker = open_tracker(config)
-    try:
-        tracker.parameters(flatten(ctr.config.plain_dict(config)))
-        tracker.artifact(folder / ".hydra" / "config.yaml")
-        data = open_data(config.dataset)
-        tracker.tags(
+    def tag(self, data: Prepared) -> None:
+        config = self.config
+        self.tracker.tags(
             {
                 "dataset": config.dataset.name,
                 "model": config.model.name,
                 "opt": config.opt.name,
+                "prune": config.prune.name,
                 "seed": str(config.seed),
                 "source": data.manifest.recipe.source,
                 "config_hash": ctr.config.config_hash(config),
@@ -300,14 +115,191 @@ def job(config: TrainConfig, folder: Path) -> None:
                 "git_sha": git_sha() or "unknown",
             }
         )
-        result = run(config, folder, tracker, data)
+
+    def finish(self, result: Result, steps: int) -> None:
+        """Leaves ``result.json`` and closes the record."""
+        atomic_write_text(self.folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+        numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
+        if result.features_nonzero:
+            numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
+        self.tracker.metrics(numbers, steps)
+        self.tracker.artifact(self.folder / "result.json")
+        self.tracker.finish("FINISHED")
+        self.ended = True
+
+    def fail(self, error: BaseException) -> None:
+        self.ended, self.error = True, error
+        try:
+            self.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        except Exception as unrecorded:  # the error itself matters more, and the other runs are to be told too
+            log.warning("the failure of this run could not be recorded: %s", unrecorded)
+
+
+@contextmanager
+def ending(members: Sequence[Member]) -> Iterator[None]:
+    """What is raised within ends those of these runs that go on, and no others; an interruption is passed on."""
+    try:
+        yield
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    tracker.finish("FINISHED")
-    print(table(result, folder))
-    if config.tracking.name == "mlflow":
-        print(f"  {'tracked in':<17} {config.tracking.uri}; to look: {how_to_look(config.tracking.uri)}")
+        for member in members:
+            if not member.ended:
+                member.fail(error)
+        if not isinstance(error, Exception):
+            raise
+
+
+class Course:
+    """A run in training, watched: progress, curves, and the seconds that its training took so far."""
+
+    def __init__(self, run: TrainingRun, show: Show) -> None:
+        self.run, self.show, self.seconds = run, show, 0.0
+
+    def train(self, title: str, trackers: Sequence[Tracker], until: int | None = None) -> None:
+        """Trains until so many steps are done in all, or to the end."""
+        run, stream = self.run, self.run.stream
+        end = stream.num_rows if until is None else min(until * stream.batch_size, stream.num_rows)
+        if stream.position >= end:
+            return
+        began = time.perf_counter() - self.seconds
+        with self.show(end - stream.position, title) as progress:
+
+            def on_window(window: Window) -> None:
+                progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
+                rate = window.rows / (time.perf_counter() - began)
+                values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
+                for tracker in trackers:
+                    tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
+
+            train(run, lambda rows, _: progress.update(rows), on_window, until)
+        self.seconds = time.perf_counter() - began
+
+
+def run_family(
+    members: Sequence[Member], show: Show, on_result: Callable[[Member, Result], None], *, quiet: bool
+) -> None:
+    """Trains what the members share once, and what each has of its own from there."""
+    config = members[0].config
+    torch.set_num_threads(config.threads)
+    pa.set_cpu_count(config.threads)
+    torch.use_deterministic_algorithms(torch.device(config.device).type == "cpu")
+    data = narrowed(config, open_data(config.dataset, quiet=quiet))
+    for member in members:
+        member.tag(data)
+    run = start(config, data)
+    log.debug("the model:\n%s", summary(cast(nn.Module, run.model)))
+    course = Course(run, show)
+
+    def advance(until: int) -> None:
+        course.train("train", [member.tracker for member in members if not member.ended], until)
+
+    def branch(member: Member) -> Branch:
+        pruning = member.pruning
+
+        def take() -> None:
+            shared = course.seconds
+            with ending([member]):
+                result = complete(member, course, data)
+                member.finish(result, run.steps)
+                on_result(member, result)
+            course.seconds = shared
+
+        batches = run.stream.num_batches
+        return Branch(batches if pruning is None else pruning.first_phase(batches), take, alters=pruning is not None)
+
+    fork(run, [branch(member) for member in members], advance)
+
+
+def complete(member: Member, course: Course, data: Prepared) -> Result:
+    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain."""
+    config, run, show, split = member.config, course.run, course.show, data.split
+    embedding, optimizer = run.model.embedding, run.learner.row_optimizer
+    if member.pruning is not None:
+        count = member.pruning.count(split.features_train)
+        prune_(embedding, optimizer, count, member.pruning.score)
+        if run.stream.position < run.stream.num_rows:
+            course.train("fine-tune", [member.tracker])
+            prune_(embedding, optimizer, count, member.pruning.score)
+    with show(split.rows_test, "test") as progress:
+        test = RowStream(data.rows, split.test, EVAL_BATCH)
+        figures = evaluate(run.learner, test, progress.update, days=days_of(split.test, data.manifest.days))
+    auc_retrained = None
+    if config.retrain:
+        survivors = alive_rows(embedding.weight, embedding.seen)
+        with show(split.rows_train + split.rows_test, "retrain") as progress:
+            auc_retrained = retrain(config, data, survivors, progress.update)
+    return summarise(config, data, run, figures, seconds=course.seconds, auc_retrained=auc_retrained)
+
+
+def jobs(
+    configs: Sequence[TrainConfig], folders: Sequence[Path], on_rows: Callable[[int], None] | None = None
+) -> list[BaseException | None]:
+    """One or several runs that differ in ``prune`` alone, a family: what they share is trained once.
+
+    The shared first phase is forked where the first pruning of each run lies; results equal those of separate runs to
+    the last bit. Each run leaves ``result.json`` in its folder as soon as it is done, and its own MLflow run. Its times
+    are those that it would take alone. At most one copy of the training state is in memory.
+
+    Args:
+        configs: as composed for the command.
+        folders: where each run's files go; made if missing.
+        on_rows: called with the number of rows trained or tested since the last call; then no bars are drawn and no
+            tables printed.
+
+    Returns:
+        For each run the error that ended it, or None. A run that fails does not stop the others.
+
+    Raises:
+        ValueError: the configurations are not of one family.
+        KeyboardInterrupt: stopped; runs that were not done are recorded as killed.
+    """
+    if len({ctr.config.family(config) for config in configs}) > 1:
+        raise ValueError("runs that are to share their first part may differ in `prune` alone")
+    members = [Member(config, folder) for config, folder in zip(configs, folders, strict=True)]
+
+    @contextmanager
+    def passed(total: int, title: str) -> Iterator[Progress]:
+        assert on_rows is not None
+        yield Passed(on_rows)
+
+    def shown(total: int, title: str) -> AbstractContextManager[Progress]:
+        return bar(total, "rows", title)
+
+    def on_result(member: Member, result: Result) -> None:
+        if on_rows is None:
+            print(table(result, member.folder))
+            if member.config.tracking.name == "mlflow":
+                uri = member.config.tracking.uri
+                print(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+
+    with ending(members):
+        for member in members:
+            with ending([member]):
+                member.open()
+        going = [member for member in members if not member.ended]
+        if going:
+            run_family(going, shown if on_rows is None else passed, on_result, quiet=on_rows is not None)
+    return [member.error for member in members]
+
+
+def passes(configs: Sequence[TrainConfig]) -> float:
+    """Estimates the cost of a family in passes over the training rows: one for all, fine-tuning and retraining each."""
+    prunings = [pruning_of(config) for config in configs]
+    return 1 + sum(p.finetune for p in prunings if p is not None) + sum(config.retrain for config in configs)
+
+
+def job(config: TrainConfig, folder: Path) -> None:
+    """One run from configuration to printed table, recorded as finished, failed or killed."""
+    (error,) = jobs([config], [folder])
+    if error is not None:
+        raise error
+
+
+def job_of_sweep(config: TrainConfig, folder: Path) -> None:
+    """The same, unless the run was finished by an earlier sweep or a study; it is kept for later ones."""
+    check(config)
+    rates.settle(config)
+    key = job_key(ctr.config.config_hash(config), open_data(config.dataset).manifest.data_hash)
+    Store(Path(config.jobs)).once(key, folder, lambda: job(config, folder), force=config.force)
 
 
 ctr.config.register()
@@ -316,7 +308,11 @@ ctr.config.register()
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        job(cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir))
+        run, folder = cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir)
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            job_of_sweep(run, folder)
+        else:
+            job(run, folder)
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,10 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up a saved run; the objects must be built as they were for the saved one."""
+        """Takes up a saved run; the objects must be built as they were for the saved one.
+
+        The values are copied: the state can be loaded again after more training.
+        """
         self.steps = state["steps"]
         for part in ("stream", "model", "metrics"):
             getattr(self, part).load_state_dict(state[part])
@@ -133,21 +137,24 @@ def train(
     run: TrainingRun,
     on_step: Callable[[int, float], None] | None = None,
     on_window: Callable[[Window], None] | None = None,
+    until: int | None = None,
 ) -> None:
-    """Trains from the stream's position to its end.
+    """Trains from the stream's position to its end, or until so many steps are done in all.
 
     Args:
         run: the run.
         on_step: called after each batch with (rows in it, loss).
         on_window: called after each window.
+        until: steps, counted from the run's first; None for all.
     """
-    for batch in run.stream:
+    for batch in islice(run.stream, None if until is None else max(until - run.steps, 0)):
         loss, window = run.step(batch)
         if on_step is not None:
             on_step(len(batch), loss)
         if window is not None and on_window is not None:
             on_window(window)
-    run.finish()
+    if run.stream.position == run.stream.num_rows:
+        run.finish()
 
 
 @dataclass(frozen=True)

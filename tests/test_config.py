@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ctr.cli import ArgumentError
-from ctr.config import config_hash, plain_dict
+from ctr.config import config_hash, family, plain_dict
 from ctr.train import check
 from tests.commands import composed
 
@@ -21,7 +21,8 @@ def test_every_choice_can_be_run(group: str, name: str) -> None:
     dataset = [] if group == "dataset" else ["dataset=criteo"]
     columns = ["dataset.label=y", "dataset.categorical=[a]"] if name == "csv" else []
     source = ["dataset.source=sample"] if name != "csv" else ["dataset.source=raw", f"dataset.raw={__file__}"]
-    config = composed("train", *dataset, f"{group}={name}", *columns, *source)
+    pruned = ["opt=adam", "prune.feature_rate=0.1"] if name == "magnitude" else []
+    config = composed("train", *dataset, f"{group}={name}", *columns, *source, *pruned)
     values = plain_dict(config)  # raises on a missing value
     assert values[group]["name"] == name
     check(config)  # type: ignore[arg-type]
@@ -77,6 +78,10 @@ def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
         ("dataset.prepared=", "dataset.prepared"),
         ("model.cross_layers=-1", "cross_layers"),
         ("model.hidden=[]", "hidden"),
+        ("train_rows=0", "train_rows=0"),
+        ("holdout=1", "holdout=1"),
+        ("holdout=-0.1", "holdout=-0.1"),
+        ("holdout=nan", "holdout=nan"),
         ("+opt.lamda21=1e-3", "lamda21"),
         ("+model.dropout=0.5", "dropout"),
         ("+dataset.foo=1", "foo"),
@@ -86,6 +91,30 @@ def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
 def test_wrong_values_are_refused_before_data_is_read(override: str, problem: str) -> None:
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
         check(composed("train", "dataset=criteo", "dataset.source=sample", override))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        ([], "full_key: prune.feature_rate"),
+        (["prune.feature_rate=0"], "prune.feature_rate=0"),
+        (["prune.feature_rate=1.5"], "prune.feature_rate=1.5"),
+        (["prune.feature_rate=nan"], "prune.feature_rate=nan"),
+        (["prune.feature_rate=0.1", "prune.finetune=1"], "prune.finetune=1"),
+        (["prune.feature_rate=0.1", "prune.finetune=-0.1"], "prune.finetune=-0.1"),
+        (["prune.feature_rate=0.1", "opt=group_adam"], "prune=magnitude .* opt=group_adam has opt.lambda21=0.001"),
+        (["prune.feature_rate=0.1", "opt=group_sgd", "opt.lambda21=0", "opt.lambda2=1e-5"], "opt.lambda2=1e-05"),
+    ],
+)
+def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
+    sample = ["dataset=criteo", "dataset.source=sample", "opt=adam", "prune=magnitude"]
+    with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
+        check(composed("train", *sample, *overrides))  # type: ignore[arg-type]
+
+
+def test_a_grouped_optimizer_without_lambdas_can_be_pruned() -> None:
+    plain = ["opt=group_adam", "opt.lambda21=0", "prune=magnitude", "prune.feature_rate=1"]
+    check(composed("train", "dataset=criteo", "dataset.source=sample", *plain))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_buckets", [0, -5, 2**31])
@@ -100,5 +129,24 @@ def test_config_hash_is_what_is_computed() -> None:
     base = config_hash(composed("train", "dataset=criteo"))
     for place in ("dataset.raw=/x", "dataset.prepared=/y", "tracking=none", "run_dir=/z"):
         assert config_hash(composed("train", "dataset=criteo", place)) == base
-    for change in ("opt.lambda21=2e-3", "seed=1", "opt=adam", "batch_size=256", "dataset.encoding=hash"):
+    for change in (
+        "holdout=0.1",
+        "train_rows=5",
+        "retrain=true",
+        "opt.lambda21=2e-3",
+        "seed=1",
+        "opt=adam",
+        "batch_size=256",
+        "dataset.encoding=hash",
+    ):
         assert config_hash(composed("train", "dataset=criteo", change)) != base
+
+
+def test_a_family_differs_in_pruning_alone() -> None:
+    def of(*overrides: str) -> str:
+        return family(composed("train", "dataset=criteo", "opt=adam", *overrides))
+
+    pruned = ["prune=magnitude", "prune.feature_rate=0.1"]
+    assert of() == of(*pruned) == of(*pruned, "prune.finetune=0.3", "run_dir=/x", "tracking=none")
+    for change in ("seed=1", "dataset.raw=/x", "retrain=true", "holdout=0.1", "opt.lr=1e-2"):
+        assert of(change) != of()

@@ -6,12 +6,22 @@ touches only the pages asked for, at tens of millions of rows per second; any Ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class RowSource(Protocol):
+    """Where rows come from: `Rows`, or `MappedRows` over them."""
+
+    def __getitem__(self, rows: slice) -> Columns:
+        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows."""
+        ...
 
 
 class RowWriter:
@@ -61,18 +71,41 @@ class Rows:
     def __getitem__(self, rows: slice) -> Columns:
         """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, without a copy where they
         lie in one block."""
-        start, stop, _ = rows.indices(len(self))
-        parts = []
-        block = int(np.searchsorted(self._starts, start, side="right")) - 1
-        while start < stop:
-            first = int(self._starts[block])
-            end = min(stop, int(self._starts[block + 1]))
-            parts.append(_cut(self._blocks[block], start - first, end - first))
-            start, block = end, block + 1
+        parts = list(self._parts(rows))
         if len(parts) == 1:
             return parts[0]
         ids, dense, label = zip(*parts or [_cut(self._blocks[0], 0, 0)], strict=True)
         return np.concatenate(ids), np.concatenate(dense), np.concatenate(label)
+
+    def positives(self, rows: slice) -> int:
+        """How many of some consecutive rows have label 1; reads no other column."""
+        return sum(int(label.sum()) for _, _, label in self._parts(rows))
+
+    def _parts(self, rows: slice) -> Iterator[Columns]:
+        """Consecutive rows as they lie in the blocks."""
+        start, stop, _ = rows.indices(len(self))
+        block = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            first = int(self._starts[block])
+            end = min(stop, int(self._starts[block + 1]))
+            yield _cut(self._blocks[block], start - first, end - first)
+            start, block = end, block + 1
+
+
+class MappedRows:
+    """Rows with other ids.
+
+    Args:
+        rows: the rows.
+        places: int32 [N], the new id of each old one.
+    """
+
+    def __init__(self, rows: RowSource, places: np.ndarray) -> None:
+        self.rows, self.places = rows, places
+
+    def __getitem__(self, rows: slice) -> Columns:
+        ids, dense, label = self.rows[rows]
+        return self.places[ids], dense, label
 
 
 def _matrix(lists: pa.Array) -> np.ndarray:

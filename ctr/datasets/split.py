@@ -70,6 +70,17 @@ def listed(days: list[Day]) -> str:
     return ", ".join(map(str, found)) or "none: this log names no days, use dataset.test_fraction"
 
 
+def first_rows(ranges: list[Range], rows: int) -> tuple[list[Range], list[Range]]:
+    """The first so many rows of some ranges, and the rest."""
+    before, after = [], []
+    for start, stop in ranges:
+        middle = min(start + rows, stop)
+        rows -= middle - start
+        before.append((start, middle))
+        after.append((middle, stop))
+    return [part for part in before if part[0] < part[1]], [part for part in after if part[0] < part[1]]
+
+
 def days_of(ranges: list[Range], days: list[Day]) -> np.ndarray | None:
     """The day (YYYYMMDD) of each row of some ranges, in their order, int32 [n]; None where the log names no days."""
     if not days:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctr.datasets.rows import Rows
+from ctr.datasets.rows import RowSource
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class RowStream:
         batch_size: rows per batch; the last batch of the pass may be smaller. Batches cross ranges.
     """
 
-    def __init__(self, rows: Rows, ranges: Sequence[tuple[int, int]], batch_size: int) -> None:
+    def __init__(self, rows: RowSource, ranges: Sequence[tuple[int, int]], batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1")
         self.rows, self.ranges, self.batch_size = rows, list(ranges), batch_size

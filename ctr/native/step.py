@@ -278,7 +278,7 @@ class NativeStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` gave; ValueError if it is another backend's or of another size."""
+        """Takes up what :meth:`state_dict` gave, by copying; ValueError if it is not one of this kind and size."""
         if state.get("backend") != "native" or state["table"].shape != self._table.shape:
             raise ValueError("this state is not one of the compiled step for a table of this size; try backend=torch")
         self.steps = state["steps"]

@@ -103,18 +103,4 @@ void gemm(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* 
     }
 }
 
-inline void put(float* c, Vec v, int count) {
-    if (count == LANES)
-        store(c, v);
-    else
-        std::memcpy(c, &v, std::size_t(count) * sizeof(float));
-}
-
-inline void add(float* c, Vec v, int count) {
-    if (count == LANES)
-        store(c, load(c) + v);
-    else
-        for (int i = 0; i < count; ++i) c[i] += v[i];
-}
-
 }  // namespace ctr

@@ -8,31 +8,8 @@ namespace {
 
 float dot(const float* a, const float* b, int n) {
     Vec s = {};
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) s += load(a + i) * load(b + i);
-    float rest = 0;
-    for (; i < n; ++i) rest += a[i] * b[i];
-    return sum(s) + rest;
-}
-
-template <class T>
-T get(const float* p) {
-    T v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
-
-template <class T>
-void set(float* p, T v) {
-    std::memcpy(p, &v, sizeof v);
-}
-
-// body(Vec, c) for whole vectors of n floats, body(float, c) for the rest: where the compiler would see aliases.
-template <class Body>
-void each(int n, const Body& body) {
-    int c = 0;
-    for (; c + LANES <= n; c += LANES) body(Vec{}, c);
-    for (; c < n; ++c) body(0.0F, c);
+    each(n, [&](int c, int count) { s += load(a + c, count) * load(b + c, count); });
+    return sum(s);
 }
 
 // y += a * x
@@ -63,7 +40,7 @@ void linear_forward(const Layer& l, const float* params, const Packed& packed, S
                         const std::int64_t word = s.bits[r * s.words + l.bits + c / 64] >> (c % 64);
                         v = ((IntVec{} + std::int32_t(word)) & lane_bits) != 0 ? v + v : Vec{};
                     }
-                    put(out + r * s.ld + c, v, count);
+                    store(out + r * s.ld + c, v, count);
                 });
 }
 
@@ -85,16 +62,16 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     float* dw = s.dparams.data() + l.weight;
     for (int j = 0; j * PANEL < l.in_width; ++j) pack_rows(x, s.ld, s.rows, l.in_width, j, s.packed.data());
     gemm<true>(l.out_width, l.in_width, s.rows, dy, s.ld, s.packed.data(),
-               [&](int r, int c, Vec v, int count) { put(dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
+               [&](int r, int c, Vec v, int count) { store(dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
     float* dx = s.dx.data() + l.in;
     const auto through = [&](auto keep) {
         gemm<false>(s.rows, l.in_width, l.out_width, dy, s.ld, packed.backward.data(),
                     [&](int r, int c, Vec v, int count) { keep(dx + r * s.ld + c, v, count); });
     };
     if (l.add)
-        through([](float* c, Vec v, int count) { add(c, v, count); });
+        through([](float* c, Vec v, int count) { store(c, load(c, count) + v, count); });
     else
-        through([](float* c, Vec v, int count) { put(c, v, count); });
+        through([](float* c, Vec v, int count) { store(c, v, count); });
 }
 
 // ---- cross layers: x_{l+1} = x_l + b_l + x_0 (x_l . w_l) ---------------------------------------------------------
@@ -109,44 +86,44 @@ void cross_forward(const Layer& l, const float* params, Share& s) {
     const int n = l.in_width;
     for (int r = 0; r < s.rows; ++r) {
         float* row = s.x.data() + r * s.ld;
-        const float* __restrict x0 = row + l.in;
+        const float* x0 = row + l.in;
         for (int i = 0; i < l.extra; ++i) {
             const float* x = row + cross_column(l, i);
-            const float* __restrict b = params + l.bias + i * n;
-            float* __restrict y = row + cross_column(l, i + 1);
+            const float* b = params + l.bias + i * n;
+            float* y = row + cross_column(l, i + 1);
             const float product = dot(x, params + l.weight + i * n, n);
-            for (int c = 0; c < n; ++c) y[c] = x[c] + b[c] + x0[c] * product;
+            each(n, [&](int c, int count) {
+                store(y + c, load(x + c, count) + load(b + c, count) + load(x0 + c, count) * product, count);
+            });
         }
     }
 }
 
 void cross_backward(const Layer& l, const float* params, Share& s) {
     const int n = l.in_width;
-    std::vector<float> room(2 * l.in_width);
-    float *g = room.data(), *dx0 = g + n;
     for (int r = 0; r < s.rows; ++r) {
         const float* row = s.x.data() + r * s.ld;
         const float* x0 = row + l.in;
         float* drow = s.dx.data() + r * s.ld;
-        std::memcpy(g, drow + l.out, std::size_t(n) * sizeof(float));
-        std::memset(dx0, 0, std::size_t(n) * sizeof(float));
+        float *g = drow + l.out, *dx = drow + l.in;  // g goes from the layer's output back to its input
         for (int i = l.extra - 1; i >= 0; --i) {
             const float* x = row + cross_column(l, i);
             const float* w = params + l.weight + i * n;
             float* dw = s.dparams.data() + l.weight + i * n;
             float* db = s.dparams.data() + l.bias + i * n;
             const float product = dot(x, w, n), dproduct = dot(g, x0, n);
-            each(n, [&](auto type, int c) {
-                using T = decltype(type);
-                const T gc = get<T>(g + c);
-                set(db + c, get<T>(db + c) + gc);
-                set(dw + c, get<T>(dw + c) + dproduct * get<T>(x + c));
-                set(dx0 + c, get<T>(dx0 + c) + product * gc);
-                set(g + c, gc + dproduct * get<T>(w + c));
+            const bool keep = l.add || i < l.extra - 1;
+            each(n, [&](int c, int count) {
+                const Vec gc = load(g + c, count);
+                store(db + c, load(db + c, count) + gc, count);
+                store(dw + c, load(dw + c, count) + dproduct * load(x + c, count), count);
+                const Vec through = gc + dproduct * load(w + c, count);
+                // The first layer's input is x0 itself.
+                const Vec more = product * gc + (i == 0 ? through : Vec{});
+                store(dx + c, keep ? load(dx + c, count) + more : more, count);
+                store(g + c, through, count);
             });
         }
-        float* __restrict dx = drow + l.in;
-        for (int c = 0; c < n; ++c) dx[c] = (l.add ? dx[c] : 0.0F) + g[c] + dx0[c];
     }
 }
 
@@ -236,7 +213,7 @@ void pairs_weights(const Layer& l, Share& s) {
         }
         float* dw = s.dparams.data() + l.weight + std::ptrdiff_t(p) * dim;
         gemm<true>(dim, width, s.rows, s.x.data() + l.in + i * dim, s.ld, s.packed.data(),
-                   [&](int r, int c, Vec v, int count) { put(dw + r * step + c, v, count); });
+                   [&](int r, int c, Vec v, int count) { store(dw + r * step + c, v, count); });
         p += others;
     }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -59,14 +60,18 @@ class Pool {
         }
     }
 
-    // Watches for some microseconds, about what a wake-up costs, then sleeps: a spinning thread takes a core from others.
+    // Watches for a while, then sleeps: a wake-up costs 50 us and more in a virtual machine, and between two steps or at
+    // a barrier it is rarely longer than that; a thread that went on spinning would take a core from others.
     static void wait(const std::atomic<unsigned>& value, unsigned old) {
-        for (int i = 0; i < 2000; ++i) {
-            if (value.load(std::memory_order_acquire) != old) return;
+        const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(200);
+        do {
+            for (int i = 0; i < 32; ++i) {
+                if (value.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__)
-            __builtin_ia32_pause();
+                __builtin_ia32_pause();
 #endif
-        }
+            }
+        } while (std::chrono::steady_clock::now() < end);
         value.wait(old, std::memory_order_acquire);
     }
 

@@ -111,28 +111,33 @@ std::int64_t first_bad_id(const Table& table, const std::int32_t* ids, std::int6
     return -1;
 }
 
-void RowUpdate::find(const Table& table, const std::int32_t* ids, int n, int thread, int threads) {
+void Sorted::sort(const std::int32_t* ids, int first, int last, int threads) {
+    positions_.resize(std::size_t(threads));
+    for (auto& owned : positions_) owned.clear();
+    for (int k = first; k < last; ++k) positions_[std::size_t(owner_of(hash_of(ids[k]), threads))].push_back(k);
+}
+
+void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner) {
+    std::size_t n = 0;
+    for (const Sorted& share : batch) n += share.of(owner).size();
     int bits = 4;
-    while ((1 << bits) < 2 * n) ++bits;
+    while ((std::size_t(1) << bits) < 2 * n) ++bits;
     if (slots_.size() < std::size_t(1) << bits) slots_.assign(std::size_t(1) << bits, -1);
     const std::uint32_t mask = (1U << bits) - 1;
     unique_.clear();
     used_.clear();
-    occurrence_.clear();
     place_.clear();
-    for (int k = 0; k < n; ++k) {
-        const std::uint64_t hash = std::uint64_t(std::uint32_t(ids[k])) * 0x9E3779B97F4A7C15U;
-        if (int(((hash >> 40) & 0xFF) * std::uint64_t(threads) >> 8) != thread) continue;
-        std::uint32_t slot = std::uint32_t(hash >> 16) & mask;
-        while (slots_[slot] >= 0 && unique_[std::size_t(slots_[slot])] != ids[k]) slot = (slot + 1) & mask;
-        if (slots_[slot] < 0) {
-            slots_[slot] = std::int32_t(unique_.size());
-            used_.push_back(slot);
-            unique_.push_back(ids[k]);
+    for (const Sorted& share : batch)
+        for (const std::int32_t k : share.of(owner)) {
+            std::uint32_t slot = std::uint32_t(hash_of(ids[k]) >> 16) & mask;
+            while (slots_[slot] >= 0 && unique_[std::size_t(slots_[slot])] != ids[k]) slot = (slot + 1) & mask;
+            if (slots_[slot] < 0) {
+                slots_[slot] = std::int32_t(unique_.size());
+                used_.push_back(slot);
+                unique_.push_back(ids[k]);
+            }
+            place_.push_back(slots_[slot]);
         }
-        occurrence_.push_back(k);
-        place_.push_back(slots_[slot]);
-    }
     for (const std::uint32_t slot : used_) slots_[slot] = -1;
     for (std::size_t k = 0; k < unique_.size() && k < std::size_t(AHEAD); ++k)
         prefetch(row_of(table, unique_[k]), table.stride);

@@ -43,36 +43,53 @@ void gather(const Table& table, const std::int32_t* ids, int n, int fields, floa
 // Position of the first id that is out of range, or -1.
 std::int64_t first_bad_id(const Table& table, const std::int32_t* ids, std::int64_t n);
 
-// One thread's part of the rows of a batch: those whose id hashes to it.
-class RowUpdate {
+// The owner of a row: the thread that updates it.
+inline std::uint64_t hash_of(std::int32_t id) { return std::uint64_t(std::uint32_t(id)) * 0x9E3779B97F4A7C15U; }
+inline int owner_of(std::uint64_t hash, int threads) { return int(((hash >> 40) & 0xFF) * std::uint64_t(threads) >> 8); }
+
+// One thread's share of a batch's ids, by owner: positions in the batch, ascending.
+class Sorted {
   public:
-    // gradient(k) points to the gradient of ids[k]; they are summed in the order of the batch.
-    template <class Gradient>
-    void run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids, int n,
-             int thread, int threads, const Gradient& gradient);
+    void sort(const std::int32_t* ids, int first, int last, int threads);
+    const std::vector<std::int32_t>& of(int owner) const { return positions_[std::size_t(owner)]; }
 
   private:
-    void find(const Table& table, const std::int32_t* ids, int n, int thread, int threads);
+    std::vector<std::vector<std::int32_t>> positions_;
+};
+
+// The update of the rows that one thread owns.
+class RowUpdate {
+  public:
+    // `batch`: all shares of the ids, in order. gradient(k) points to the gradient of ids[k]; those of a row are summed in
+    // the order of the batch.
+    template <class Gradient>
+    void run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids,
+             const std::vector<Sorted>& batch, int owner, const Gradient& gradient);
+
+  private:
+    void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
     void apply(const Table& table, const RowOptions& options, const Root* history);
 
     std::vector<std::int32_t> slots_;     // position in unique_ or -1; all -1 between the runs
     std::vector<std::uint32_t> used_;     // the slots in use
     std::vector<std::int32_t> unique_;    // ids in order of first appearance
-    std::vector<std::int32_t> occurrence_, place_;  // ids[occurrence] belongs to unique_[place]
+    std::vector<std::int32_t> place_;     // the next id of the batch belongs to unique_[place]
     std::vector<float> sum_;              // gradients [unique, dim]
 };
 
 template <class Gradient>
-void RowUpdate::run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids, int n,
-                    int thread, int threads, const Gradient& gradient) {
-    find(table, ids, n, thread, threads);
+void RowUpdate::run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids,
+                    const std::vector<Sorted>& batch, int owner, const Gradient& gradient) {
+    find(table, ids, batch, owner);
     const int dim = table.dim;
     sum_.assign(unique_.size() * std::size_t(dim), 0.0F);
-    for (std::size_t k = 0; k < occurrence_.size(); ++k) {
-        const float* g = gradient(occurrence_[k]);
-        float* to = sum_.data() + std::ptrdiff_t(place_[k]) * dim;
-        for (int i = 0; i < dim; ++i) to[i] += g[i];
-    }
+    const std::int32_t* place = place_.data();
+    for (const Sorted& share : batch)
+        for (const std::int32_t k : share.of(owner)) {
+            const float* g = gradient(k);
+            float* to = sum_.data() + std::ptrdiff_t(*place++) * dim;
+            for (int i = 0; i < dim; ++i) to[i] += g[i];
+        }
     apply(table, options, history);
 }
 

@@ -33,7 +33,7 @@ class Step {
   public:
     Step(const Layer* layers, int count, int fields, int dense, int dense_at, int width, int params, int threads)
         : layers_(layers, layers + count), packed_(std::size_t(count)), shares_(std::size_t(threads)),
-          updates_(std::size_t(threads)), fields_(fields), dense_(dense), dense_at_(dense_at),
+          sorted_(std::size_t(threads)), updates_(std::size_t(threads)), fields_(fields), dense_(dense), dense_at_(dense_at),
           ld_(round_up(width, LANES) + LANES), pool_(threads) {
         for (std::size_t i = 0; i < layers_.size(); ++i) {
             const Layer& l = layers_[i];
@@ -53,11 +53,12 @@ class Step {
                        const NetOptions& net, const Params& params, double* loss) {
         const std::int64_t bad = first_bad_id(table, batch.ids, std::int64_t(batch.rows) * fields_);
         if (bad >= 0) return bad;
-        const int threads = pool_.threads();
         divide(batch, true);
         pool_.run([&](int t) {
             Share& s = shares_[std::size_t(t)];
             pass_forward(batch, table, params.value, t, false);
+            const int first = std::min(t * share_size(batch.rows), batch.rows);
+            sorted_[std::size_t(t)].sort(batch.ids, first * fields_, (first + s.rows) * fields_, pool_.threads());
             std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
             for (std::size_t i = layers_.size(); i-- > 0 && s.rows;) backward(layers_[i], params.value, packed_[i], s);
             pool_.barrier();
@@ -66,7 +67,7 @@ class Step {
             if (t == 0) *loss = total / batch.rows;
             if (!std::isfinite(total)) return;
             const int block = share_size(batch.rows);
-            updates_[std::size_t(t)].run(table, rows, history, batch.ids, batch.rows * fields_, t, threads, [&](int k) {
+            updates_[std::size_t(t)].run(table, rows, history, batch.ids, sorted_, t, [&](int k) {
                 const int row = k / fields_, field = k % fields_;
                 const Share& from = shares_[std::size_t(row / block)];
                 return from.dx.data() + (row % block) * ld_ + field * table.dim;
@@ -148,6 +149,7 @@ class Step {
     std::vector<Layer> layers_;
     std::vector<Packed> packed_;
     std::vector<Share> shares_;
+    std::vector<Sorted> sorted_;
     std::vector<RowUpdate> updates_;
     const int fields_, dense_, dense_at_;
     const std::ptrdiff_t ld_;

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 namespace ctr {
 
 #if defined(__AVX512F__)
@@ -20,6 +24,36 @@ typedef float Vec __attribute__((vector_size(LANES * sizeof(float)), aligned(siz
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
+
+// The first `count` lanes alone: the others read as zero and are not written.
+inline Vec load(const float* p, int count) {
+    if (count == LANES) return load(p);
+#if defined(__AVX512F__)
+    return Vec(_mm512_maskz_loadu_ps(__mmask16((1U << count) - 1), p));
+#else
+    Vec v = {};
+    std::memcpy(&v, p, std::size_t(count) * sizeof(float));
+    return v;
+#endif
+}
+
+inline void store(float* p, Vec v, int count) {
+    if (count == LANES) return store(p, v);
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, __mmask16((1U << count) - 1), __m512(v));
+#else
+    std::memcpy(p, &v, std::size_t(count) * sizeof(float));
+#endif
+}
+
+// body(c, count) for every LANES columns of n.
+template <class Body>
+inline void each(int n, const Body& body) {
+    int c = 0;
+    for (; c + LANES <= n; c += LANES) body(c, LANES);
+    if (c < n) body(c, n - c);
+}
+
 inline Vec splat(float x) { return Vec{} + x; }
 
 inline float sum(Vec v) {

@@ -1,0 +1,110 @@
+"""Magnitude pruning with fine-tuning, the baseline of the paper (section 4.2): the best rows stay, others become 0.
+
+Its three steps: train on the first part of the stream and keep the N best rows; fine-tune on the rest, where pruned
+rows may come back and new ones appear; keep the N best again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ctr.errors import CtrError
+from ctr.metrics import alive_rows
+from ctr.models import FeatureEmbedding
+from ctr.optim import GroupOptimizer
+from ctr.optim.core import CHUNK
+
+Score = Literal["norm", "effect"]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How one run is pruned.
+
+    Attributes:
+        feature_rate: R, the share of the features present in training that stays, over 0 and at most 1.
+        finetune: K, the share of the training stream, at its end, that is trained on after the first pruning; in
+            [0, 1). With 0 there is one pruning, after the whole stream.
+        score: what rows are ranked by, see :func:`prune_`.
+    """
+
+    feature_rate: float
+    finetune: float = 0.0
+    score: Score = "norm"
+
+    def count(self, present: int) -> int:
+        """N, the number of rows that stay, of so many features present in the training data of the whole run."""
+        return round(self.feature_rate * present)
+
+    def first_phase(self, num_batches: int) -> int:
+        """Steps before the first pruning: (1 - K) of the pass, rounded to a whole batch."""
+        return round((1 - self.finetune) * num_batches)
+
+
+@torch.no_grad()
+def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, score: Score = "norm") -> int:
+    """Sets all rows that training has touched to exactly zero, but for the ``count`` best.
+
+    A row that is zero already is never among those that stay, so that fewer may stay. Of equal rows the one with the
+    lower id stays. Rows that training has not touched keep their initial values: they are not in the model yet.
+
+    A pruned row has z = 0 as well: these optimizers derive w from z, and w = 0 alone would come back whole at the next
+    touch. With z = 0 the next touch is the plain optimizer's step from w = 0. The moments m and v stay as they are, as
+    in any PyTorch program that sets ``weight.data`` to zero.
+
+    Args:
+        embedding: the table, [N, d].
+        optimizer: that of the table, all lambdas 0.
+        count: how many rows stay.
+        score: ``"norm"`` ranks by ||w||; ``"effect"`` by ||D w||, D the row's adaptive denominator. Without lambdas
+            that is ||z||, by which the grouped optimizer with ``norm="s"`` would rank.
+
+    Returns:
+        How many rows stay.
+
+    Raises:
+        CtrError: a weight is NaN; nothing has been changed.
+    """
+    weight, z = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)["z"]
+    alive = alive_rows(weight, embedding.seen)
+    # A chunk at a time: a table of tens of millions of rows must not be copied.
+    ranked = (weight if score == "norm" else z).split(CHUNK)
+    ranks = torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in ranked]).masked_fill_(~alive, -1)
+    if bool(ranks.isnan().any()):
+        raise CtrError("an embedding row is NaN and cannot be ranked for pruning; lower the learning rate")
+    keep = top_rows(ranks, count)
+    for table in (weight, z):
+        for rows, drop in zip(table.split(CHUNK), (embedding.seen & ~keep).split(CHUNK), strict=True):
+            rows.masked_fill_(drop.unsqueeze(1), 0)
+    return int(keep.sum())
+
+
+def top_rows(ranks: Tensor, count: int) -> Tensor:
+    """Which rows have the ``count`` highest ranks, bool [N]; of equal ranks the first ones.
+
+    Args:
+        ranks: float [N]; a negative rank never wins.
+        count: at most so many rows win.
+    """
+    eligible = ranks >= 0
+    candidates = ranks[eligible]
+    if count >= len(candidates):
+        return eligible
+    if count < 1:
+        return torch.zeros_like(eligible)
+    edge = candidates.kthvalue(len(candidates) - count + 1).values
+    keep = ranks > edge
+    ties = (ranks == edge).nonzero().squeeze(1)
+    keep[ties[: count - int(keep.sum())]] = True
+    return keep
+
+
+@torch.no_grad()
+def clear_row_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, row: int) -> None:
+    """Sets one row to exactly zero, as :func:`prune_` does."""
+    embedding.weight[row] = 0
+    optimizer.ensure_state(embedding.weight)["z"][row] = 0

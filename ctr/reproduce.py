@@ -1,0 +1,203 @@
+"""One table or figure of the paper: ``python -m ctr.reproduce study=table2 dataset=criteo dataset.raw=PATH seeds=3``.
+
+Runs what the study asks for in parallel, leaves its tables and figures in a folder and a report in MLflow. Keys and
+their defaults stand in ``configs/reproduce.yaml``; ``--help`` lists them.
+"""
+
+from __future__ import annotations
+
+import ctr.environment  # before torch
+
+# isort: split
+
+import os
+from dataclasses import replace
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+import ctr.config
+from ctr.cli import ArgumentError, report_failure, run_command
+from ctr.config import ReproduceConfig
+from ctr.errors import CtrError
+from ctr.files import atomic_folder, atomic_write_text
+from ctr.tracking import SQLITE, flatten
+
+if TYPE_CHECKING:
+    from ctr.studies.options import Findings, Options, Study
+    from ctr.studies.runner import Runner
+
+TRAIN_JOBS = "ctr.train:jobs"
+SERVER = "http://127.0.0.1:5000"  # of make dashboard
+
+
+def seeds_of(value: object) -> list[int]:
+    """``seeds=3`` is 0, 1, 2; a list is taken as it is."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return list(range(value))
+    if isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value):
+        if len(set(value)) == len(value):
+            return value
+    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list of different ones: [4,7]")
+
+
+def lr_of(value: object) -> Literal["auto", "paper"] | float:
+    if value in ("auto", "paper"):
+        return cast(Literal["auto", "paper"], value)
+    if isinstance(value, int | float) and value > 0:
+        return float(value)
+    raise ArgumentError(f"lr={value}; expected auto, paper or a number above 0")
+
+
+def options_of(config: ReproduceConfig, given: list[str]) -> Options:
+    """What the study is run on.
+
+    Args:
+        config: as composed.
+        given: keys of the command line; those of ``dataset`` and ``model`` go on to every run.
+
+    Raises:
+        ArgumentError: a value that cannot work.
+    """
+    from ctr.studies.options import Options
+
+    values = ctr.config.plain_dict(config)
+    names = [key.lstrip("+") for key in given]
+    chosen = [name for name in names if name.startswith(("dataset.", "model."))]
+    common = {name: reduce(getitem, name.split("."), values) for name in chosen}
+    common.update(flatten(values["train"]))
+    for name in ("lambda21", "lambda1", "lambda2", "finetune", "lrs", "dims", "scores", "steps"):
+        if not values[name]:
+            raise ArgumentError(f"{name}=[]; expected at least one value")
+    return Options(
+        dataset=values["dataset"]["name"],
+        model=values["model"]["name"],
+        seeds=seeds_of(values["seeds"]),
+        lambda21=values["lambda21"],
+        lambda1=values["lambda1"],
+        lambda2=values["lambda2"],
+        finetune=values["finetune"],
+        lrs=values["lrs"],
+        dims=values["dims"],
+        scores=values["scores"],
+        select=values["select"],
+        lr=lr_of(values["lr"]),
+        steps=values["steps"],
+        common=common,
+    )
+
+
+def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = None) -> None:
+    """A study from its options to its folder and its report.
+
+    Args:
+        config: as composed.
+        given: keys of the command line.
+        study: what to run; None for the one that the configuration names.
+
+    Raises:
+        ArgumentError: a value that cannot work; nothing was run then.
+        CtrError: runs failed; the rest of the study is done.
+    """
+    if config.workers is not None and config.workers < 1:
+        raise ArgumentError(f"workers={config.workers}; expected at least 1")
+    options = options_of(config, given)
+    from ctr.run import check  # torch: seconds that --help does not need
+    from ctr.store import Store
+    from ctr.studies.registry import STUDIES
+    from ctr.studies.runner import Runner
+    from ctr.train import passes
+
+    runner = Runner(
+        Store(Path(config.jobs)),
+        config.workers or len(os.sched_getaffinity(0)),
+        always={"threads": 1, **_tracking(config)},
+        tags={"study": config.name},
+        function=TRAIN_JOBS,
+        passes=passes,
+        check=check,
+    )
+    folder = Path(config.folder)
+    with runner:
+        try:
+            findings = (study or STUDIES[config.name])(runner.ask, options)
+            if config.name == "table5":
+                _record_rates(runner, options, findings)
+        except CtrError as error:
+            if not runner.failures or isinstance(error, ArgumentError):
+                raise
+            raise CtrError(f"{error}; {_failures(runner)}") from error
+    _write(findings, runner, folder, f"{config.name} on {options.dataset}")
+    print(findings.text)
+    print(f"  {'written to':<17} {os.path.relpath(folder)}")
+    if config.tracking.name == "mlflow":
+        _publish(config, findings, folder)
+    if runner.failures:
+        raise CtrError(_failures(runner))
+
+
+def _tracking(config: ReproduceConfig) -> dict[str, object]:
+    """The overrides that track the runs as the study is."""
+    tracking = config.tracking
+    if tracking.name == "none":
+        return {"tracking": "none"}
+    return {"tracking": tracking.name, "tracking.uri": tracking.uri, "tracking.experiment": tracking.experiment}
+
+
+def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
+    """Keeps table 5's choices beside the data, where ``opt.lr=auto`` of `ctr.train` looks."""
+    from ctr.studies.rates import learning_rate
+
+    auto = replace(options, lr="auto")
+    for opt in dict.fromkeys(findings.runs["opt"]):
+        runner.record_rate(
+            {"dataset": options.dataset, "model": options.model, **options.common, "opt": opt},
+            learning_rate(runner.ask, auto, opt),
+        )
+
+
+def _failures(runner: Runner) -> str:
+    failed = [f"{error} ({os.path.relpath(log)})" for log, error in runner.failures.items()]
+    return f"{len(failed)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
+
+
+def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:
+    from ctr.studies.report import write
+
+    with atomic_folder(folder) as tmp:
+        atomic_write_text(tmp / "commands.txt", "".join(f"{line}\n" for line in runner.commands.values()))
+        write(findings, tmp, title)
+
+
+def _publish(config: ReproduceConfig, findings: Findings, folder: Path) -> None:
+    from ctr.studies.report import publish
+
+    uri = config.tracking.uri
+    links = publish(findings, folder, uri, config.tracking.experiment, config.name, config.dataset.name)
+    local = uri.startswith(SQLITE)
+    at = links.at(SERVER if local else uri)
+    print(f"  {'dashboard':<17} {at.dashboard}{'  (make dashboard starts the server)' if local else ''}")
+    print(f"  {'report':<17} {at.report}")
+
+
+ctr.config.register()
+
+
+@hydra.main(config_path="pkg://ctr.conf", config_name="reproduce", version_base="1.3")
+def main(config: DictConfig) -> None:
+    try:
+        ctr.config.refuse_unknown(config, ReproduceConfig)
+        given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
+        reproduce(cast(ReproduceConfig, config), given)
+    except (Exception, KeyboardInterrupt) as error:
+        report_failure(error)
+        raise
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,121 @@
+"""A ready-made view of a study's runs in MLflow: charts, grouping and filter, opened by a link.
+
+MLflow's interface keeps such a view ("Save as new view") as a tag of the experiment. Its content is documented nowhere:
+written here is what the interface of MLflow 3.17 itself saves and loads: a name and times around a compressed state. A
+test looks at the charts in a browser. Another version gets no such view, and says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+import zlib
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+SUPPORTED = ("3.17",)  # major and minor versions of MLflow whose interface is known to open the view
+TAG = "mlflow.sharedViewState."
+
+log = logging.getLogger("ctr")
+
+
+def create(client: MlflowClient, experiment_id: str, study: str, dataset: str) -> str:
+    """Writes the view of a study, anew if there is one; returns its `address`.
+
+    With an MLflow other than `SUPPORTED` nothing is written, and a warning says so.
+    """
+    import mlflow
+
+    if not _supported():
+        log.warning(
+            "MLflow %s: the ready-made dashboard is made for %s alone; the link shows the study's runs without it",
+            mlflow.__version__,
+            ", ".join(SUPPORTED),
+        )
+        return address(experiment_id, study, dataset)
+    now = int(time.time() * 1000)
+    compressed = base64.b64encode(zlib.compress(json.dumps(state(study, dataset)).encode())).decode()
+    envelope = {"name": f"{study} on {dataset}", "createdAt": now, "updatedAt": now, "state": f"deflate;{compressed}"}
+    client.set_experiment_tag(experiment_id, TAG + _key(study, dataset), json.dumps(envelope))
+    return address(experiment_id, study, dataset)
+
+
+def address(experiment_id: str, study: str, dataset: str) -> str:
+    """Where a study's view is, relative to the server's root; with an MLflow other than `SUPPORTED`, the study's runs
+    in the charts that MLflow chooses."""
+    runs = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    if _supported():
+        return f"{runs}&viewStateShareKey={quote(_key(study, dataset))}"
+    return f"{runs}&searchFilter={quote(run_filter(study, dataset))}"
+
+
+def _supported() -> bool:
+    import mlflow
+
+    return ".".join(mlflow.__version__.split(".")[:2]) in SUPPORTED
+
+
+def _key(study: str, dataset: str) -> str:
+    return f"{study}-{dataset}"
+
+
+def run_filter(study: str, dataset: str) -> str:
+    """The study's finished runs; a report has no AUC of its own."""
+    return f"tags.study LIKE '%{study}%' AND tags.dataset = '{dataset}' AND metrics.auc > 0"
+
+
+def state(study: str, dataset: str) -> dict[str, Any]:
+    """What the interface is to show: every run, whatever their number, in the colour of its method."""
+    rate = {"key": "log10_feature_rate", "type": "METRIC"}
+    auc = {"key": "auc", "type": "METRIC"}
+    charts: list[dict[str, Any]] = [
+        {"type": "SCATTER", "xaxis": rate, "yaxis": auc},
+        {  # of the runs that have all of these: plain optimizers have no lambda21
+            "type": "PARALLEL",
+            "selectedParams": ["opt.name", "opt.lambda21"],
+            "selectedMetrics": ["log10_feature_rate", "auc"],
+            "showAllRuns": True,
+        },
+        {
+            "type": "PARALLEL",
+            "selectedParams": ["opt.name"],
+            "selectedMetrics": ["log10_feature_rate", "auc", "logloss"],
+            "showAllRuns": True,
+        },
+    ]
+    shown = {"metricSectionId": "study", "runsCountToCompare": 100, "deleted": False, "isGenerated": False}
+    sections = [
+        {"uuid": "study", "name": f"{study} on {dataset}", "display": True, "columns": 2, "cardHeight": 480},
+        {"uuid": "metrics", "name": "Model metrics", "display": False},  # MLflow adds a chart per metric to this one
+    ]
+    return {
+        "searchFilter": run_filter(study, dataset),
+        "orderByKey": "metrics.`auc`",
+        "orderByAsc": False,
+        "selectedColumns": [
+            *(f"tags.`{name}`" for name in ("method", "seed")),
+            *(f"params.`{name}`" for name in ("opt.lambda21", "opt.lr")),
+            *(f"metrics.`{name}`" for name in ("auc", "feature_rate")),
+        ],
+        "runsHiddenMode": "SHOW_ALL",  # else the first ten
+        "compareRunCharts": [{"uuid": f"chart{i}", **chart, **shown} for i, chart in enumerate(charts)],
+        "compareRunSections": [
+            {**section, "isReordered": False, "deleted": False, "isGenerated": False} for section in sections
+        ],
+        "isAccordionReordered": True,  # keep this order
+        # The list is folded by method and lambda21, over the seeds; the charts show the single runs.
+        "groupBy": {
+            "aggregateFunction": "average",
+            "groupByKeys": [
+                {"mode": "tag", "groupByData": "method"},
+                {"mode": "param", "groupByData": "opt.lambda21"},
+            ],
+        },
+        "useGroupedValuesInCharts": False,
+        "hideEmptyCharts": True,
+    }

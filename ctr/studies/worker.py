@@ -1,0 +1,139 @@
+"""A worker process: runs the families that `ctr.studies.runner` sends it, one after the other, until the runner closes
+the connection or is no more.
+"""
+
+from __future__ import annotations
+
+import ctr.environment  # before torch
+
+# isort: split
+
+import importlib
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from filelock import Timeout
+
+from ctr.cli import Terminated, message
+from ctr.config import TrainConfig
+from ctr.store import LOG, RESULT, Store
+
+RunFamily = Callable[[Sequence[TrainConfig], Sequence[Path], Callable[[int], None]], "list[BaseException | None]"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A family to run: the jobs' keys and configurations.
+
+    With ``wait`` a job that another process runs just now is waited for; else it is handed back as busy.
+    """
+
+    keys: list[str]
+    configs: list[TrainConfig]
+    wait: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """How an order ended: error by key (one line) of the jobs that failed, and the keys that were busy."""
+
+    errors: dict[str, str]
+    busy: list[str]
+
+
+def serve(connection: Connection, run: RunFamily, store: Store) -> None:
+    """Answers each `Order` with numbers of rows as they are done, and a `Done`."""
+    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
+    while True:
+        connection.send(_execute(orders.get(), connection.send, run, store))
+
+
+def _receive(connection: Connection, orders: queue.SimpleQueue[Order]) -> None:
+    """Takes orders; ends this process when the runner is no more, killed for example, also amid a family."""
+    try:
+        while True:
+            orders.put(connection.recv())
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store: Store) -> Done:
+    with ExitStack() as held:
+        mine: list[tuple[str, TrainConfig]] = []
+        busy = []
+        # In the order of their names: two that wait for each other's jobs must not wait for ever.
+        for key, config in sorted(zip(order.keys, order.configs, strict=True), key=lambda job: job[0]):
+            try:
+                held.enter_context(store.lock(key).acquire(timeout=-1 if order.wait else 0))
+            except Timeout:
+                busy.append(key)
+                continue
+            if store.result(key) is None:  # another process may have finished it meanwhile
+                mine.append((key, config))
+        if not mine:
+            return Done({}, busy)
+        folders = [store.folder(key) for key, _ in mine]
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+            folder.mkdir(parents=True)
+        for (_, config), folder in zip(mine, folders, strict=True):
+            config.run_dir = str(folder)  # composed, it is named by the time at which Hydra started a command
+        with _logged(folders):
+            try:
+                errors = run([config for _, config in mine], folders, on_rows)
+            except Exception as error:
+                errors = [None if (folder / RESULT).exists() else error for folder in folders]
+        failed = {}
+        for (key, _), folder, error in zip(mine, folders, errors, strict=True):
+            if error is not None:
+                failed[key] = message(error)
+                with (folder / LOG).open("a") as file:
+                    traceback.print_exception(error, file=file)
+        return Done(failed, busy)
+
+
+@contextmanager
+def _logged(folders: Sequence[Path]) -> Iterator[None]:
+    """Logs into each folder; what goes to stdout and stderr, of native code too, lands in the first one's log."""
+    root = logging.getLogger()
+    handlers = [logging.FileHandler(folder / LOG) for folder in folders]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+    os.dup2(handlers[0].stream.fileno(), sys.stdout.fileno())
+    os.dup2(handlers[0].stream.fileno(), sys.stderr.fileno())
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def main(descriptor: str, function: str, root: str) -> None:
+    """Serves at an inherited socket; ``function`` is ``module:name`` of a `RunFamily`, ``root`` the store."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's, which then ends its workers
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.getLogger("ctr").setLevel(logging.DEBUG)
+    module, _, name = function.partition(":")
+    try:
+        serve(Connection(int(descriptor)), getattr(importlib.import_module(module), name), Store(Path(root)))
+    except (Terminated, BrokenPipeError):
+        sys.exit(143)

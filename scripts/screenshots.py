@@ -1,0 +1,123 @@
+"""Takes the pictures of README: a study's runs, its dashboard and its report in MLflow, as a person sees them.
+
+    python scripts/screenshots.py --study table2 --dataset criteo                 from mlflow.db into docs/images/
+    python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study fig1 --dataset avazu --out /tmp/pictures
+
+Needs a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on the
+PATH or named by CHROMIUM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr.cli import ArgumentError, run_command
+from ctr.dashboard import serving
+from ctr.errors import CtrError
+from ctr.studies.report import Links, published
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Frame, Page
+
+TIMEOUT = 30_000  # milliseconds until something is to be seen
+
+
+def chromium() -> str:
+    """The path of the system's browser.
+
+    Raises:
+        CtrError: there is none.
+    """
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not found:
+        raise CtrError("no Chromium on the PATH; Debian and Ubuntu: apt-get install chromium. Or name one by CHROMIUM")
+    return found
+
+
+@contextmanager
+def browser(width: int = 1440, height: int = 900, offline: bool = False) -> Iterator[Page]:
+    """A page of a new, headless browser without a past."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Containers have neither the user namespaces that its sandbox wants nor a large /dev/shm.
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        program = playwright.chromium.launch(executable_path=chromium(), args=options)
+        try:
+            context = program.new_context(viewport={"width": width, "height": height}, offline=offline)
+            context.set_default_timeout(TIMEOUT)
+            yield context.new_page()
+        finally:
+            program.close()
+
+
+SCATTER = ".js-plotly-plot .scatterlayer"
+POINTS = f"{SCATTER} .points path"
+
+
+def goto(page: Page, address: str) -> None:
+    """Opens an address of MLflow, its assistant put aside."""
+    page.goto("about:blank")  # else a new part after the # is no new page
+    page.goto(address)
+    aside = page.locator("[data-component-id='mlflow.assistant.chat_panel.close']")
+    page.get_by_text("Model training").first.wait_for()
+    if aside.count():
+        aside.first.click()
+
+
+def open_runs(page: Page, links: Links) -> None:
+    """The list of runs, once it shows the first ones."""
+    goto(page, links.runs)
+    page.get_by_role("link", name="seed").first.wait_for()
+
+
+def open_dashboard(page: Page, links: Links) -> None:
+    """The study's charts, once their points are drawn."""
+    goto(page, links.dashboard)
+    page.locator(POINTS).first.wait_for(state="attached")
+
+
+def open_report(page: Page, links: Links) -> Frame:
+    """The interactive page within MLflow's viewer of artifacts, once its points are drawn; returns its frame."""
+    goto(page, links.page)
+    inside = page.frame_locator("iframe").locator(POINTS).first
+    inside.wait_for(state="attached")
+    frame = inside.element_handle().owner_frame()
+    assert frame is not None
+    return frame
+
+
+def main() -> None:
+    first, _, rest = (__doc__ or "").partition("\n")
+    parser = argparse.ArgumentParser(
+        description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--uri", default="sqlite:///mlflow.db", help="the database (default: %(default)s)")
+    parser.add_argument("--study", required=True, help="table2, fig1, ...")
+    parser.add_argument("--dataset", required=True, help="criteo, avazu, ipinyou, csv")
+    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (default: %(default)s)")
+    options = parser.parse_args()
+    with serving(options.uri, 0) as (server, _):
+        studies = published(options.uri)
+        if (options.study, options.dataset) not in studies:
+            there = ", ".join(f"{study} on {dataset}" for study, dataset in studies) or "none"
+            raise ArgumentError(f"{options.uri}: no report of {options.study} on {options.dataset}; published: {there}")
+        links = studies[options.study, options.dataset].at(server)
+        options.out.mkdir(parents=True, exist_ok=True)
+        with browser() as page:
+            for name, show in {"runs": open_runs, "dashboard": open_dashboard, "report": open_report}.items():
+                show(page, links)
+                page.wait_for_timeout(1500)  # until what slides and fades has come to rest
+                page.screenshot(path=options.out / f"{name}.png")
+                print(options.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,42 @@
+"""What runs a family in the tests of the runner: seconds and figures are made up from the configuration."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctr.errors import CtrError
+from ctr.files import atomic_write_text
+
+
+def jobs(configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int], None]) -> list[BaseException | None]:
+    """Sleeps ``window`` hundredths of a second, then each run ends as its seed says: 13 fails, 99 kills the process."""
+    with Path("calls.jsonl").open("a") as file:
+        file.write(json.dumps({"pid": os.getpid(), "seeds": [config.seed for config in configs]}) + "\n")
+    for _ in range(configs[0].window):
+        time.sleep(0.01)
+        on_rows(1)
+    errors: list[BaseException | None] = []
+    for config, folder in zip(configs, folders, strict=True):
+        if config.seed == 99:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == 13:
+            errors.append(CtrError("the loss is nan"))
+            continue
+        result = {"auc": 0.5 + config.seed / 100, "seed": config.seed, "opt": "of the run", "pid": os.getpid()}
+        result["threads"] = os.environ["OMP_NUM_THREADS"]
+        atomic_write_text(folder / "result.json", json.dumps({**result, "auc_retrained": None, "auc_by_day": {}}))
+        errors.append(None)
+    return errors
+
+
+def passes(configs: Sequence[Any]) -> float:
+    return float(len(configs))
+
+
+def check(config: Any) -> None:
+    if config.seed < 0:
+        raise CtrError("seed")

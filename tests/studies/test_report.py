@@ -1,0 +1,156 @@
+"""What MLflow holds after a study is published."""
+
+import base64
+import json
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from ctr.errors import CtrError
+from ctr.studies import dashboard, page, report
+from ctr.studies.options import Findings
+from tests.studies import invented
+
+
+def search(uri: str, query: str) -> list[Run]:
+    return list(MlflowClient(uri).search_runs(["1"], query))
+
+
+def publish(jobs: pd.DataFrame, uri: str, folder: Path, study: str = "table2") -> report.Links:
+    return report.publish(invented.findings(jobs), folder, uri, "ctr", study, "criteo")
+
+
+def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    done = jobs[jobs["error"].isna()]
+    other = done.assign(data_hash="other data")
+    invented.track(uri, pd.concat([other.head(2), done]))
+    folder = tmp_path / "table2-criteo"
+    folder.mkdir()
+    (folder / "commands.txt").write_text("python -m ctr.train ...\n")
+
+    first = publish(jobs, uri, folder)
+    (run,) = search(uri, "tags.kind = 'report'")
+    names = {"result.csv", "result.md", "runs.csv", "page.html", "fig1.png", "fig1.svg", "commands.txt"}
+    assert {path.name for path in folder.iterdir()} == names
+    assert {artifact.path for artifact in MlflowClient(uri).list_artifacts(run.info.run_id)} == names
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.note.content"] == (folder / "result.md").read_text()
+    assert run.info.run_id in first.report
+    assert len(pd.read_csv(folder / "runs.csv")) == len(jobs)
+
+    marked = search(uri, dashboard.run_filter("table2", "criteo"))
+    assert {run.data.tags["config_hash"] for run in marked} == {*done["config_hash"]}
+    assert {run.data.tags["data_hash"] for run in marked} == {"d0"}
+    looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
+    assert looks == {("group_adam", page.PALETTE[0]), ("adam, pruned by norm", page.PALETTE[1])}
+    assert not caplog.records
+
+    # Another study on some of the runs; then the first one again, on fewer.
+    publish(jobs.head(5), uri, tmp_path / "fig1-criteo", "fig1")
+    second = publish(jobs.head(10), uri, folder)
+    assert len(search(uri, dashboard.run_filter("fig1", "criteo"))) == 5
+    assert len(search(uri, dashboard.run_filter("table2", "criteo"))) == 10
+    assert {run.data.tags["study"] for run in search(uri, "tags.kind = 'report'")} == {"table2", "fig1"}
+    assert len(search(uri, "tags.kind = 'report'")) == 2
+    assert second.report != first.report
+    assert second.dashboard == first.dashboard
+    assert report.published(uri)["table2", "criteo"] == second
+    assert {*report.published(uri)} == {("fig1", "criteo"), ("table2", "criteo")}
+
+
+def test_runs_that_are_not_tracked_are_said_to_be_missing(
+    ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    invented.track(uri, jobs.head(4))
+    publish(jobs, uri, tmp_path / "study")
+    assert "26 of the study's 30 runs are not in this MLflow experiment" in caplog.text
+
+
+def test_a_long_text_is_cut_between_lines() -> None:
+    text = "".join(f"line {i}\n" for i in range(2000))
+    note = report._note(text)
+    assert len(note) < 8000
+    kept, _, said = note.partition("\n\n*")
+    assert text.startswith(kept + "\n")
+    assert "result.md" in said
+    assert report._note("short\n") == "short\n"
+
+
+def test_links_as_addresses() -> None:
+    links = report.Links("/#/r", "/#/d", "/#/report", "/#/p").at("http://127.0.0.1:5000/")
+    assert links == report.Links(*(f"http://127.0.0.1:5000/#/{name}" for name in ("r", "d", "report", "p")))
+
+
+def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> None:
+    client = MlflowClient(invented.database(ready_database, tmp_path))
+    address = dashboard.create(client, "1", "fig1", "avazu")
+    assert address.endswith("viewStateShareKey=fig1-avazu")
+    saved = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.fig1-avazu"])
+    assert {name: type(value) for name, value in saved.items()} == {
+        "name": str, "createdAt": int, "updatedAt": int, "state": str
+    }  # fmt: skip
+    kind, _, packed = saved["state"].partition(";")
+    assert kind == "deflate"
+    assert json.loads(zlib.decompress(base64.b64decode(packed))) == dashboard.state("fig1", "avazu")
+
+
+def test_another_mlflow_gets_no_view_and_says_so(
+    ready_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient(invented.database(ready_database, tmp_path))
+    monkeypatch.setattr(mlflow, "__version__", "3.30.1")
+    address = dashboard.create(client, "1", "fig1", "avazu")
+    assert "viewStateShareKey" not in address
+    assert "searchFilter=tags.study" in address
+    assert not client.get_experiment("1").tags
+    assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 alone" in caplog.text
+
+
+def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+
+
+def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_plotly(monkeypatch)
+    with pytest.raises(CtrError, match=r'needs plotly, which is not installed: pip install -e "\.\[report\]"'):
+        report.write(invented.findings(invented.rows()), tmp_path / "study", "a study")
+    assert not (tmp_path / "study").exists()
+
+
+def findings(points: list[dict[str, Any]], table: pd.DataFrame, text: str) -> Findings:
+    columns = ["method", "lambda21", "seed", "auc", "feature_rate"]
+    return Findings(table, text, {}, pd.DataFrame(), pd.DataFrame(points, columns=columns))
+
+
+def test_a_page_without_points_has_no_figure_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    table = pd.DataFrame({"rate": [0.25, None], "<name>": ["a & b", None]})
+    path = tmp_path / "page.html"
+    page.write(findings([], table, "# Found\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n"), path, "<title>")
+    text = path.read_text()
+    assert "<script" not in text
+    assert "<h1>&lt;title&gt;</h1>" in text
+    assert "&lt;name&gt;" in text
+    assert "a &amp; b" in text
+    assert '<td class="number">0.25</td>' in text
+    assert "<h1>Found</h1>" in text
+    assert len(text) < 10_000
+
+
+def test_runs_without_a_rate_or_an_auc_are_left_out_of_the_figure(tmp_path: Path) -> None:
+    seen = {"method": "adam", "lambda21": 1e-3, "seed": 0, "auc": 0.75, "feature_rate": 0.5}
+    points = [seen, {**seen, "auc": None}, {**seen, "feature_rate": 0.0}, {**seen, "lambda21": None, "seed": 1}]
+    traces = page._traces("adam", findings(points, pd.DataFrame(), "").points.head(1), 0)
+    assert [len(trace.x) for trace in traces] == [1, 1]
+    page.write(findings(points, pd.DataFrame(), ""), tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert '"x":[0.5,0.5]' in text  # two of the four
+    assert "src=" not in text.split("</script>")[-1]

@@ -1,0 +1,225 @@
+"""Each job once, in parallel, whatever fails or is killed: with a made-up training (`tests.studies.fakes`)."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ctr.errors import CtrError
+from ctr.store import Store
+from ctr.studies.runner import Runner
+from tests.datasets.criteo_text import lines, write
+from tests.studies import fakes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in a folder of its own, with a small log; workers find the made-up training."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    write(tmp_path / "train.txt", lines(70))
+
+
+def a_runner(workers: int = 2) -> Runner:
+    always = {"dataset.raw": "train.txt", "dataset.prepared": "prepared", "tracking": "none", "threads": 1, "window": 1}
+    return Runner(
+        Store(Path("jobs")),
+        workers,
+        always=always,
+        tags={},
+        function="tests.studies.fakes:jobs",
+        passes=fakes.passes,
+        check=fakes.check,
+    )
+
+
+def a_job(seed: int, **more: object) -> dict[str, object]:
+    return {"dataset": "criteo", "opt": "group_adam", "seed": seed, **more}
+
+
+def pruned(seed: int, rate: float, **more: object) -> dict[str, object]:
+    return {"opt": "adam", "seed": seed, "prune": "magnitude", "prune.feature_rate": rate, **more}
+
+
+def calls() -> list[dict[str, object]]:
+    path = Path("calls.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ends(pids: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(running(pid) for pid in pids)
+
+
+def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [a_job(5), a_job(2), a_job(5), {"opt": "adam", "seed": 1, "opt.lr": 0.01}]
+    with a_runner() as runner:
+        found = runner.ask(jobs)
+        again = runner.ask(jobs[:1])
+    assert sorted(seed for call in calls() for seed in call["seeds"]) == [1, 2, 5]  # type: ignore[attr-defined]
+    assert found["seed"].tolist() == [5, 2, 5, 1]
+    assert found["opt"].tolist() == ["group_adam", "group_adam", "group_adam", "adam"]  # as asked, not as in the result
+    assert found["auc"].tolist() == [0.55, 0.52, 0.55, 0.51]
+    assert again["auc"].tolist() == [0.55]
+    assert math.isnan(found["opt.lr"][0])
+    assert found["opt.lr"][3] == 0.01
+    assert found["threads"].tolist() == ["1"] * 4  # OpenMP's, in the worker
+    assert "auc_by_day" not in found.columns
+    assert found["error"].isna().all()
+    assert found["command"][1].startswith("python -m ctr.train dataset.raw=train.txt dataset.prepared=prepared")
+    assert found["command"][1].endswith("dataset=criteo opt=group_adam seed=2")
+    assert [Path(folder, "result.json").exists() for folder in found["folder"]] == [True] * 4
+    assert capsys.readouterr().err.count("study") >= 1
+
+
+def test_finished_jobs_are_not_run_by_another_runner() -> None:
+    with a_runner() as runner:
+        runner.ask([a_job(1), a_job(2)])
+    stamps = {path: path.stat().st_ino for path in Path("jobs").rglob("result.json")}
+    with a_runner() as runner:
+        found = runner.ask([a_job(1), a_job(2), a_job(3)])
+    assert found["auc"].tolist() == [0.51, 0.52, 0.53]
+    assert all(path.stat().st_ino == inode for path, inode in stamps.items())
+    assert sorted(call["seeds"] for call in calls()) == [[1], [2], [3]]
+
+
+def test_jobs_that_differ_in_pruning_alone_run_together() -> None:
+    with a_runner(workers=1) as runner:
+        runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1)])
+    assert sorted(call["seeds"] for call in calls()) == [[0, 0, 0], [1]]
+    assert calls()[0]["seeds"] == [0, 0, 0]  # the longest first
+    assert len({call["pid"] for call in calls()}) == 1  # a worker is kept
+
+
+def test_runs_in_parallel() -> None:
+    with a_runner(workers=2) as runner:
+        found = runner.ask([a_job(0, window=50), a_job(1, window=50)])
+    assert found["pid"].nunique() == 2
+
+
+def test_failed_job_leaves_a_gap() -> None:
+    with a_runner() as runner:
+        found = runner.ask([a_job(13), a_job(1)])
+        runner.ask([a_job(13)])
+    assert found["error"][0] == "the loss is nan"
+    assert found["error"].isna().tolist() == [False, True]
+    assert math.isnan(found["auc"][0])
+    assert found["auc"][1] == 0.51
+    ((log, error),) = runner.failures.items()
+    assert error == "the loss is nan"
+    assert "CtrError: the loss is nan" in log.read_text()
+    assert [call["seeds"] for call in calls()].count([13]) == 1  # the same runner does not try again
+    with a_runner() as runner:
+        runner.ask([a_job(13)])
+    assert [call["seeds"] for call in calls()].count([13]) == 2  # the next one does
+
+
+def test_killed_worker_is_replaced() -> None:
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(99, window=2), a_job(1), a_job(2)])
+    assert found["error"][0] == (
+        "the worker process was ended by SIGKILL; perhaps out of memory: fewer workers need less"
+    )
+    assert found["auc"].tolist()[1:] == [0.51, 0.52]
+    assert len({call["pid"] for call in calls()}) == 2
+
+
+def test_wrong_jobs_are_refused_before_any_runs() -> None:
+    with a_runner() as runner, pytest.raises(Exception, match="lamda21"):
+        runner.ask([a_job(1), a_job(1, **{"opt.lamda21": 1e-3})])
+    with a_runner() as runner, pytest.raises(CtrError, match="seed"):
+        runner.ask([a_job(1), a_job(-1)])
+    assert calls() == []
+
+
+SCRIPT = """
+import sys
+from tests.studies.test_runner import a_job, a_runner
+from ctr.cli import run_command
+def main():
+    with a_runner() as runner:
+        runner.ask([a_job(seed, window=int(sys.argv[1])) for seed in range(int(sys.argv[2]))])
+run_command(main)
+"""
+
+
+def study(window: int, jobs: int) -> subprocess.Popen[str]:
+    """A study in a process of its own: jobs of so many hundredths of a second."""
+    arguments = [sys.executable, "-c", SCRIPT, str(window), str(jobs)]
+    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition: str, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(Path().glob(condition))) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(list(Path().glob(condition))) >= count
+
+
+def until_calls(count: int) -> list[int]:
+    deadline = time.monotonic() + 60
+    while len(calls()) < count and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [int(str(call["pid"])) for call in calls()]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_study_leaves_no_processes(sent: signal.Signals, code: int) -> None:
+    process = study(3000, 4)
+    workers = until_calls(2)
+    process.send_signal(sent)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert stderr.strip().splitlines()[-1] == f"error: {'interrupted' if code == 130 else 'terminated'}"
+    assert "Traceback" not in stderr
+    assert not any(running(pid) for pid in workers)
+
+
+def test_killed_study_goes_on_where_it_was() -> None:
+    process = study(20, 8)
+    until("jobs/*/result.json", 3)
+    process.kill()
+    process.communicate(timeout=30)
+    assert ends(until_calls(1))  # its workers do not go on by themselves
+    finished = {path: path.stat().st_ino for path in Path("jobs").glob("*/result.json")}
+    assert 3 <= len(finished) < 8
+    process = study(20, 8)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert len(list(Path("jobs").glob("*/result.json"))) == 8
+    assert all(path.stat().st_ino == inode for path, inode in finished.items())
+
+
+def test_two_studies_at_once_share_the_jobs() -> None:
+    studies = [study(30, 4), study(30, 4)]
+    for process in studies:
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 0, stderr
+    assert sorted(call["seeds"] for call in calls()) == [[0], [1], [2], [3]]
+
+
+def test_half_written_folder_is_overwritten() -> None:
+    with a_runner() as runner:
+        folder = Path(runner.ask([a_job(1)])["folder"][0])
+    os.remove(folder / "result.json")  # noqa: PTH107
+    (folder / "leftover").touch()
+    with a_runner() as runner:
+        assert runner.ask([a_job(1)])["auc"].tolist() == [0.51]
+    assert not (folder / "leftover").exists()

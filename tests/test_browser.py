@@ -1,0 +1,87 @@
+"""What a person sees, in a real browser: runs, dashboard and report in MLflow, and the page by itself, offline."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ctr.dashboard import serving
+from ctr.errors import CtrError
+from ctr.studies import report
+from tests.scripts import script
+from tests.studies import invented
+
+pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[dev]'")
+
+from playwright.sync_api import Page, expect
+
+look = script("screenshots")
+RUNS = 30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_chromium() -> None:
+    try:
+        look.chromium()
+    except CtrError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def links(ready_database: Path, folder: Path) -> Iterator[report.Links]:
+    """A published study on a running server."""
+    uri, jobs = invented.database(ready_database, folder), invented.rows()
+    invented.track(uri, jobs)
+    links = report.publish(invented.findings(jobs), folder / "files", uri, "ctr", "table2", "criteo")
+    with serving(uri, 0) as (server, _):
+        yield links.at(server)
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with look.browser() as page:
+        yield page
+
+
+def test_mlflow(links: report.Links, page: Page) -> None:
+    look.open_runs(page, links)
+    expect(page.get_by_text(f"{RUNS} matching runs")).to_be_visible()
+    expect(page.get_by_role("link", name="group_adam seed 0").first).to_be_visible()
+
+    look.open_dashboard(page, links)
+    # All runs, not the first ten; each a point of the one scatter plot.
+    expect(page.locator(look.POINTS)).to_have_count(RUNS)
+    expect(page.get_by_role("heading", name="Parallel Coordinates")).to_have_count(2)
+    colors = page.locator(look.POINTS).evaluate_all("points => points.map(point => getComputedStyle(point).fill)")
+    assert len({*colors}) == 2  # one per method
+
+    look.goto(page, links.report)
+    expect(page.get_by_text("report: table2 on criteo").first).to_be_visible()
+    expect(page.get_by_text("Invented figures,")).to_be_visible()
+
+    inside = look.open_report(page, links)
+    assert inside.locator(look.POINTS).count() == RUNS + 10  # and a mean per method and lambda21
+
+
+def test_the_page_alone_and_offline(links: report.Links, folder: Path) -> None:
+    asked: list[str] = []
+    with look.browser(offline=True) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((folder / "files" / "page.html").as_uri())
+        points = page.locator(look.POINTS)
+        expect(points).to_have_count(RUNS + 10)
+        expect(page.get_by_text("Invented figures,")).to_be_visible()
+        expect(page.get_by_role("cell", name=".8022").first).to_be_visible()
+        # The toggles: the paper's points come with a click, a method's runs and means go with one.
+        toggles = page.locator(".legendtoggle")
+        toggles.nth(2).click()
+        expect(points).to_have_count(RUNS + 10 + 5)
+        page.wait_for_timeout(500)  # two clicks within 300 ms would be a double click
+        toggles.nth(0).click()
+        expect(points).to_have_count(RUNS // 2 + 5 + 5)
+    assert [url for url in asked if not url.startswith(("file:", "blob:", "data:"))] == []

@@ -1,0 +1,50 @@
+"""``python -m ctr.dashboard``."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from ctr.studies import report
+from tests.commands import command
+from tests.studies import invented
+
+
+def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: Path) -> None:
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(2)
+    invented.track(uri, jobs)
+    links = report.publish(invented.findings(jobs), tmp_path / "files", uri, "ctr", "fig1", "criteo")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ctr.dashboard", "--port", "0"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(6)]
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert lines[0].startswith("MLflow on sqlite:///mlflow.db: http://127.0.0.1:")
+    server = lines[0].split()[3]
+    assert lines[2] == "fig1 on criteo\n"
+    whole = links.at(server)
+    assert [line.split() for line in lines[3:]] == [
+        ["dashboard", whole.dashboard],
+        ["report", whole.report],
+        ["page", whole.page],
+    ]
+    assert (rest, errors, process.returncode) == ("\nended\n", "", 0)
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", int(server.rpartition(":")[2]))) != 0, "the server is still there"
+
+
+def test_errors_are_one_line(tmp_path: Path, ready_database: Path) -> None:
+    done = command(tmp_path, "ctr.dashboard")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: --uri sqlite:///mlflow.db: no database {tmp_path}{os.sep}mlflow.db; ")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = command(tmp_path, "ctr.dashboard", "--uri", f"sqlite:///{ready_database}", "--port", port)
+    assert (done.returncode, done.stderr) == (2, f"error: --port {port}: Address already in use; choose another\n")
