@@ -94,10 +94,7 @@ def gain_of_s(point: Point, of_s: list[Point]) -> Comparison:
         auc_at(run.feature_rate, rates_of(other.runs[i] for other in of_s), aucs(other.runs[i] for other in of_s))
         for i, run in enumerate(point.runs)
     ]
-    pairs = [
-        (a, run.auc) if not math.isnan(a) else (math.nan, math.nan) for a, run in zip(read, point.runs, strict=True)
-    ]
-    return compare([a for a, _ in pairs], [b for _, b in pairs])
+    return compare(read, aucs(point.runs))
 
 
 def _row(options: Options, point: Point, of_s: list[Point], lr: float) -> dict[str, object]:

@@ -34,7 +34,7 @@ GRID = {"lambda1": [0.0, 1e-3], "lambda21": [1e-3, 1e-2], "lambda2": [0.0]}
 def test_table_3_cells() -> None:
     oracle = Oracle(table3_answer)
     findings = table3.study(oracle, options(**GRID))
-    plain, grid, papers = oracle.batches
+    plain, _, papers = oracle.batches
     assert [len(batch) for batch in oracle.batches] == [2 * 3, 2 * 4 * 3, 2 * 3]
     assert all("opt.lambda1" not in job for job in plain)
     assert {tuple(job[f"opt.{name}"] for name in ("lambda1", "lambda21", "lambda2")) for job in papers} == {

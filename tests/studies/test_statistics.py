@@ -73,3 +73,11 @@ def test_spread_of_one_and_of_none() -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="2 and 1 values"):
         compare([1.0, 2.0], [1.0])
+
+
+def test_a_comparison_never_mixes_seeds() -> None:
+    """Seed 1 is far above the others: with it in one of the two only, the difference would be that of seeds."""
+    test = compare([0.70, NAN, 0.71], [0.69, 0.80, 0.70])
+    assert test.difference == pytest.approx(0.01)
+    assert test.student == pytest.approx(stats.ttest_ind([0.70, 0.71], [0.69, 0.70]).pvalue)
+    assert test.pairs == 2
