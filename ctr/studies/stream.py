@@ -273,7 +273,7 @@ def _figure(options: Options, cells: list[Cell], lambda21: float) -> Figure:
             figures.Panel(
                 "AUC at the soft rule's feature rate",
                 rows,
-                "AUC over the soft rule's",
+                "AUC − soft rule's",
                 lines({name: apart[name] for name in others}),
                 line=0.0,
             ),
@@ -282,7 +282,7 @@ def _figure(options: Options, cells: list[Cell], lambda21: float) -> Figure:
             figures.Panel(
                 "Plain retrain on the kept features",
                 rows,
-                "AUC over the soft rule's retrain",
+                "AUC − soft rule's retrain",
                 lines({name: chosen[name] for name in others if name in chosen}),
                 line=0.0,
             ),
