@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ctr.studies.statistics import Summary
 
-GAP = "–"  # noqa: RUF001
+GAP = "–"
 
 
 def auc(value: float | None, std: float = math.nan) -> str:
@@ -21,7 +21,7 @@ def difference(value: float | None) -> str:
     """With its sign: ``+.0021``."""
     if value is None or math.isnan(value):
         return GAP
-    return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"  # noqa: RUF001
+    return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"
 
 
 def rate(value: float | None) -> str:
@@ -39,8 +39,10 @@ def p_value(value: float | None) -> str:
 
 
 def power(value: float) -> str:
-    """A lambda or learning rate: ``5e-4``."""
-    return "0" if value == 0 else _scientific(value, 6)
+    """A lambda or learning rate to three digits: ``5e-4``, ``1.75e-1``, ``1``."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    short = f"{float(mantissa):g}"
+    return short if int(exponent) == 0 else f"{short}e{int(exponent)}"
 
 
 def cell(of_auc: Summary, of_rate: Summary) -> str:
@@ -68,6 +70,4 @@ def _fraction(value: float) -> str:
 
 def _scientific(value: float, digits: int) -> str:
     mantissa, exponent = f"{value:.{digits}e}".split("e")
-    if digits > 2:
-        mantissa = f"{float(mantissa):g}"
     return f"{mantissa}e{int(exponent)}"

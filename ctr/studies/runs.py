@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import TypeVar
 
 import pandas as pd
@@ -89,7 +90,7 @@ def points(method: str, runs: Mapping[tuple[float, int], Run]) -> pd.DataFrame:
 def _run(answer: Mapping[str, object]) -> Run:
     def number(column: str) -> float:
         value = answer.get(column)
-        return float(value) if isinstance(value, int | float) else math.nan
+        return float(value) if isinstance(value, Real) else math.nan
 
     return Run(
         auc=number("auc"),

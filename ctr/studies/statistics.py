@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
+Values = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -30,7 +32,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """a against b: difference of the means, and two-sided p-values."""
+    """a against b, on the pairs that have both: difference of the means, and two-sided p-values."""
 
     difference: float
     student: float
@@ -39,24 +41,27 @@ class Comparison:
     pairs: int
 
 
-def summary(values: Sequence[float]) -> Summary:
+def summary(values: Values) -> Summary:
     known = _known(values)
     mean = float(known.mean()) if len(known) else math.nan
     return Summary(mean, math.sqrt(_variance(known)), len(known))
 
 
-def compare(a: Sequence[float], b: Sequence[float]) -> Comparison:
+def compare(a: Values, b: Values) -> Comparison:
     """Tests whether a and b have one mean.
+
+    Where one of the two is missing for a seed, that seed counts in neither: seeds differ by more than methods do.
 
     Args:
         a, b: [seeds], the same seed at the same place in both; NaN where a run is missing.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values; expected one for each seed in both")
-    return Comparison(summary(a).mean - summary(b).mean, student(a, b), welch(a, b), *_paired(a, b))
+    x, y = _pairs(a, b)
+    return Comparison(summary(x).mean - summary(y).mean, student(x, y), welch(x, y), paired(x, y), len(x))
 
 
-def student(a: Sequence[float], b: Sequence[float]) -> float:
+def student(a: Values, b: Values) -> float:
     """p-value of Student's t-test: equal variances are taken for granted (the paper's test)."""
     x, y = _known(a), _known(b)
     if len(x) < 2 or len(y) < 2:
@@ -66,7 +71,7 @@ def student(a: Sequence[float], b: Sequence[float]) -> float:
     return _p_value(x.mean() - y.mean(), pooled * (1 / len(x) + 1 / len(y)), freedom)
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> float:
+def welch(a: Values, b: Values) -> float:
     """p-value of Welch's t-test: variances may differ."""
     x, y = _known(a), _known(b)
     if len(x) < 2 or len(y) < 2:
@@ -78,20 +83,14 @@ def welch(a: Sequence[float], b: Sequence[float]) -> float:
     return _p_value(x.mean() - y.mean(), of_x + of_y, freedom)
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> float:
+def paired(a: Values, b: Values) -> float:
     """p-value of the t-test on the differences seed by seed; seeds with one of the two alone are left out."""
-    return _paired(a, b)[0]
-
-
-def _paired(a: Sequence[float], b: Sequence[float]) -> tuple[float, int]:
-    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    both = ~(np.isnan(x) | np.isnan(y))
-    x, y = x[both], y[both]
+    x, y = _pairs(a, b)
     if len(x) < 2:
-        return math.nan, len(x)
+        return math.nan
     # The scale of x and y: differences that are all the same vary by rounding alone.
     variance = _variance(x - y, scale=float(np.abs([x, y]).max()))
-    return _p_value(float((x - y).mean()), variance / len(x), len(x) - 1), len(x)
+    return _p_value(float((x - y).mean()), variance / len(x), len(x) - 1)
 
 
 def _p_value(difference: float, squared_error: float, freedom: float) -> float:
@@ -108,6 +107,12 @@ def _variance(values: np.ndarray, scale: float | None = None) -> float:
     return 0.0 if spread <= 1e-14 * len(values) * largest else float(values.var(ddof=1))
 
 
-def _known(values: Sequence[float]) -> np.ndarray:
+def _pairs(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    both = ~(np.isnan(x) | np.isnan(y))
+    return x[both], y[both]
+
+
+def _known(values: Values) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     return array[~np.isnan(array)]

@@ -34,7 +34,7 @@ def _findings(ask: Ask, options: Options, title: str) -> Findings:
             "AUC mean±std over seeds and (feature rate); lambda1 = lambda2 = 0. The best of each row is bold. Adam is "
             "pruned, seed by seed, to as many features as Group Adam kept with that seed.",
             *(_like_the_paper(options, matches, score) for score in options.scores),
-            "In detail, Group Adam − pruned Adam:",  # noqa: RUF001
+            "In detail, Group Adam − pruned Adam:",
             _details(matches),
             *_beside_the_paper(options, matches),
             markdown.bullets(_words(options, runs, matches, lr)),
@@ -149,7 +149,7 @@ def _beside_the_paper(options: Options, matches: list[Match]) -> list[str]:
         )
     if not rows:
         return []
-    minus = "− paper"  # noqa: RUF001
+    minus = "− paper"
     head = [
         "λ21",
         "Adam: paper",
