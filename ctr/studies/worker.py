@@ -88,8 +88,6 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
             folder.mkdir(parents=True)
-        for (_, config), folder in zip(mine, folders, strict=True):
-            config.run_dir = str(folder)  # composed, it is named by the time at which Hydra started a command
         with _logged(folders):
             try:
                 errors = run([config for _, config in mine], folders, on_rows)

@@ -69,8 +69,8 @@ def test_same_trajectory_as_torch(model, opt):
     [("dcn", 1e-3, 0.1, {}), ("mlp", 1e-4, 0.1, {}), ("opnn", 1e-4, 0.3, {"hidden": [32, 16]})],
 )
 def test_within_1e5_of_torch_over_100_steps(name, lr, lambda21, options, seed):
-    """Adam's own eps, the paper's learning rates and batch size. What can go beyond 1e-7 is a ReLU whose input rounds to
-    the other side of 0 (docs/performance.md); with these seeds none does."""
+    """Adam's own eps, the paper's learning rates and batch size. What can go beyond 1e-7 is a ReLU whose input rounds
+    to the other side of 0 (docs/performance.md); with these seeds none does."""
     ours, theirs = build(name, **options), build(name, **options)
     optimizer = dict(lr=lr, lambda21=lambda21)
     step, twin = native(ours, "group_adam", optimizer), TorchTwin(theirs, "group_adam", optimizer)
