@@ -113,13 +113,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000, help="default: %(default)s; 0: a free one")
     options = parser.parse_args()
     with serving(options.uri, options.port) as (address, server):
-        print(f"MLflow on {options.uri}: {address}   (Ctrl-C ends it)")
-        for (study, dataset), links in report.published(options.uri).items():
-            whole = links.at(address)
-            print(f"\n{study} on {dataset}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")
-            print(f"  page       {whole.page}")
-        sys.stdout.flush()
         try:
+            print(f"MLflow on {options.uri}: {address}   (Ctrl-C ends it)")
+            for (study, dataset), links in report.published(options.uri).items():
+                whole = links.at(address)
+                print(f"\n{study} on {dataset}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")
+                print(f"  page       {whole.page}")
+            sys.stdout.flush()
             code = server.wait()
         except KeyboardInterrupt as stop:
             if isinstance(stop, Terminated):
