@@ -104,9 +104,8 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
         ArgumentError: a value that cannot work; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
-    if OmegaConf.is_missing(config, "name"):
-        studies = sorted(path.name.removesuffix(".yaml") for path in (resources.files("ctr.conf") / "study").iterdir())
-        raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
+    _expect_study(config)
+    ctr.config.refuse_unknown(cast(DictConfig, config), ReproduceConfig)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
@@ -188,13 +187,18 @@ def _publish(config: ReproduceConfig, findings: Findings, folder: Path) -> None:
     print(f"  {'report':<17} {at.report}")
 
 
+def _expect_study(config: ReproduceConfig) -> None:
+    if OmegaConf.is_missing(config, "name"):
+        studies = sorted(path.name.removesuffix(".yaml") for path in (resources.files("ctr.conf") / "study").iterdir())
+        raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
+
+
 ctr.config.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="reproduce", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        ctr.config.refuse_unknown(config, ReproduceConfig)
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
         reproduce(cast(ReproduceConfig, config), given)
     except (Exception, KeyboardInterrupt) as error:

@@ -142,3 +142,9 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
+
+
+def test_a_study_must_be_named(tmp_path: Path) -> None:
+    done = command(tmp_path, "ctr.reproduce", "tracking=none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no study given; expected one of study=fig1, fig2, fig3, stream, table2")
