@@ -6,12 +6,11 @@ import math
 
 import pandas as pd
 
+from ctr.rates import SEARCHED as OPTS
 from ctr.studies import markdown, paper, rates, words
 from ctr.studies.options import Ask, Findings, Options
 from ctr.studies.runs import Run, Runs, aucs
 from ctr.studies.statistics import Summary, student, summary
-
-OPTS = ("adam", "adagrad")
 
 
 def study(ask: Ask, options: Options) -> Findings:
