@@ -164,8 +164,13 @@ def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
 
 
 def _failures(runner: Runner) -> str:
-    failed = [f"{error} ({os.path.relpath(log)})" for log, error in runner.failures.items()]
-    return f"{len(failed)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
+    logs: dict[str, list[str]] = {}
+    for log, error in runner.failures.items():
+        logs.setdefault(error, []).append(os.path.relpath(log))
+    failed = [
+        f"{error} ({of[0] if len(of) == 1 else f'{len(of)} runs, the first: {of[0]}'})" for error, of in logs.items()
+    ]
+    return f"{len(runner.failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
 def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:

@@ -144,6 +144,19 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
     assert table["auc"].isna().tolist() == [True, False]
 
 
+def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fails(ask: Ask, options: Options) -> Findings:
+        too_small = {**options.common, "opt": "sgd", "holdout": 0.99}
+        rows = ask([{**too_small, "seed": seed} for seed in range(3)])
+        return Findings(rows[["seed", "auc"]], "", {}, rows)
+
+    overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
+    with pytest.raises(CtrError, match=r"^3 of 3 runs failed: holdout=0.99 .* \(3 runs, the first: \S*train\.log\)$"):
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], fails)  # type: ignore[arg-type]
+
+
 def test_a_study_must_be_named(tmp_path: Path) -> None:
     done = command(tmp_path, "ctr.reproduce", "tracking=none")
     assert done.returncode == 2

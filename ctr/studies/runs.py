@@ -58,13 +58,14 @@ class Runs:
         """Every run, in the order in which they were first asked for."""
         return pd.DataFrame.from_records(list(self._known.values()))
 
-    def failures(self) -> list[str]:
-        """One line for each failed run: its command and why."""
-        return [
-            f"{answer.get('command')}: {answer['error']}"
-            for answer in self._known.values()
-            if _text(answer.get("error")) is not None
-        ]
+    def failures(self) -> dict[str, list[str]]:
+        """The commands of the failed runs by what they failed of."""
+        commands: dict[str, list[str]] = {}
+        for answer in self._known.values():
+            error = _text(answer.get("error"))
+            if error is not None:
+                commands.setdefault(error, []).append(str(answer.get("command")))
+        return commands
 
 
 def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str, object] | None = None) -> Job:

@@ -127,7 +127,13 @@ def choice(options: Options, what: str) -> str:
 
 
 def failures(runs: Runs) -> list[str]:
-    return [f"failed: {line}" for line in runs.failures()]
+    """A line for each thing that went wrong, however many runs failed of it."""
+    return [
+        f"failed: {commands[0]}: {error}"
+        if len(commands) == 1
+        else f"failed: {len(commands)} runs: {error}; the first: {commands[0]}"
+        for error, commands in runs.failures().items()
+    ]
 
 
 def _seeds(options: Options) -> str:
