@@ -10,6 +10,7 @@ import ctr.environment  # before torch
 
 # isort: split
 
+import math
 import os
 from dataclasses import replace
 from functools import reduce
@@ -38,18 +39,23 @@ SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
 def seeds_of(value: object) -> list[int]:
-    """``seeds=3`` is 0, 1, 2; a list is taken as it is."""
+    """``seeds=3`` is 0, 1, 2; a list is taken as it is.
+
+    Raises:
+        ArgumentError: neither, or a seed that stands there twice.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return list(range(value))
-    if isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value):
-        return list(dict.fromkeys(value))
-    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list: [4,7]")
+    seeds = value if isinstance(value, list) else []
+    if seeds and all(type(seed) is int and seed >= 0 and seeds.count(seed) == 1 for seed in seeds):
+        return seeds
+    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list of different ones: [4,7]")
 
 
 def lr_of(value: object) -> Literal["auto", "paper"] | float:
     if value in ("auto", "paper"):
         return value
-    if isinstance(value, int | float) and value > 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     raise ArgumentError(f"lr={value}; expected auto, paper or a number above 0")
 

@@ -1,6 +1,7 @@
 """The command: options from keys, a folder from findings, exit codes; once with real runs from text to tables."""
 
 import json
+import math
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -48,13 +49,13 @@ def test_keys_reach_the_study() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None])
+@pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None, [True], [4, 7, 4]])
 def test_wrong_seeds(value: object) -> None:
     with pytest.raises(ArgumentError, match="seeds="):
         seeds_of(value)
 
 
-@pytest.mark.parametrize("value", [0, -1, "x", None, [1]])
+@pytest.mark.parametrize("value", [0, -1, "x", None, [1], True, math.inf, math.nan])
 def test_wrong_lr(value: object) -> None:
     with pytest.raises(ArgumentError, match="lr="):
         lr_of(value)
@@ -66,6 +67,8 @@ def test_wrong_lr(value: object) -> None:
         ([], "study=fig1, fig2, fig3, stream, table2"),
         (["study=table2", "workers=0"], "workers=0"),
         (["study=table2", "lambda21=[]"], "lambda21"),
+        (["study=table2", "lambda21=[1e-3,-1]"], r"lambda21=\[0.001, -1.0\]; expected numbers from 0 on"),
+        (["study=table2", "lr=inf"], "lr=inf"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
