@@ -12,7 +12,6 @@ import ctr.environment  # before torch
 
 import math
 import os
-from dataclasses import replace
 from functools import reduce
 from importlib import resources
 from operator import getitem
@@ -134,13 +133,13 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     with runner:
         try:
             findings = (study or STUDIES[config.name])(runner.ask, options)
-            if config.name == "table5":
-                _record_rates(runner, options, findings)
         except CtrError as error:
             if not runner.failures or isinstance(error, ArgumentError):
                 raise
             raise CtrError(f"{error}; {_failures(runner)}") from error
     _write(findings, runner, folder, f"{config.name} on {options.dataset}")
+    if config.name == "table5":
+        _record_rates(runner, options, findings)
     print(findings.text)
     print(f"  {'written to':<17} {os.path.relpath(folder)}")
     if config.tracking.name == "mlflow":
@@ -159,14 +158,9 @@ def _tracking(config: ReproduceConfig) -> dict[str, object]:
 
 def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
     """Keeps table 5's choices beside the data, where ``opt.lr=auto`` of `ctr.train` looks."""
-    from ctr.studies.rates import learning_rate
-
-    auto = replace(options, lr="auto")
-    for opt in dict.fromkeys(findings.runs["opt"]):
-        runner.record_rate(
-            {"dataset": options.dataset, "model": options.model, **options.common, "opt": opt},
-            learning_rate(runner.ask, auto, opt),
-        )
+    chosen = findings.table[findings.table["chosen"]]
+    for opt, lr in zip(chosen["opt"], chosen["lr"], strict=True):
+        runner.record_rate({"dataset": options.dataset, "model": options.model, **options.common, "opt": opt}, lr)
 
 
 def _failures(runner: Runner) -> str:

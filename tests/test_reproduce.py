@@ -3,6 +3,7 @@
 import json
 import math
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from omegaconf import OmegaConf
 from ctr.cli import ArgumentError
 from ctr.errors import CtrError
 from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
-from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.options import Ask, Findings, Job, Options
+from ctr.studies.registry import STUDIES
 from tests.commands import command, composed
 
 SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
@@ -145,6 +147,37 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
+
+
+def table5_without_adam(ask: Ask, options: Options) -> Findings:
+    """As if every run of Adam had failed."""
+
+    def failing(jobs: Sequence[Job]) -> pd.DataFrame:
+        rows = ask(jobs)
+        rows.loc[rows["opt"] == "adam", ["auc", "error"]] = [math.nan, "no memory"]
+        return rows
+
+    return STUDIES["table5"](failing, options)
+
+
+def test_table_5_records_the_rates_that_it_found_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
+    given = [override.partition("=")[0] for override in overrides]
+    reproduce(composed("reproduce", *overrides), given, table5_without_adam)  # type: ignore[arg-type]
+    (kept,) = tmp_path.rglob("learning_rates.json")
+    assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())] == [("adagrad", 0.003)]
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table5-criteo" / "result.csv")
+    assert table[table["chosen"]]["opt"].tolist() == ["adagrad"]
+
+    kept.unlink()
+    overrides += ["+train.holdout=0.99", "folder=none-finished"]
+    with pytest.raises(CtrError, match=r"^2 of 2 runs failed: holdout=0.99 leaves"):
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides])  # type: ignore[arg-type]
+    assert "adam: no run finished, nothing was chosen." in (tmp_path / "none-finished" / "result.md").read_text()
+    assert not kept.exists()
 
 
 def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,14 +45,18 @@ class Runs:
         self._known: dict[str, dict[str, object]] = {}
 
     def __call__(self, plan: Mapping[Key, Job]) -> dict[Key, Run]:
-        """Runs a plan, at once: what is missing of it can go in parallel."""
-        names = {key: repr(sorted(job.items())) for key, job in plan.items()}
-        missing = {names[key]: job for key, job in plan.items() if names[key] not in self._known}
+        """Runs a plan, at once: what is missing of it can go in parallel.
+
+        A job whose learning rate is NaN, because none could be chosen, is not asked for: it comes back as failed.
+        """
+        names = {key: repr(sorted(job.items())) for key, job in plan.items() if _has_rate(job)}
+        missing = {name: plan[key] for key, name in names.items() if name not in self._known}
         if missing:
             answers = self._ask(list(missing.values())).to_dict("records")
             for name, answer in zip(missing, answers, strict=True):
                 self._known[name] = {str(column): value for column, value in answer.items()}
-        return {key: _run(self._known[name]) for key, name in names.items()}
+        without = _run({"error": "no learning rate could be chosen"})
+        return {key: _run(self._known[names[key]]) if key in names else without for key in plan}
 
     def frame(self) -> pd.DataFrame:
         """Every run, in the order in which they were first asked for."""
@@ -69,9 +73,18 @@ class Runs:
 
 
 def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str, object] | None = None) -> Job:
-    """The overrides of one run of a study: its own last, so that they win over ``options.common``."""
+    """The overrides of one run of a study: its own last, so that they win over ``options.common``.
+
+    Args:
+        lr: learning rate; NaN where none could be chosen (`Runs`).
+    """
     base = {"dataset": options.dataset, "model": options.model}
     return {**base, **options.common, "opt": opt, "opt.lr": lr, "seed": seed, **(overrides or {})}
+
+
+def _has_rate(job: Job) -> bool:
+    lr = job.get("opt.lr")
+    return not (isinstance(lr, float) and math.isnan(lr))
 
 
 def aucs(runs: Iterable[Run]) -> list[float]:

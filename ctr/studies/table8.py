@@ -9,6 +9,7 @@ import pandas as pd
 from ctr.studies import markdown, matched, paper, rates, words
 from ctr.studies.matched import GroupKey, PrunedKey
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, points
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import compare, summary
@@ -17,9 +18,9 @@ from ctr.studies.statistics import compare, summary
 def study(ask: Ask, options: Options) -> Findings:
     """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score."""
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
-    group = matched.group_runs(runs, options, lr)
-    tried = matched.all_schedules(runs, options, lr, group)
+    lr = rates.choose_one(runs, options, "adam")
+    group = matched.group_runs(runs, options, lr.value)
+    tried = matched.all_schedules(runs, options, lr.value, group)
     shares = sorted(options.finetune, reverse=True)  # as in the paper: 30 % first
     rows = [
         _row(options, group, tried, score, lambda21, share)
@@ -113,7 +114,7 @@ def _words(
     group: dict[GroupKey, Run],
     tried: dict[PrunedKey, Run],
     rows: list[dict[str, Any]],
-    lr: float,
+    lr: Rate,
 ) -> list[str]:
     lines = [*words.scope(options, group.values()), words.learning_rate(options, "adam", lr)]
     for score in options.scores:

@@ -1,10 +1,16 @@
 """Learning rates by the paper's rule, and table 5."""
 
+import io
+import math
+import re
+
 import pytest
 
 from ctr.errors import CtrError
-from ctr.studies import rates, table5
-from ctr.studies.options import Job
+from ctr.studies import rates, table3, table5
+from ctr.studies.options import Ask, Job, Options
+from ctr.studies.registry import STUDIES
+from ctr.studies.runs import Runs
 from tests.studies.oracle import Oracle, features, options
 
 # Adam does best at 1e-2 on average; at 1e-3 with seed 0 alone.
@@ -17,6 +23,10 @@ ADAM = {
 }
 
 
+def choose(ask: Ask, asked: Options, opt: str) -> rates.Rate:
+    return rates.choose_one(Runs(ask), asked, opt)
+
+
 def answer(job: Job) -> dict[str, object] | str:
     auc = ADAM[float(str(job["opt.lr"]))][int(str(job["seed"]))]
     return {**features(1), "auc": auc - (0.01 if job["opt"] == "adagrad" else 0)}
@@ -24,7 +34,7 @@ def answer(job: Job) -> dict[str, object] | str:
 
 def test_the_best_mean_is_taken() -> None:
     oracle = Oracle(answer)
-    assert rates.learning_rate(oracle, options(lr="auto"), "group_adam") == 1e-2
+    assert choose(oracle, options(lr="auto"), "group_adam") == rates.Rate(1e-2, (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert len(oracle.jobs) == 15
     assert {job["opt"] for job in oracle.jobs} == {"adam"}, "unregularised"
 
@@ -33,27 +43,64 @@ def test_a_rate_that_fails_with_a_seed_stands_back() -> None:
     def failing(job: Job) -> dict[str, object] | str:
         return "diverged" if job["opt.lr"] == 1e-2 and job["seed"] == 2 else answer(job)
 
-    assert rates.learning_rate(Oracle(failing), options(lr="auto"), "adam") == 1e-3
+    assert choose(Oracle(failing), options(lr="auto"), "adam").value == 1e-3
 
 
-def test_none_finished() -> None:
-    with pytest.raises(CtrError, match=r"no learning rate can be chosen for adam.*: diverged"):
-        rates.learning_rate(Oracle(lambda job: "diverged"), options(lr="auto"), "adam")
+def test_what_has_no_finished_run_has_no_rate() -> None:
+    def failing(job: Job) -> dict[str, object] | str:
+        return "no memory" if job["opt"] == "adam" else answer(job)
+
+    chosen = rates.choose(Runs(Oracle(failing)), options(lr="auto"), ["adam", "adagrad"])
+    assert {case: rate.value for case, rate in chosen.items()} == {("adagrad", None): 1e-2}
+    assert math.isnan(choose(Oracle(failing), options(lr="auto"), "group_adam").value)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_shows_gaps_and_says_why_where_no_rate_was_found(name: str) -> None:
+    oracle = Oracle(lambda job: "no memory")
+    findings = STUDIES[name](oracle, options(lr="auto", lambda1=[1e-3]))
+    assert {job["opt"] for job in oracle.jobs} <= {"adam", "adagrad"}, "nothing can be run without a rate"
+    assert len(findings.runs) == len(oracle.jobs)
+    assert findings.table.filter(like="auc_mean").isna().all(axis=None)
+    assert findings.points.empty
+    said = "none could be chosen, no run of the search finished" if name != "table5" else "no run finished, nothing was"
+    assert re.search(rf"^\* .*adam.*: {said}", findings.text, re.MULTILINE)
+    assert f"failed: {len(oracle.jobs)} runs: no memory; the first: python -m ctr.train" in findings.text
+    assert "No run finished." in findings.text
+    assert "nan" not in findings.text
+    for figure in findings.figures.values():
+        figure.savefig(io.BytesIO(), format="png")
+
+
+def test_without_one_optimizers_rate_the_other_is_compared() -> None:
+    def failing(job: Job) -> dict[str, object] | str:
+        if job["opt"] in ("adam", "adagrad"):
+            return answer(job) if job["opt"] == "adagrad" else "no memory"
+        return {**features(0.1), "auc": 0.75}
+
+    table = table3.study(Oracle(failing), options(lr="auto", lambda1=[1e-3])).table.set_index(
+        ["family", "regularisers"]
+    )
+    assert table.loc[("adam", table3.BEST)][["lr", "plain_auc_mean", "group_auc_mean", "lambda21"]].isna().all()
+    assert table.loc[("adam", table3.BEST)].gap == "no learning rate could be chosen"
+    cell = table.loc[("adagrad", table3.BEST)]
+    assert cell.lr == 1e-2
+    assert cell.difference == pytest.approx(0.75 - 0.73)
 
 
 def test_without_search() -> None:
     oracle = Oracle(answer)
-    assert rates.learning_rate(oracle, options(lr="paper", model="mlp"), "group_adam") == 1e-4
-    assert rates.learning_rate(oracle, options(lr="paper", model="mlp"), "adagrad") == 1e-2
-    assert rates.learning_rate(oracle, options(lr=0.3), "adam") == 0.3
+    assert choose(oracle, options(lr="paper", model="mlp"), "group_adam") == rates.Rate(1e-4)
+    assert choose(oracle, options(lr="paper", model="mlp"), "adagrad") == rates.Rate(1e-2)
+    assert choose(oracle, options(lr=0.3), "adam") == rates.Rate(0.3)
     assert oracle.jobs == []
     with pytest.raises(CtrError, match="lr=paper: the paper has no learning rate for sgd with mlp"):
-        rates.learning_rate(oracle, options(lr="paper", model="mlp"), "sgd")
+        choose(oracle, options(lr="paper", model="mlp"), "sgd")
 
 
 def test_validation_chooses_on_held_out_rows() -> None:
     oracle = Oracle(answer)
-    rates.learning_rate(oracle, options(lr="auto", select="validation"), "adam")
+    choose(oracle, options(lr="auto", select="validation"), "adam")
     assert {job["holdout"] for job in oracle.jobs} == {0.1}
 
 
