@@ -35,7 +35,7 @@ class Options:
         seeds: one run each.
         lambda21, lambda1, lambda2: regularisation terms to go through.
         finetune: shares of the training rows used to fine-tune after pruning, in [0, 1).
-        lrs: learning rates to choose from (paper: powers of ten).
+        lrs: learning rates to choose from (paper: powers of ten); a search goes on where an end of several is best.
         dims: embedding dimensions.
         scores: what pruning ranks the features by: norm, effect.
         select: where the best learning rate, schedule and regularisers are chosen: "test" (as the paper does) or

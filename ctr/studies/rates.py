@@ -17,6 +17,7 @@ from ctr.studies.statistics import summary
 Case = tuple[str, int | None]
 Found = dict[tuple[float, int], Run]  # by learning rate and seed
 BATCH = 512
+FURTHER = 3  # rates that a search may try beyond its grid
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,35 @@ def choose_one(runs: Runs, options: Options, opt: str) -> Rate:
 
 
 def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, Found]:
-    """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows."""
-    found = runs(
-        {
-            (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
-            for case in wanted
-            for lr in options.lrs
-            for seed in options.seeds
-        }
-    )
-    return {case: {key[1:]: run for key, run in found.items() if key[0] == case} for case in wanted}
+    """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
+
+    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them.
+    """
+    grids = {case: list(options.lrs) for case in wanted}
+    for _ in range(1 + FURTHER):
+        found = runs(
+            {
+                (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
+                for case, lrs in grids.items()
+                for lr in lrs
+                for seed in options.seeds
+            }
+        )
+        by_case = {case: {key[1:]: run for key, run in found.items() if key[0] == case} for case in wanted}
+        beyond = {case: next_rate for case in wanted if (next_rate := _beyond(best(by_case[case])))}
+        if not beyond:
+            break
+        for case, lr in beyond.items():
+            grids[case].append(lr)
+    return by_case
+
+
+def _beyond(chosen: Rate) -> float | None:
+    """The next power of ten where the best lies at an end of a grid."""
+    factors = {chosen.tried[0]: 0.1, chosen.tried[-1]: 10.0}
+    if len(chosen.tried) < 2 or chosen.value not in factors:
+        return None
+    return float(f"{chosen.value * factors[chosen.value]:.12g}")  # 1e-6, not 1.0000000000000002e-06
 
 
 def best(found: Mapping[tuple[float, int], Run]) -> Rate:

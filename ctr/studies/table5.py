@@ -18,7 +18,7 @@ NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
 
 
 def study(ask: Ask, options: Options) -> Findings:
-    """Every learning rate with every seed, for Adam and Adagrad: 2 x lrs x seeds runs."""
+    """Every learning rate with every seed, for Adam and Adagrad: 2 x lrs x seeds runs, more where an end is best."""
     runs = Runs(ask)
     searched = rates.search(runs, options, [(opt, None) for opt in OPTS])
     by_opt = {opt: searched[opt, None] for opt in OPTS}
@@ -62,7 +62,10 @@ def _like_the_paper(options: Options, rows: list[dict[str, Any]]) -> str:
     cells = {(row["opt"], row["lr"]): _cell(row) for row in rows}
     return markdown.table(
         ["Optimizer", *map(markdown.power, lrs), "Paper's choice"],
-        [[NAMES[opt], *(cells[opt, lr] for lr in lrs), _shown(_published(options, opt))] for opt in OPTS],
+        [
+            [NAMES[opt], *(cells.get((opt, lr), markdown.GAP) for lr in lrs), _shown(_published(options, opt))]
+            for opt in OPTS
+        ],
     )
 
 

@@ -112,7 +112,8 @@ def learning_rate(options: Options, opt: str, lr: Rate, at: str = "") -> str:
         how = "the paper's, table 5" if options.lr == "paper" else "as given"
     line = f"Learning rate of {opt}{at}: {markdown.power(lr.value)} ({how})"
     if len(lr.tried) > 1 and lr.value in (lr.tried[0], lr.tried[-1]):
-        line += "; it lies at the end of the grid, a better one may lie beyond"
+        which = "smallest" if lr.value == lr.tried[0] else "largest"
+        line += f"; it is the {which} tried, a better one may lie beyond"
     published = paper.TABLE5.get(opt, {}).get(options.model)
     if published is not None and paper.covers(options.dataset, options.model) and (lr.tried or options.lr != "paper"):
         same = math.isclose(published, lr.value, rel_tol=1e-6)

@@ -120,9 +120,60 @@ def test_table_5() -> None:
     assert "by test AUC, the paper's rule); the same as the paper's 1e-2." in findings.text
 
 
-def test_the_end_of_the_grid_is_said() -> None:
-    text = table5.study(Oracle(answer), options(lrs=[1e-3, 1e-2])).text
-    assert "it lies at the end of the grid" in text
+def peaked(peak: float) -> Oracle:
+    """AUC falls by .01 for each power of ten between a rate and the peak."""
+    return Oracle(lambda job: {**features(1), "auc": 0.8 - 0.01 * abs(math.log10(float(str(job["opt.lr"])) / peak))})
+
+
+@pytest.mark.parametrize(
+    ("peak", "further"),
+    [
+        (1e-3, []),
+        (1e-2, [1e-1]),  # the end of the grid, now with a neighbour
+        (1.0, [1e-1, 1.0, 10.0]),
+        (100.0, [1e-1, 1.0, 10.0]),  # no more than three
+        (1e-6, [1e-5, 1e-6, 1e-7]),
+    ],
+)
+def test_the_grid_grows_until_the_best_lies_inside(peak: float, further: list[float]) -> None:
+    oracle = peaked(peak)
+    chosen = choose(oracle, options(lr="auto", lrs=[1e-4, 1e-3, 1e-2]), "adam")
+    assert [[job["opt.lr"] for job in batch] for batch in oracle.batches[1:]] == [[lr] * 3 for lr in further]
+    assert chosen.tried == tuple(sorted([1e-4, 1e-3, 1e-2, *further]))
+    assert chosen.value == max(chosen.tried, key=lambda lr: -abs(math.log10(lr / peak)))
+
+
+def test_one_rate_is_no_grid() -> None:
+    oracle = peaked(1.0)
+    assert choose(oracle, options(lr="auto", lrs=[1e-3]), "adam") == rates.Rate(1e-3, (1e-3,))
+    assert len(oracle.batches) == 1
+
+
+def test_each_grid_grows_by_itself_and_all_at_once() -> None:
+    """Adam's best lies at 1e-1, Adagrad's inside."""
+
+    def by_opt(job: Job) -> dict[str, object] | str:
+        return peaked(1e-1 if job["opt"] == "adam" else 1e-3).answer(job)
+
+    oracle = Oracle(by_opt)
+    findings = table5.study(oracle, options(lrs=[1e-4, 1e-3, 1e-2], seeds=[0]))
+    assert [(job["opt"], job["opt.lr"]) for batch in oracle.batches[1:] for job in batch] == [
+        ("adam", 1e-1),
+        ("adam", 1),
+    ]
+    assert findings.table.lr.tolist() == [1e-4, 1e-3, 1e-2, 1e-1, 1, 1e-4, 1e-3, 1e-2]
+    assert findings.table[findings.table.chosen].lr.tolist() == [1e-1, 1e-3]
+    assert "| AdaGrad/Group AdaGrad | .7900 | **.8000** | .7900 | – | – | 1e-2 |" in findings.text
+
+
+@pytest.mark.parametrize(("peak", "which"), [(1e-9, "smallest"), (1e9, "largest")])
+def test_the_end_of_the_grid_is_said(peak: float, which: str) -> None:
+    for text in (
+        table5.study(peaked(peak), options(lrs=[1e-3, 1e-2])).text,
+        table3.study(peaked(peak), options(lrs=[1e-3, 1e-2], lr="auto", lambda1=[1e-3])).text,
+    ):
+        assert f"it is the {which} tried, a better one may lie beyond" in text
+    assert "tried, a better one" not in table5.study(peaked(1e-3), options()).text
 
 
 def test_table_5_with_nothing_finished() -> None:
