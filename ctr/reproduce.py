@@ -12,6 +12,7 @@ import ctr.environment  # before torch
 
 import math
 import os
+from collections.abc import Mapping
 from functools import reduce
 from importlib import resources
 from operator import getitem
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 import ctr.config
 from ctr.cli import ArgumentError, report_failure, run_command
 from ctr.config import ReproduceConfig
-from ctr.errors import CtrError
+from ctr.errors import DIVERGED, CtrError
 from ctr.files import atomic_folder, atomic_write_text
 from ctr.tracking import SQLITE, flatten
 
@@ -136,7 +137,7 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
         except CtrError as error:
             if not runner.failures or isinstance(error, ArgumentError):
                 raise
-            raise CtrError(f"{error}; {_failures(runner)}") from error
+            raise CtrError(f"{error}; {_summary(runner.failures, runner)}") from error
     _write(findings, runner, folder, f"{config.name} on {options.dataset}")
     if config.name == "table5":
         _record_rates(runner, options, findings)
@@ -144,8 +145,9 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     print(f"  {'written to':<17} {os.path.relpath(folder)}")
     if config.tracking.name == "mlflow":
         _publish(config, findings, folder)
-    if runner.failures:
-        raise CtrError(_failures(runner))
+    failed = _failures(runner, findings)
+    if failed:
+        raise CtrError(_summary(failed, runner))
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:
@@ -163,14 +165,20 @@ def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
         runner.record_rate({"dataset": options.dataset, "model": options.model, **options.common, "opt": opt}, lr)
 
 
-def _failures(runner: Runner) -> str:
+def _failures(runner: Runner, findings: Findings) -> dict[Path, str]:
+    """Log and error of what failed; a learning rate that was tried and diverged did not."""
+    diverged = {row["folder"] for row in findings.runs.to_dict("records") if row.get("outcome") == DIVERGED}
+    return {log: error for log, error in runner.failures.items() if str(log.parent) not in diverged}
+
+
+def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
     logs: dict[str, list[str]] = {}
-    for log, error in runner.failures.items():
+    for log, error in failures.items():
         logs.setdefault(error, []).append(os.path.relpath(log))
     failed = [
         f"{error} ({of[0] if len(of) == 1 else f'{len(of)} runs, the first: {of[0]}'})" for error, of in logs.items()
     ]
-    return f"{len(runner.failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
+    return f"{len(failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
 def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:

@@ -14,8 +14,10 @@ from omegaconf import OmegaConf
 from ctr.cli import ArgumentError
 from ctr.errors import CtrError
 from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
+from ctr.studies import rates
 from ctr.studies.options import Ask, Findings, Job, Options
 from ctr.studies.registry import STUDIES
+from ctr.studies.runs import Runs
 from tests.commands import command, composed
 
 SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
@@ -143,7 +145,7 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         return Findings(rows[["opt.lr", "auc"]], "", {}, rows)
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
-    with pytest.raises(CtrError, match=r"^1 of 2 runs failed: the loss is .*train\.log"):
+    with pytest.raises(CtrError, match=r"^1 of 2 runs failed: diverged: the loss is .*train\.log"):
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
@@ -178,6 +180,23 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides])  # type: ignore[arg-type]
     assert "adam: no run finished, nothing was chosen." in (tmp_path / "none-finished" / "result.md").read_text()
     assert not kept.exists()
+
+
+def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def with_sgd(ask: Ask, options: Options) -> Findings:
+        runs = Runs(ask)
+        found = rates.choose_one(runs, options, "sgd")
+        return Findings(pd.DataFrame({"lr": [found.value]}), "", {}, runs.frame())
+
+    overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]
+    overrides += ["+train.batch_size=50"]
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)  # type: ignore[arg-type]
+    runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "runs.csv").set_index("opt.lr")
+    assert runs.loc[1e30].outcome == "diverged"
+    assert runs.loc[1e30].error.startswith("diverged: the loss is ")
+    assert set(runs.drop(index=1e30).outcome) <= {"finished", "diverged"}
 
 
 def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ class Findings:
         table: one row per cell.
         text: the same as Markdown in the paper's layout, beside the paper's numbers, and what agrees in words.
         figures: name -> figure.
-        runs: all runs, as `Ask` returned them.
+        runs: all runs, as `Ask` returned them, and how each ended (``outcome``).
         points: method, lambda21, seed, auc, feature_rate of single runs; may be empty.
     """
 

@@ -69,24 +69,26 @@ def choose_one(runs: Runs, options: Options, opt: str) -> Rate:
 def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, Found]:
     """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
 
-    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them.
+    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them. Rates that
+    diverge count as tried, not as failed, where another one could be chosen.
     """
     grids = {case: list(options.lrs) for case in wanted}
     for _ in range(1 + FURTHER):
-        found = runs(
-            {
-                (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
-                for case, lrs in grids.items()
-                for lr in lrs
-                for seed in options.seeds
-            }
-        )
+        plan = {
+            (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
+            for case, lrs in grids.items()
+            for lr in lrs
+            for seed in options.seeds
+        }
+        found = runs(plan)
         by_case = {case: {key[1:]: run for key, run in found.items() if key[0] == case} for case in wanted}
         beyond = {case: next_rate for case in wanted if (next_rate := _beyond(best(by_case[case])))}
         if not beyond:
             break
         for case, lr in beyond.items():
             grids[case].append(lr)
+    chosen = {case for case in wanted if not math.isnan(best(by_case[case]).value)}
+    runs.excuse(job for key, job in plan.items() if key[0] in chosen)
     return by_case
 
 

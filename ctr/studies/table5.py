@@ -44,16 +44,18 @@ def study(ask: Ask, options: Options) -> Findings:
 
 
 def _row(options: Options, opt: str, lr: float, found: Found, chosen: Rate) -> dict[str, Any]:
-    mean = summary(aucs(found[lr, seed] for seed in options.seeds))
+    of_lr = [found[lr, seed] for seed in options.seeds]
+    mean = summary(aucs(of_lr))
     return {
         "opt": opt,
         "lr": lr,
         "auc_mean": mean.mean,
         "auc_std": mean.std,
         "seeds": mean.n,
+        "diverged": sum(run.diverged for run in of_lr),
         "chosen": lr == chosen.value,
         "paper_lr": _published(options, opt),
-        "gap": "; ".join(dict.fromkeys(run.error for key, run in found.items() if key[0] == lr and run.error)),
+        "gap": "; ".join(dict.fromkeys(run.error for run in of_lr if run.error and not run.diverged)),
     }
 
 
@@ -71,7 +73,10 @@ def _like_the_paper(options: Options, rows: list[dict[str, Any]]) -> str:
 
 def _cell(row: dict[str, Any]) -> str:
     text = markdown.auc(row["auc_mean"], row["auc_std"])
-    return markdown.bold(text) if row["chosen"] else text
+    text = markdown.bold(text) if row["chosen"] else text
+    if not row["diverged"]:
+        return text
+    return f"{text} ({row['diverged']} diverged)" if row["seeds"] else "diverged"
 
 
 def _line(options: Options, opt: str, found: Found, chosen: Rate) -> str:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from ctr.errors import CtrError
-from ctr.studies import rates, table3, table5
+from ctr.errors import DIVERGED, CtrError
+from ctr.studies import rates, table2, table3, table5
 from ctr.studies.options import Ask, Job, Options
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
@@ -118,6 +118,53 @@ def test_table_5() -> None:
     )
     assert "by test AUC, the paper's rule); not the paper's 1e-3. The next best is 1e-3" in findings.text
     assert "by test AUC, the paper's rule); the same as the paper's 1e-2." in findings.text
+
+
+def diverging(job: Job) -> dict[str, object] | str:
+    """Adam diverges at 1e-1 with every seed, at 1e-2 with the last; Adagrad's process dies there."""
+    lr, seed = float(str(job["opt.lr"])), job["seed"]
+    if job["opt"] == "adam" and (lr == 1e-1 or (lr == 1e-2 and seed == 2)):
+        return f"{DIVERGED}: the loss is nan at step {seed}"
+    return "no memory" if lr == 1e-1 else answer(job)
+
+
+def test_a_rate_that_diverges_is_an_answer_and_a_crash_a_failure() -> None:
+    findings = table5.study(Oracle(diverging), options())
+    assert (
+        "| Adam/Group Adam | .6000±.0000 | .7000±.0000 | **.7300±.0265** | .7450±.0071 (1 diverged) | diverged | 1e-3 |"
+        in findings.text
+    )
+    assert (
+        "| AdaGrad/Group AdaGrad | .5900±.0000 | .6900±.0000 | .7200±.0265 | **.7300±.0100** | – | 1e-2 |"
+        in findings.text
+    )
+    adam = findings.table[findings.table.opt == "adam"].set_index("lr")
+    assert adam.diverged.tolist() == [0, 0, 0, 1, 3]
+    assert adam.seeds.tolist() == [3, 3, 3, 2, 0]
+    assert not adam.gap.any()
+    assert findings.table.gap.tolist()[-1] == "no memory"
+    (failed,) = (line for line in findings.text.splitlines() if line.startswith("* failed"))
+    assert failed.startswith("* failed: 3 runs: no memory; the first: python -m ctr.train")
+    assert failed.endswith("opt=adagrad opt.lr=0.1 seed=0")
+    assert findings.runs.outcome.value_counts().to_dict() == {"finished": 23, "diverged": 4, "failed": 3}
+
+
+def test_where_every_rate_diverges_the_search_has_failed() -> None:
+    findings = table5.study(
+        Oracle(lambda job: "diverged: the loss is inf" if job["opt"] == "adam" else answer(job)), options()
+    )
+    assert "adam: no run finished, nothing was chosen." in findings.text
+    assert "failed: 15 runs: diverged: the loss is inf" in findings.text
+    assert set(findings.runs[findings.runs.opt == "adam"].outcome) == {"failed"}
+
+
+def test_what_diverges_outside_a_search_has_failed() -> None:
+    def group(job: Job) -> dict[str, object] | str:
+        return "diverged: the loss is inf" if job["opt"] == "group_adam" else answer(job)
+
+    findings = table2.study(Oracle(group), options(lr="auto"))
+    assert set(findings.runs[findings.runs.opt == "group_adam"].outcome) == {"failed"}
+    assert "failed: 9 runs: diverged: the loss is inf" in findings.text
 
 
 def peaked(peak: float) -> Oracle:
