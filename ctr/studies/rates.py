@@ -70,7 +70,7 @@ def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, F
     """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
 
     While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them. Rates that
-    diverge count as tried, not as failed, where another one could be chosen.
+    diverge count as tried, not as failed, where another one was chosen.
     """
     grids = {case: list(options.lrs) for case in wanted}
     for _ in range(1 + FURTHER):
@@ -87,8 +87,8 @@ def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, F
             break
         for case, lr in beyond.items():
             grids[case].append(lr)
-    chosen = {case for case in wanted if not math.isnan(best(by_case[case]).value)}
-    runs.excuse(job for key, job in plan.items() if key[0] in chosen)
+    chosen = {case: best(by_case[case]).value for case in wanted}
+    runs.excuse(one for (case, lr, _), one in plan.items() if not math.isnan(chosen[case]) and lr != chosen[case])
     return by_case
 
 

@@ -158,6 +158,17 @@ def test_where_every_rate_diverges_the_search_has_failed() -> None:
     assert set(findings.runs[findings.runs.opt == "adam"].outcome) == {"failed"}
 
 
+def test_the_chosen_rate_has_failed_with_a_seed_that_diverges() -> None:
+    def unlucky(job: Job) -> dict[str, object] | str:
+        return "diverged: the loss is inf" if job["seed"] == 2 else answer(job)
+
+    runs = table5.study(Oracle(unlucky), options()).runs
+    unlucky_ones = runs[(runs.opt == "adam") & (runs.seed == 2)].set_index("opt.lr").outcome
+    assert unlucky_ones.to_dict() == {
+        lr: "failed" if lr == 1e-2 else "diverged" for lr in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    }
+
+
 def test_what_diverges_outside_a_search_has_failed() -> None:
     def group(job: Job) -> dict[str, object] | str:
         return "diverged: the loss is inf" if job["opt"] == "group_adam" else answer(job)
