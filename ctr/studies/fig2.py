@@ -165,7 +165,7 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate)
             "was made with: Eq. 10 prints -1, the minimiser of Eq. 6 takes -1/2. Its AUCs are printed as a drawing "
             "only."
         )
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _figure(options: Options, line: dict[str, list[Point]]) -> Figure:

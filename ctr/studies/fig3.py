@@ -112,7 +112,7 @@ def _words(
         )
     else:
         lines.append("No value finished with both terms: nothing to compare.")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _figure(options: Options, by_value: dict[tuple[str, float], list[Run]], values: list[float]) -> Figure:

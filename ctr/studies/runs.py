@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -74,6 +75,11 @@ class Runs:
         """Every run, in the order in which they were first asked for; ``outcome``: finished, diverged or failed."""
         rows = [{**answer, "outcome": self._outcome(name)} for name, answer in self._known.items()]
         return pd.DataFrame.from_records(rows)
+
+    def code(self) -> dict[str | None, int]:
+        """How many of the finished runs are of which commit; None where it is not known."""
+        finished = [answer for name, answer in self._known.items() if self._outcome(name) == FINISHED]
+        return dict(Counter(_text(answer.get("git_sha")) for answer in finished))
 
     def failures(self) -> dict[str, list[str]]:
         """The commands of the failed runs by what they failed of."""

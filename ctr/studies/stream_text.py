@@ -35,7 +35,7 @@ def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int,
     soft = (run for cell in cells for run in cell.soft)
     rates = [words.learning_rate(options, "adam", lr, f" at {steps:,} steps") for steps, lr in lrs.items()]
     tail = [*words.scope(options, soft), *rates, words.choice(options, "Fine-tuning schedules were"), _counts(cells)]
-    parts += ["## Of all", markdown.bullets([*tail, *words.failures(runs)])]
+    parts += ["## Of all", markdown.bullets([*tail, *words.notes(runs)])]
     return "\n\n".join(parts) + "\n"
 
 

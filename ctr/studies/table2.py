@@ -182,7 +182,7 @@ def _words(options: Options, runs: Runs, matches: list[Match], lr: Rate) -> list
         line = f"λ21 = {markdown.power(match.lambda21)}, by {match.score}: "
         line += words.winner("Group Adam", "pruned Adam", match.auc)
         lines.append(line + _against_the_paper(options, match) + (f"; gap: {match.gap}" if match.gap else "") + ".")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _against_the_paper(options: Options, match: Match) -> str:

@@ -216,7 +216,7 @@ def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, Rate], 
             "The paper prints a feature rate of 0.827 for plain Adam and Adagrad with OPNN; a plain optimizer zeroes "
             "no feature that it has seen, ours is 1."
         )
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _record(options: Options, row: Row, lr: float) -> dict[str, object]:

@@ -104,7 +104,7 @@ def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate)
         lines.append("The paper's table 4 is of DCN on Criteo alone.")
     done = {dim: found for dim, found in sorted(by_dim.items()) if summary(aucs(found)).n}
     if len(done) < 2:
-        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.failures(runs)]
+        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.notes(runs)]
     falling = [summary(rates_of(found)).mean for found in done.values()]
     pairs = list(pairwise(falling))
     down = sum(a > b for a, b in pairs)
@@ -120,7 +120,7 @@ def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate)
     gap = summary(aucs(done[best])).mean - summary(aucs(done[second])).mean
     p = markdown.p_value(student(aucs(done[best]), aucs(done[second])))
     lines.append(f"{line}, {markdown.difference(gap)} ahead of dimension {second} (p = {p}).")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _points(by_dim: dict[int, list[Run]], options: Options, lambda21: float) -> pd.DataFrame:

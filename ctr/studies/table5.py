@@ -35,7 +35,7 @@ def study(ask: Ask, options: Options) -> Findings:
                 [
                     *lines,
                     *words.scope(options, (run for f in by_opt.values() for run in f.values())),
-                    *words.failures(runs),
+                    *words.notes(runs),
                 ]
             ),
         ]

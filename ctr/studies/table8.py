@@ -132,7 +132,7 @@ def _words(
         f"gap at λ21 = {markdown.power(row['lambda21'])}, by {row['score']}, {row['finetune']:.0%}: {row['gap']}."
         for row in gaps
     ]
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _against_the_paper(options: Options, lambda21: float, best: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ctr.result import git_sha
 from ctr.studies import markdown, paper
 from ctr.studies.options import Options
 from ctr.studies.rates import Rate
@@ -129,6 +130,26 @@ def choice(options: Options, what: str) -> str:
             "the AUCs are of the test part after training on all rows."
         )
     return f"{what} chosen by AUC on the test part, as the paper does: this flatters whatever is chosen."
+
+
+def notes(runs: Runs) -> list[str]:
+    """What a reader should know of the runs as a whole: of which code they are, and which failed."""
+    return [*_code(runs), *failures(runs)]
+
+
+def _code(runs: Runs) -> list[str]:
+    """A line where the finished runs are not all of the code that writes this page."""
+    shas, now = runs.code(), git_sha()
+    if set(shas) <= {now}:
+        return []
+    of = ", ".join(f"{number} by {_state(sha)}" for sha, number in shas.items())
+    what = "different code (git)" if len(shas) > 1 else "other code (git) than this page"
+    return [f"The runs were made by {what}: {of}; this page by {_state(now)}."]
+
+
+def _state(sha: str | None) -> str:
+    """The first ten digits of a commit, and whether there were changes to it."""
+    return "an unknown state" if sha is None else sha[:10] + ("-dirty" if sha.endswith("-dirty") else "")
 
 
 def failures(runs: Runs) -> list[str]:
