@@ -196,7 +196,8 @@ def _beside_the_paper(options: Options, rows: list[Row]) -> str:
 def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, Rate], tried: list[Run]) -> list[str]:
     lines = words.scope(options, (run for row in rows for run in (*row.plain, *row.group)))
     lines += [words.learning_rate(options, family, lr) for family, lr in lrs.items()]
-    lines.append(words.choice(options, f"The best of the grid was, among {len(tried) // len(options.seeds)} choices,"))
+    choices = len(tried) // (len(options.seeds) * len(FAMILIES))
+    lines.append(words.choice(options, f"The best of the grid was, among {choices} choices,"))
     for row in rows:
         plain, group = FAMILIES[row.family]
         line = f"{group} with {row.which} ({described(row.lambdas)}): {words.winner(group, plain, row.auc)}"

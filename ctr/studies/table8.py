@@ -16,14 +16,19 @@ from ctr.studies.statistics import compare, summary
 
 
 def study(ask: Ask, options: Options) -> Findings:
-    """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score."""
+    """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score.
+
+    ``select=validation`` runs each schedule on held-out rows as well, to tell the best.
+    """
     runs = Runs(ask)
     lr = rates.choose_one(runs, options, "adam")
     group = matched.group_runs(runs, options, lr.value)
     tried = matched.all_schedules(runs, options, lr.value, group)
+    held_out = options.select == "validation"
+    judged = matched.all_schedules(runs, options, lr.value, group, holdout=True) if held_out else tried
     shares = sorted(options.finetune, reverse=True)  # as in the paper: 30 % first
     rows = [
-        _row(options, group, tried, score, lambda21, share)
+        _row(options, group, tried, score, lambda21, share, matched.best_schedule(options, judged, score, lambda21))
         for score in options.scores
         for lambda21 in options.lambda21
         for share in shares
@@ -58,10 +63,10 @@ def _row(
     score: str,
     lambda21: float,
     share: float,
+    best: float | None,
 ) -> dict[str, Any]:
     found = _cell(options, tried, score, lambda21, share)
     ours = summary([run.auc for run in found])
-    best = matched.best_schedule(options, tried, score, lambda21)
     covered = paper.covers(options.dataset, options.model) and score == "norm"
     published = paper.table8(options.model, lambda21, share) if covered else None
     unpruned = [seed for seed in options.seeds if not group[lambda21, seed].prunable]
@@ -117,6 +122,8 @@ def _words(
     lr: Rate,
 ) -> list[str]:
     lines = [*words.scope(options, group.values()), words.learning_rate(options, "adam", lr)]
+    lines.append(words.choice(options, "The best schedules were"))
+    where = " on the held-out rows" if options.select == "validation" else ""
     for score in options.scores:
         for lambda21 in options.lambda21:
             cells = [row for row in rows if row["score"] == score and row["lambda21"] == lambda21 and row["seeds"]]
@@ -124,7 +131,7 @@ def _words(
             if best is None:
                 lines.append(f"λ21 = {markdown.power(lambda21)}, by {score}: no schedule finished.")
                 continue
-            line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best"
+            line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best{where}"
             line += _against_the_paper(options, lambda21, best) if score == "norm" else ""
             lines.append(line + _gain(options, tried, score, lambda21, best) + ".")
     gaps = [row for row in rows if row["gap"]]
