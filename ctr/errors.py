@@ -9,6 +9,17 @@ class CtrError(Exception):
     """A failure with a message for the user; commands print it without a traceback and exit with 1."""
 
 
+DIVERGED = "diverged"
+
+
+class Diverged(CtrError):
+    """A run whose loss or predictions are not finite any more. The message begins with `DIVERGED`: a study, which has
+    nothing but the message, tells such a run from one that failed."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{DIVERGED}: {problem}")
+
+
 class DataError(CtrError):
     """Input that does not have the expected form.
 

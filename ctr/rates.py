@@ -19,6 +19,9 @@ from ctr.files import atomic_write_text
 
 RATES = "learning_rates.json"
 AUTO = "auto"
+SEARCHED = ("adam", "adagrad")  # what study=table5 chooses rates for
+SPLIT = ("test_fraction", "test_days")
+ROWS = ("batch_size", "train_rows", "holdout")
 
 
 def family(opt: str) -> str:
@@ -27,18 +30,16 @@ def family(opt: str) -> str:
 
 
 def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
-    """What a learning rate is chosen for.
+    """What a learning rate is chosen for, beside the prepared rows: the model, and which rows it learns from how.
 
     Args:
         config: a whole training configuration as plain values.
     """
     return {
-        "model": config["model"]["name"],
         "optimizer": family(config["opt"]["name"]),
-        "embedding_dim": config["model"]["embedding_dim"],
-        "batch_size": config["batch_size"],
-        "train_rows": config.get("train_rows"),
-        "holdout": config.get("holdout", 0.0),
+        "model": config["model"],
+        "split": {key: config["dataset"][key] for key in SPLIT},
+        **{key: config[key] for key in ROWS},
     }
 
 
@@ -61,6 +62,11 @@ def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
     for entry in _read(prepared / RATES):
         if {**entry, "lr": None} == {**where, "lr": None}:
             return float(entry["lr"])
+    if where["optimizer"] not in SEARCHED:
+        raise CtrError(
+            f"opt.lr=auto: rates are chosen for {', '.join(SEARCHED)} and their kin alone, not for "
+            f"{where['optimizer']}; give a number"
+        )
     raise CtrError(f"opt.lr=auto: no learning rate was chosen for these rows yet; choose one with {_command(config)}")
 
 
@@ -91,14 +97,15 @@ def settle(config: TrainConfig) -> None:
 
 def _command(config: Mapping[str, Any]) -> str:
     """The study that chooses the rate: for the same rows and circumstances."""
-    dataset, where = config["dataset"], circumstances(config)
-    keys = ["source", "raw", "prepared", "encoding"]
-    keys += ["sample_rows", "sample_seed"] if dataset["source"] == "sample" else []
-    keys += ["num_buckets"] if dataset["encoding"] == "hash" else []
-    overrides = {"study": "table5", "dataset": dataset["name"], **{f"dataset.{key}": dataset[key] for key in keys}}
-    overrides |= {"model": where["model"], "model.embedding_dim": where["embedding_dim"]}
-    overrides |= {f"+train.{key}": where[key] for key in ("batch_size", "train_rows", "holdout") if where[key]}
-    return command_line("ctr.reproduce", overrides)
+    dataset, model = config["dataset"], config["model"]
+    needless = {"name", "lr"}
+    needless |= set() if dataset["source"] == "sample" else {"sample_rows", "sample_seed"}
+    needless |= set() if dataset["encoding"] == "hash" else {"num_buckets"}
+    overrides = {"study": "table5", "dataset": dataset["name"]}
+    overrides |= {f"dataset.{key}": value for key, value in dataset.items() if key not in needless}
+    overrides |= {"model": model["name"], **{f"model.{key}": model[key] for key in model if key != "name"}}
+    overrides |= {f"+train.{key}": config[key] for key in ROWS if config[key]}
+    return command_line("ctr.reproduce", {key: value for key, value in overrides.items() if value is not None})
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

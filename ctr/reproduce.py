@@ -10,8 +10,9 @@ import ctr.environment  # before torch
 
 # isort: split
 
+import math
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import reduce
 from importlib import resources
 from operator import getitem
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 import ctr.config
 from ctr.cli import ArgumentError, report_failure, run_command
 from ctr.config import ReproduceConfig
-from ctr.errors import CtrError
+from ctr.errors import DIVERGED, CtrError
 from ctr.files import atomic_folder, atomic_write_text
 from ctr.tracking import SQLITE, flatten
 
@@ -38,18 +39,23 @@ SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
 def seeds_of(value: object) -> list[int]:
-    """``seeds=3`` is 0, 1, 2; a list is taken as it is."""
+    """``seeds=3`` is 0, 1, 2; a list is taken as it is.
+
+    Raises:
+        ArgumentError: neither, or a seed that stands there twice.
+    """
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return list(range(value))
-    if isinstance(value, list) and value and all(isinstance(seed, int) and seed >= 0 for seed in value):
-        return list(dict.fromkeys(value))
-    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list: [4,7]")
+    seeds = value if isinstance(value, list) else []
+    if seeds and all(type(seed) is int and seed >= 0 and seeds.count(seed) == 1 for seed in seeds):
+        return seeds
+    raise ArgumentError(f"seeds={value}; expected how many, at least 1, or a list of different ones: [4,7]")
 
 
 def lr_of(value: object) -> Literal["auto", "paper"] | float:
     if value in ("auto", "paper"):
         return value
-    if isinstance(value, int | float) and value > 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     raise ArgumentError(f"lr={value}; expected auto, paper or a number above 0")
 
@@ -128,19 +134,20 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     with runner:
         try:
             findings = (study or STUDIES[config.name])(runner.ask, options)
-            if config.name == "table5":
-                _record_rates(runner, options, findings)
         except CtrError as error:
             if not runner.failures or isinstance(error, ArgumentError):
                 raise
-            raise CtrError(f"{error}; {_failures(runner)}") from error
+            raise CtrError(f"{error}; {_summary(runner.failures, runner)}") from error
     _write(findings, runner, folder, f"{config.name} on {options.dataset}")
+    if config.name == "table5":
+        _record_rates(runner, options, findings)
     print(findings.text)
     print(f"  {'written to':<17} {os.path.relpath(folder)}")
     if config.tracking.name == "mlflow":
         _publish(config, findings, folder)
-    if runner.failures:
-        raise CtrError(_failures(runner))
+    failed = _failures(runner, findings)
+    if failed:
+        raise CtrError(_summary(failed, runner))
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:
@@ -153,19 +160,25 @@ def _tracking(config: ReproduceConfig) -> dict[str, object]:
 
 def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
     """Keeps table 5's choices beside the data, where ``opt.lr=auto`` of `ctr.train` looks."""
-    from ctr.studies.rates import learning_rate
-
-    auto = replace(options, lr="auto")
-    for opt in dict.fromkeys(findings.runs["opt"]):
-        runner.record_rate(
-            {"dataset": options.dataset, "model": options.model, **options.common, "opt": opt},
-            learning_rate(runner.ask, auto, opt),
-        )
+    chosen = findings.table[findings.table["chosen"]]
+    for opt, lr in zip(chosen["opt"], chosen["lr"], strict=True):
+        runner.record_rate({"dataset": options.dataset, "model": options.model, **options.common, "opt": opt}, lr)
 
 
-def _failures(runner: Runner) -> str:
-    failed = [f"{error} ({os.path.relpath(log)})" for log, error in runner.failures.items()]
-    return f"{len(failed)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
+def _failures(runner: Runner, findings: Findings) -> dict[Path, str]:
+    """Log and error of what failed; a learning rate that was tried and diverged did not."""
+    diverged = {row["folder"] for row in findings.runs.to_dict("records") if row.get("outcome") == DIVERGED}
+    return {log: error for log, error in runner.failures.items() if str(log.parent) not in diverged}
+
+
+def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
+    logs: dict[str, list[str]] = {}
+    for log, error in failures.items():
+        logs.setdefault(error, []).append(os.path.relpath(log))
+    failed = [
+        f"{error} ({of[0] if len(of) == 1 else f'{len(of)} runs, the first: {of[0]}'})" for error, of in logs.items()
+    ]
+    return f"{len(failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
 def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:

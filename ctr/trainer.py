@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ctr.datasets.stream import Batch, RowStream
-from ctr.errors import CtrError
+from ctr.errors import Diverged
 from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
 from ctr.optim import LambdaSchedule
 from ctr.step import RowModel, Step
@@ -88,11 +88,11 @@ class TrainingRun:
         """Learns from one batch; returns its loss (before the update) and, at the end of a window, the window.
 
         Raises:
-            CtrError: the loss is NaN or infinite; nothing has been updated.
+            Diverged: the loss is NaN or infinite; nothing has been updated.
         """
         logits, value = self.learner.train(batch)
         if not math.isfinite(value):
-            raise CtrError(
+            raise Diverged(
                 f"the loss is {value} at step {self.steps + 1} (rows up to {self.stream.position:,}); "
                 "lower the learning rate, or look for extreme values in the dense columns"
             )
@@ -193,6 +193,9 @@ def evaluate(
         batches: all n rows.
         on_step: called after each batch with the rows in it.
         days: int [n], YYYYMMDD of each row; None where the log names no days.
+
+    Raises:
+        Diverged: a prediction is NaN or infinite.
     """
     scores, labels = [], []
     for batch in batches:
@@ -202,7 +205,7 @@ def evaluate(
             on_step(len(batch))
     logits, truth = np.concatenate(scores), np.concatenate(labels)
     if not np.isfinite(logits).all():
-        raise CtrError("the model predicts NaN or infinity on the test rows; lower the learning rate")
+        raise Diverged("the model predicts NaN or infinity on the test rows; lower the learning rate")
     return Evaluation(
         auc=exact_auc(logits, truth),
         logloss=logloss(logits, truth),

@@ -18,6 +18,17 @@ from playwright.sync_api import Page, expect
 look = script("screenshots")
 RUNS = 30
 
+# Parallel coordinates are drawn on a canvas, a stroke for each run: counted since it was last cleared.
+COUNT_LINES = """
+const canvas = CanvasRenderingContext2D.prototype, {clearRect, stroke} = canvas
+canvas.clearRect = function (...area) { this.canvas.lines = 0; return clearRect.apply(this, area) }
+canvas.stroke = function (...path) { this.canvas.lines = (this.canvas.lines ?? 0) + 1; return stroke.apply(this, path) }
+"""
+LINES_DRAWN = """runs => {
+    const charts = [...document.querySelectorAll(".parcoords canvas.foreground")]
+    return charts.length == 2 && charts.every(chart => chart.lines == runs)
+}"""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _needs_chromium() -> None:
@@ -53,10 +64,13 @@ def test_mlflow(links: report.Links, page: Page) -> None:
     expect(page.get_by_text(f"{RUNS} matching runs")).to_be_visible()
     expect(page.get_by_role("link", name="group_adam seed 0").first).to_be_visible()
 
+    page.add_init_script(COUNT_LINES)
     look.open_dashboard(page, links)
     # All runs, not the first ten; each a point of the one scatter plot.
     expect(page.locator(look.POINTS)).to_have_count(RUNS)
     expect(page.get_by_role("heading", name="Parallel Coordinates")).to_have_count(2)
+    page.wait_for_function(LINES_DRAWN, arg=RUNS)  # none is left out for want of a value
+    expect(page.get_by_text("Group by: opt.name")).to_be_visible()
     colors = page.locator(look.POINTS).evaluate_all("points => points.map(point => getComputedStyle(point).fill)")
     assert len({*colors}) == 2  # one per method
 

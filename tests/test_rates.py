@@ -1,14 +1,17 @@
 """opt.lr=auto: the rate that was chosen for these rows and circumstances, or an error that says how to choose one."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
 from ctr import rates
 from ctr.cli import ArgumentError
+from ctr.commands import override
 from ctr.config import plain_dict
 from ctr.errors import CtrError
+from ctr.reproduce import options_of
 from ctr.train import check, job
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
@@ -45,9 +48,50 @@ def test_recorded_by_circumstances(tmp_path: Path) -> None:
     assert rates.recorded(folder, config("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
     assert rates.recorded(folder, config("opt=adam", "model.embedding_dim=4")) == 0.1
     assert rates.recorded(folder, config("opt=adagrad")) == 0.5
-    for other in (["opt=sgd"], ["opt=adam", "model=mlp"], ["opt=adam", "batch_size=64"], ["opt=adam", "holdout=0.1"]):
+    for other in (
+        ["opt=adagrad", "train_rows=50"],
+        ["opt=adam", "model=mlp"],
+        ["opt=adam", "model.hidden=[8]"],
+        ["opt=adam", "model.embedding_init=0.1"],
+        ["opt=adam", "model.cross_layers=3"],
+        ["opt=adam", "dataset.test_fraction=0.5"],
+        ["opt=adam", "batch_size=64"],
+        ["opt=adam", "holdout=0.1"],
+    ):
         with pytest.raises(CtrError, match=r"python -m ctr\.reproduce study=table5 dataset=criteo dataset\.source=raw"):
             rates.recorded(folder, config(*other))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=criteo", "dataset.encoding=hash", "dataset.num_buckets=99", "model=opnn", "model.kernel=sum"],
+        ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=500", "dataset.sample_seed=3", "holdout=0.1"],
+        ["dataset=criteo", "dataset.test_fraction=0.5", "dataset.bad_rows=skip", "batch_size=64", "train_rows=99"],
+        ["dataset=avazu", "dataset.test_days=[20141029,20141030]", "dataset.hour=raw", "model.hidden=[8,4]"],
+        ["dataset=ipinyou", "model.dropout=0", "model.unseen=init", "opt=group_adagrad"],
+        ["dataset=csv", "dataset.raw=a b.csv", "model=mlp", "dataset.label=y", "dataset.categorical=[a,'b c']",
+         "dataset.dense=[n]", "dataset.delimiter=';'"],
+    ],
+)  # fmt: skip
+def test_the_command_chooses_for_the_same_rows_and_circumstances(tmp_path: Path, overrides: list[str]) -> None:
+    wanted = plain_dict(composed("train", *overrides))
+    with pytest.raises(CtrError) as raised:
+        rates.recorded(tmp_path / "rows", wanted)
+    line = shlex.split(str(raised.value).partition("choose one with ")[2])
+    assert line[:3] == ["python", "-m", "ctr.reproduce"]
+    assert line[3] == "study=table5"
+    asked = options_of(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])  # type: ignore[arg-type]
+    job = {"dataset": asked.dataset, "model": asked.model, **asked.common, "opt": wanted["opt"]["name"]}
+    settled = plain_dict(composed("train", *(override(key, value) for key, value in job.items())))
+    assert rates.circumstances(settled) == rates.circumstances(wanted)
+    assert settled["dataset"] == wanted["dataset"]
+
+
+def test_no_command_chooses_a_rate_for_other_optimizers(tmp_path: Path) -> None:
+    config = plain_dict(composed("train", *arguments(tmp_path, "opt=group_momentum", "opt.lr=auto")))
+    with pytest.raises(CtrError, match=r"opt\.lr=auto: rates are chosen for adam, adagrad .* not for momentum; give a"):
+        rates.recorded(tmp_path / "rows", config)
 
 
 def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The command: options from keys, a folder from findings, exit codes; once with real runs from text to tables."""
 
 import json
+import math
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ from omegaconf import OmegaConf
 from ctr.cli import ArgumentError
 from ctr.errors import CtrError
 from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
-from ctr.studies.options import Ask, Findings, Options
+from ctr.studies import rates
+from ctr.studies.options import Ask, Findings, Job, Options
+from ctr.studies.registry import STUDIES
+from ctr.studies.runs import Runs
 from tests.commands import command, composed
 
 SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
@@ -48,13 +53,13 @@ def test_keys_reach_the_study() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None])
+@pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None, [True], [4, 7, 4]])
 def test_wrong_seeds(value: object) -> None:
     with pytest.raises(ArgumentError, match="seeds="):
         seeds_of(value)
 
 
-@pytest.mark.parametrize("value", [0, -1, "x", None, [1]])
+@pytest.mark.parametrize("value", [0, -1, "x", None, [1], True, math.inf, math.nan])
 def test_wrong_lr(value: object) -> None:
     with pytest.raises(ArgumentError, match="lr="):
         lr_of(value)
@@ -66,6 +71,8 @@ def test_wrong_lr(value: object) -> None:
         ([], "study=fig1, fig2, fig3, stream, table2"),
         (["study=table2", "workers=0"], "workers=0"),
         (["study=table2", "lambda21=[]"], "lambda21"),
+        (["study=table2", "lambda21=[1e-3,-1]"], r"lambda21=\[0.001, -1.0\]; expected numbers from 0 on"),
+        (["study=table2", "lr=inf"], "lr=inf"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
@@ -138,10 +145,71 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
         return Findings(rows[["opt.lr", "auc"]], "", {}, rows)
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
-    with pytest.raises(CtrError, match=r"^1 of 2 runs failed: the loss is .*train\.log"):
+    with pytest.raises(CtrError, match=r"^1 of 2 runs failed: diverged: the loss is .*train\.log"):
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
+
+
+def table5_without_adam(ask: Ask, options: Options) -> Findings:
+    """As if every run of Adam had failed."""
+
+    def failing(jobs: Sequence[Job]) -> pd.DataFrame:
+        rows = ask(jobs)
+        rows.loc[rows["opt"] == "adam", ["auc", "error"]] = [math.nan, "no memory"]
+        return rows
+
+    return STUDIES["table5"](failing, options)
+
+
+def test_table_5_records_the_rates_that_it_found_once_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
+    given = [override.partition("=")[0] for override in overrides]
+    reproduce(composed("reproduce", *overrides), given, table5_without_adam)  # type: ignore[arg-type]
+    (kept,) = tmp_path.rglob("learning_rates.json")
+    assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())] == [("adagrad", 0.003)]
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table5-criteo" / "result.csv")
+    assert table[table["chosen"]]["opt"].tolist() == ["adagrad"]
+
+    kept.unlink()
+    overrides += ["+train.holdout=0.99", "folder=none-finished"]
+    with pytest.raises(CtrError, match=r"^2 of 2 runs failed: holdout=0.99 leaves"):
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides])  # type: ignore[arg-type]
+    assert "adam: no run finished, nothing was chosen." in (tmp_path / "none-finished" / "result.md").read_text()
+    assert not kept.exists()
+
+
+def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def with_sgd(ask: Ask, options: Options) -> Findings:
+        runs = Runs(ask)
+        found = rates.choose_one(runs, options, "sgd")
+        return Findings(pd.DataFrame({"lr": [found.value]}), "", {}, runs.frame())
+
+    overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]
+    overrides += ["+train.batch_size=50"]
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)  # type: ignore[arg-type]
+    runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "runs.csv").set_index("opt.lr")
+    assert runs.loc[1e30].outcome == "diverged"
+    assert runs.loc[1e30].error.startswith("diverged: the loss is ")
+    assert set(runs.drop(index=1e30).outcome) <= {"finished", "diverged"}
+
+
+def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def fails(ask: Ask, options: Options) -> Findings:
+        too_small = {**options.common, "opt": "sgd", "holdout": 0.99}
+        rows = ask([{**too_small, "seed": seed} for seed in range(3)])
+        return Findings(rows[["seed", "auc"]], "", {}, rows)
+
+    overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
+    with pytest.raises(CtrError, match=r"^3 of 3 runs failed: holdout=0.99 .* \(3 runs, the first: \S*train\.log\)$"):
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], fails)  # type: ignore[arg-type]
 
 
 def test_a_study_must_be_named(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ctr.datasets import criteo
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.stream import Batch, RowStream
-from ctr.errors import CtrError
+from ctr.errors import Diverged
 from ctr.metrics import exact_auc, logloss
 from ctr.models import DCN, FeatureEmbedding
 from ctr.optim import LambdaSchedule
@@ -244,7 +244,9 @@ def test_nan_stops_before_anything_moves(data: Prepared) -> None:
     assert batch.dense is not None
     batch.dense[0, 0] = float("inf")
     before = copy.deepcopy(run.state_dict())
-    with pytest.raises(CtrError, match=r"the loss is (nan|inf) at step 1 \(rows up to 32\); lower the learning rate"):
+    with pytest.raises(
+        Diverged, match=r"^diverged: the loss is (nan|inf) at step 1 \(rows up to 32\); lower the learning rate"
+    ):
         run.step(batch)
     assert equal(run.state_dict(), before)
 
@@ -266,7 +268,7 @@ def test_evaluation_with_nan(data: Prepared) -> None:
     run = new_run(data)
     run.model.embedding.weight.data[:] = float("nan")
     run.model.embedding.seen[:] = True
-    with pytest.raises(CtrError, match="predicts NaN or infinity"):
+    with pytest.raises(Diverged, match=r"^diverged: the model predicts NaN or infinity"):
         evaluate(run.learner, RowStream(data.rows, data.split.test, 64))
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import time
 import zlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -69,22 +70,28 @@ def run_filter(study: str, dataset: str) -> str:
     return f"tags.study LIKE '%{study}%' AND tags.dataset = '{dataset}' AND metrics.auc > 0"
 
 
+def coordinates(params: Mapping[str, str]) -> dict[str, float]:
+    """Metrics that a run needs beside its own: MLflow's parallel coordinates leave a run out that lacks one of them.
+    Plain optimizers have no lambda21 and unpruned ones no fine-tuning, which is as much as 0 of it."""
+    return {"lambda21": float(params.get("opt.lambda21", 0)), "finetune": float(params.get("prune.finetune", 0))}
+
+
 def state(study: str, dataset: str) -> dict[str, Any]:
     """What the interface is to show: every run, whatever their number, in the colour of its method."""
     rate = {"key": "log10_feature_rate", "type": "METRIC"}
     auc = {"key": "auc", "type": "METRIC"}
     charts: list[dict[str, Any]] = [
         {"type": "SCATTER", "xaxis": rate, "yaxis": auc},
-        {  # of the runs that have all of these: plain optimizers have no lambda21
+        {  # like the scatter of the runs that kept a feature: 0 has no logarithm
             "type": "PARALLEL",
-            "selectedParams": ["opt.name", "opt.lambda21"],
-            "selectedMetrics": ["log10_feature_rate", "auc"],
+            "selectedParams": ["opt.name", "prune.name"],
+            "selectedMetrics": ["lambda21", "log10_feature_rate", "auc"],
             "showAllRuns": True,
         },
         {
             "type": "PARALLEL",
-            "selectedParams": ["opt.name"],
-            "selectedMetrics": ["log10_feature_rate", "auc", "logloss"],
+            "selectedParams": ["opt.name", "opt.lr", "seed"],
+            "selectedMetrics": ["finetune", "feature_rate", "auc"],
             "showAllRuns": True,
         },
     ]
@@ -99,8 +106,8 @@ def state(study: str, dataset: str) -> dict[str, Any]:
         "orderByAsc": False,
         "selectedColumns": [
             *(f"tags.`{name}`" for name in ("method", "seed")),
-            *(f"params.`{name}`" for name in ("opt.lambda21", "opt.lr")),
-            *(f"metrics.`{name}`" for name in ("auc", "feature_rate")),
+            "params.`opt.lr`",
+            *(f"metrics.`{name}`" for name in ("auc", "feature_rate", "lambda21", "finetune")),
         ],
         "runsHiddenMode": "SHOW_ALL",  # else the first ten
         "compareRunCharts": [{"uuid": f"chart{i}", **chart, **shown} for i, chart in enumerate(charts)],
@@ -108,12 +115,12 @@ def state(study: str, dataset: str) -> dict[str, Any]:
             {**section, "isReordered": False, "deleted": False, "isGenerated": False} for section in sections
         ],
         "isAccordionReordered": True,  # keep this order
-        # The list is folded by method and lambda21, over the seeds; the charts show the single runs.
+        # The list is folded by optimizer, and by how its features are selected; the charts show the single runs.
         "groupBy": {
             "aggregateFunction": "average",
             "groupByKeys": [
+                {"mode": "param", "groupByData": "opt.name"},
                 {"mode": "tag", "groupByData": "method"},
-                {"mode": "param", "groupByData": "opt.lambda21"},
             ],
         },
         "useGroupedValuesInCharts": False,

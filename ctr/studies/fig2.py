@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ctr.studies import figures, markdown, matched, paper, rates, words
 from ctr.studies.curves import auc_at
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, points
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import Comparison, compare, summary
@@ -48,25 +49,24 @@ def lambda21_of(norm: str, lambda21: float, lr: float) -> float:
 def study(ask: Ask, options: Options) -> Findings:
     """Group Adam with each norm at as many lambda21 as given: 3 x lambda21 x seeds runs."""
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
+    lr = rates.choose_one(runs, options, "adam")
+    places = {norm: {value: lambda21_of(norm, value, lr.value) for value in options.lambda21} for norm in NORMS}
     found = runs(
         {
-            (norm, lambda21_of(norm, lambda21, lr), seed): matched.group_adam(
-                options, seed, lr, lambda21_of(norm, lambda21, lr), {"opt.norm": norm}
-            )
+            (norm, value, seed): matched.group_adam(options, seed, lr.value, lambda21, {"opt.norm": norm})
             for norm in NORMS
-            for lambda21 in options.lambda21
+            for value, lambda21 in places[norm].items()
             for seed in options.seeds
         }
     )
     line = {
         norm: [
-            Point(norm, value, [found[norm, value, seed] for seed in options.seeds])
-            for value in (lambda21_of(norm, lambda21, lr) for lambda21 in options.lambda21)
+            Point(norm, lambda21, [found[norm, value, seed] for seed in options.seeds])
+            for value, lambda21 in places[norm].items()
         ]
         for norm in NORMS
     }
-    rows = [_row(options, point, line["s"], lr) for of_norm in line.values() for point in of_norm]
+    rows = [_row(options, point, line["s"], lr.value) for of_norm in line.values() for point in of_norm]
     text = "\n\n".join(
         [
             f"# Figure 2 · s against s~ · {options.dataset}",
@@ -77,7 +77,7 @@ def study(ask: Ask, options: Options) -> Findings:
             markdown.bullets(_words(options, runs, line, lr)),
         ]
     )
-    cloud = [points(NORMS[norm], {k[1:]: run for k, run in found.items() if k[0] == norm}) for norm in NORMS]
+    cloud = [points(NORMS[norm], _by_place(options, of_norm)) for norm, of_norm in line.items()]
     cloud = [part for part in cloud if len(part)]
     return Findings(
         pd.DataFrame(rows),
@@ -86,6 +86,10 @@ def study(ask: Ask, options: Options) -> Findings:
         runs.frame(),
         pd.concat(cloud, ignore_index=True) if cloud else points("", {}),
     )
+
+
+def _by_place(options: Options, line: list[Point]) -> dict[tuple[float, int], Run]:
+    return {(point.lambda21, seed): run for point in line for seed, run in zip(options.seeds, point.runs, strict=True)}
 
 
 def gain_of_s(point: Point, of_s: list[Point]) -> Comparison:
@@ -136,7 +140,7 @@ def _table(rows: list[dict[str, object]]) -> str:
     return markdown.table(["Norm", "λ21", "AUC (rate)", minus, "p paired"], lines)
 
 
-def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: float) -> list[str]:
+def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate) -> list[str]:
     lines = words.scope(options, (run for of_norm in line.values() for point in of_norm for run in point.runs))
     lines.append(words.learning_rate(options, "adam", lr))
     for norm in ("s_tilde", "s_tilde_eq10"):
@@ -161,7 +165,7 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: float
             "was made with: Eq. 10 prints -1, the minimiser of Eq. 6 takes -1/2. Its AUCs are printed as a drawing "
             "only."
         )
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _figure(options: Options, line: dict[str, list[Point]]) -> Figure:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from ctr.errors import CtrError
 from ctr.studies import figures, markdown, rates, words
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, job, points
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import compare, summary
@@ -24,10 +25,10 @@ def study(ask: Ask, options: Options) -> Findings:
     if not values:
         raise CtrError("study=fig3: lambda1 and lambda21 hold no value above 0")
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
+    lr = rates.choose_one(runs, options, "adam")
     found = runs(
         {
-            (term, value, seed): job(options, "group_adam", seed, lr, {**_zeros(), f"opt.{term}": value})
+            (term, value, seed): job(options, "group_adam", seed, lr.value, {**_zeros(), f"opt.{term}": value})
             for term in TERMS
             for value in values
             for seed in options.seeds
@@ -36,7 +37,7 @@ def study(ask: Ask, options: Options) -> Findings:
     by_value = {
         (term, value): [found[term, value, seed] for seed in options.seeds] for term in TERMS for value in values
     }
-    rows = [_row(by_value, value, lr) for value in values]
+    rows = [_row(by_value, value, lr.value) for value in values]
     text = "\n\n".join(
         [
             f"# Figure 3 · λ1 against λ21 · {options.dataset}",
@@ -94,7 +95,7 @@ def _table(by_value: dict[tuple[str, float], list[Run]], values: list[float]) ->
 
 
 def _words(
-    options: Options, runs: Runs, by_value: dict[tuple[str, float], list[Run]], values: list[float], lr: float
+    options: Options, runs: Runs, by_value: dict[tuple[str, float], list[Run]], values: list[float], lr: Rate
 ) -> list[str]:
     lines = words.scope(options, (run for found in by_value.values() for run in found))
     lines.append(words.learning_rate(options, "adam", lr))
@@ -111,7 +112,7 @@ def _words(
         )
     else:
         lines.append("No value finished with both terms: nothing to compare.")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _figure(options: Options, by_value: dict[tuple[str, float], list[Run]], values: list[float]) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -109,28 +109,28 @@ def draw(rows: Sequence[Sequence[Panel]], title: str, caption: str) -> Figure:
 
 def _panel(axes: Axes, panel: Panel) -> dict[str, Artist]:
     """Draws one panel; returns its lines by name, for the legend."""
+    lines = [(series, _points(panel, series)) for series in panel.series]
+    points = [point for _, line in lines for point in line]
     if panel.log_x:
         axes.set_xscale("log")
+        _limit(axes.set_xlim, [x for x, _ in points])
     if panel.log_y:
         axes.set_yscale("log")
+        _limit(axes.set_ylim, [y for _, y in points])
     named: dict[str, Artist] = {}
     if panel.line is not None:
         axes.axhline(panel.line, color="#666666", linewidth=0.8)
-    for series in panel.series:
-        points = sorted(
-            ((x, y) for x, y in zip(series.x, series.y, strict=True) if _drawable(panel, x, y)),
-            key=lambda point: point[0].mean,
-        )
-        if not points:
+    for series, line in lines:
+        if not line:
             continue
         color, marker, dashes = LOOKS[series.look % len(LOOKS)]
         named[series.name] = cast(
             Artist,
             axes.errorbar(
-                [x.mean for x, _ in points],
-                [y.mean for _, y in points],
-                xerr=_bars([x for x, _ in points], panel.log_x),
-                yerr=_bars([y for _, y in points], panel.log_y),
+                [x.mean for x, _ in line],
+                [y.mean for _, y in line],
+                xerr=_bars([x for x, _ in line], panel.log_x),
+                yerr=_bars([y for _, y in line], panel.log_y),
                 color=color,
                 marker=marker,
                 linestyle=dashes,
@@ -149,10 +149,25 @@ def _panel(axes: Axes, panel: Panel) -> dict[str, Artist]:
     return named
 
 
-def _drawable(panel: Panel, x: Summary, y: Summary) -> bool:
-    if math.isnan(x.mean) or math.isnan(y.mean):
-        return False
-    return (x.mean > 0 or not panel.log_x) and (y.mean > 0 or not panel.log_y)
+def _points(panel: Panel, series: Series) -> list[tuple[Summary, Summary]]:
+    """The points that have a place on the panel's axes, from left to right."""
+    points = [
+        (x, y)
+        for x, y in zip(series.x, series.y, strict=True)
+        if not math.isnan(x.mean) and not math.isnan(y.mean)
+        if (x.mean > 0 or not panel.log_x) and (y.mean > 0 or not panel.log_y)
+    ]
+    return sorted(points, key=lambda point: point[0].mean)
+
+
+def _limit(set_limits: Callable[[float, float], object], values: Sequence[Summary]) -> None:
+    """Sets the limits of a log axis on which all values are one: matplotlib's own would be a rounding error apart, and
+    cannot be drawn."""
+    down, up = _bars(values, log=True)
+    low = min((value.mean - bar for value, bar in zip(values, down, strict=True)), default=0.0)
+    high = max((value.mean + bar for value, bar in zip(values, up, strict=True)), default=0.0)
+    if 0 < high <= 1.01 * low:
+        set_limits(low / 2, high * 2)
 
 
 def _bars(values: Sequence[Summary], log: bool) -> list[list[float]]:

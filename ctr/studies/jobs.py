@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
 from ctr import rates
-from ctr.cli import open_data
+from ctr.cli import ArgumentError, open_data
 from ctr.commands import command_line, override
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -73,7 +73,8 @@ class Planner:
         """Composes a job; generates and prepares its data first where they are not yet.
 
         Raises:
-            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work.
+            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work, or more ``train_rows``
+                than there are.
             CtrError: no raw log there, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **job}
@@ -85,7 +86,11 @@ class Planner:
         config.tracking.tags = {**config.tracking.tags, **self._tags}
         key = job_key(ctr.config.config_hash(config), data.manifest.data_hash)
         config.run_dir = str(self._store.folder(key))
-        rows_train = min(data.split.rows_train, config.train_rows or data.split.rows_train)
+        rows_train = data.split.rows_train
+        if config.train_rows is not None:
+            if config.train_rows > rows_train:
+                raise ArgumentError(f"train_rows={config.train_rows:,}; there are {rows_train:,} rows to train on")
+            rows_train = config.train_rows
         held_out = round(config.holdout * rows_train)
         return Planned(
             key=key,

@@ -40,6 +40,8 @@ def p_value(value: float | None) -> str:
 
 def power(value: float) -> str:
     """A lambda or learning rate to three digits: ``5e-4``, ``1.75e-1``, ``1``."""
+    if math.isnan(value):
+        return GAP
     mantissa, exponent = f"{value:.2e}".split("e")
     short = f"{float(mantissa):g}"
     return short if int(exponent) == 0 else f"{short}e{int(exponent)}"

@@ -3,17 +3,37 @@ unregularised optimizer, which the regularised one then takes over."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ctr.errors import CtrError
 from ctr.studies import paper
-from ctr.studies.options import Ask, Options
+from ctr.studies.options import Options
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
 from ctr.studies.statistics import summary
 
-# Table 5's runs: (optimizer, batches of the stream or None for all, learning rate, seed) -> run.
-RateKey = tuple[str, int | None, float, int]
+# What a rate is chosen for: (plain optimizer, batches of the stream or None for all).
+Case = tuple[str, int | None]
+Found = dict[tuple[float, int], Run]  # by learning rate and seed
 BATCH = 512
+FURTHER = 3  # rates that a search may try beyond its grid
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate, NaN where none could be chosen.
+
+    Attributes:
+        value: the rate.
+        tried: the rates that it is the best of; empty where it was not searched for.
+    """
+
+    value: float
+    tried: tuple[float, ...] = ()
+
+
+NONE = Rate(math.nan)
 
 
 def plain(opt: str) -> str:
@@ -21,51 +41,74 @@ def plain(opt: str) -> str:
     return opt.removeprefix("group_")
 
 
-def learning_rate(ask: Ask, options: Options, opt: str) -> float:
-    """The learning rate for an optimizer, by ``options.lr``.
+def choose(
+    runs: Runs, options: Options, opts: Sequence[str], steps: Sequence[int | None] = (None,)
+) -> dict[Case, Rate]:
+    """A rate for every optimizer at every length of stream, by ``options.lr``: all runs that it takes are asked for at
+    once. Where no run of the search finished there is none.
 
     "auto" asks for table 5's runs and takes the best mean AUC; "paper" takes table 5's number for the model.
 
     Raises:
-        CtrError: no run finished, or the paper has no number for this optimizer and model.
+        CtrError: the paper has no number for an optimizer with this model.
     """
-    return choose(Runs(ask), options, [opt])[plain(opt), None]
-
-
-def choose(
-    runs: Runs, options: Options, opts: Sequence[str], steps: Sequence[int | None] = (None,)
-) -> dict[tuple[str, int | None], float]:
-    """(plain optimizer, length of stream) -> learning rate; all runs that it takes are asked for at once."""
     wanted = [(name, length) for name in dict.fromkeys(plain(opt) for opt in opts) for length in steps]
     if options.lr == "paper":
-        return {(name, length): _published(options, name) for name, length in wanted}
+        return {case: Rate(_published(options, case[0])) for case in wanted}
     if options.lr != "auto":
-        return {key: float(options.lr) for key in wanted}
-    found = search(runs, options, wanted)
-    return {key: best(options, {k[2:]: run for k, run in found.items() if k[:2] == key}, key[0]) for key in wanted}
+        return {case: Rate(float(options.lr)) for case in wanted}
+    rates = {case: best(found) for case, found in search(runs, options, wanted).items()}
+    return {case: rate for case, rate in rates.items() if not math.isnan(rate.value)}
 
 
-def search(runs: Runs, options: Options, wanted: Sequence[tuple[str, int | None]]) -> dict[RateKey, Run]:
-    """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows."""
-    return runs(
-        {
-            (opt, length, lr, seed): job(options, opt, seed, lr, _span(options, length))
-            for opt, length in wanted
-            for lr in options.lrs
+def choose_one(runs: Runs, options: Options, opt: str) -> Rate:
+    """The rate for one optimizer on all rows, `NONE` where none could be chosen."""
+    return choose(runs, options, [opt]).get((plain(opt), None), NONE)
+
+
+def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, Found]:
+    """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
+
+    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them. Rates that
+    diverge count as tried, not as failed, where another one was chosen.
+    """
+    grids = {case: list(options.lrs) for case in wanted}
+    for _ in range(1 + FURTHER):
+        plan = {
+            (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
+            for case, lrs in grids.items()
+            for lr in lrs
             for seed in options.seeds
         }
-    )
+        found = runs(plan)
+        by_case = {case: {key[1:]: run for key, run in found.items() if key[0] == case} for case in wanted}
+        beyond = {case: next_rate for case in wanted if (next_rate := _beyond(best(by_case[case])))}
+        if not beyond:
+            break
+        for case, lr in beyond.items():
+            grids[case].append(lr)
+    chosen = {case: best(by_case[case]).value for case in wanted}
+    runs.excuse(one for (case, lr, _), one in plan.items() if not math.isnan(chosen[case]) and lr != chosen[case])
+    return by_case
 
 
-def best(options: Options, found: Mapping[tuple[float, int], Run], opt: str) -> float:
-    """The learning rate with the best mean AUC; those that failed with some seeds only stand back."""
-    means = {lr: summary(aucs(found[lr, seed] for seed in options.seeds)) for lr in options.lrs}
+def _beyond(chosen: Rate) -> float | None:
+    """The next power of ten where the best lies at an end of a grid."""
+    factors = {chosen.tried[0]: 0.1, chosen.tried[-1]: 10.0}
+    if len(chosen.tried) < 2 or chosen.value not in factors:
+        return None
+    return float(f"{chosen.value * factors[chosen.value]:.12g}")  # 1e-6, not 1.0000000000000002e-06
+
+
+def best(found: Mapping[tuple[float, int], Run]) -> Rate:
+    """The learning rate with the best mean AUC, NaN if no run has one; those that failed with some seeds only stand
+    back."""
+    tried = tuple(sorted({lr for lr, _ in found}))
+    means = {lr: summary(aucs(run for key, run in found.items() if key[0] == lr)) for lr in tried}
     most = max(mean.n for mean in means.values())
     if most == 0:
-        errors = [run.error for run in found.values() if run.error]
-        why = f": {errors[0]}" if errors else ": no run has an AUC"
-        raise CtrError(f"no learning rate can be chosen for {opt}, none of lrs={options.lrs} finished{why}")
-    return max((lr for lr in options.lrs if means[lr].n == most), key=lambda lr: means[lr].mean)
+        return Rate(math.nan, tried)
+    return Rate(max((lr for lr in tried if means[lr].n == most), key=lambda lr: means[lr].mean), tried)
 
 
 def _span(options: Options, length: int | None) -> dict[str, object]:

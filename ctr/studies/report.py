@@ -32,7 +32,7 @@ class Links:
     """Where a study stands in MLflow, relative to the server's root.
 
     Attributes:
-        runs: the study's runs as a list, folded by method and lambda21.
+        runs: the study's runs as a list, folded by optimizer.
         dashboard: the same runs in the ready-made charts.
         report: the report run: table, text, files.
         page: the interactive page among its artifacts.
@@ -162,8 +162,9 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
 
 
 def _mark_runs(client: MlflowClient, experiment_id: str, rows: pd.DataFrame, study: str, dataset: str) -> None:
-    """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them."""
-    from mlflow.entities import RunTag
+    """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them, and the
+    metrics that its charts need of every run."""
+    from mlflow.entities import Metric, RunTag
 
     wanted = {(row["config_hash"], row["data_hash"]) for row in _hashed(rows)}
     runs = list(_search(client, [experiment_id], "attributes.status = 'FINISHED' AND metrics.auc > 0"))
@@ -180,13 +181,16 @@ def _mark_runs(client: MlflowClient, experiment_id: str, rows: pd.DataFrame, stu
             missing.remove(key)  # a second run of the same configuration would be a second point at the same place
             method = _method(run.data.params)
             new = {"study": ",".join(sorted(studies | {study})), "method": method, COLOR: _color(method, colors)}
+            needed = dashboard.coordinates(run.data.params)
         elif study in studies and tags.get("dataset") == dataset:
             new = {"study": ",".join(sorted(studies - {study}))}
+            needed = {}
         else:
             continue
         changed = [RunTag(name, value) for name, value in new.items() if tags.get(name) != value]
-        if changed:
-            client.log_batch(run.info.run_id, tags=changed)
+        added = [Metric(name, needed[name], run.info.end_time, 0) for name in needed if name not in run.data.metrics]
+        if changed or added:
+            client.log_batch(run.info.run_id, metrics=added, tags=changed)
     if missing:
         log.warning(
             "%d of the study's %d runs are not in this MLflow experiment: the dashboard cannot show them; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -10,9 +11,12 @@ from typing import TypeVar
 
 import pandas as pd
 
+from ctr.errors import DIVERGED
 from ctr.studies.options import POINTS, Ask, Job, Options
 
 Key = TypeVar("Key", bound=Hashable)
+
+FINISHED, FAILED = "finished", "failed"
 
 # Share of the training rows that choices are made on with ``select=validation``.
 HOLDOUT = 0.1
@@ -32,6 +36,10 @@ class Run:
     error: str | None
 
     @property
+    def diverged(self) -> bool:
+        return self.error is not None and self.error.startswith(DIVERGED)
+
+    @property
     def prunable(self) -> bool:
         """Whether there is something to prune to: a finished run with a feature left."""
         return self.error is None and self.feature_rate > 0
@@ -43,34 +51,68 @@ class Runs:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._known: dict[str, dict[str, object]] = {}
+        self._excused: set[str] = set()
 
     def __call__(self, plan: Mapping[Key, Job]) -> dict[Key, Run]:
-        """Runs a plan, at once: what is missing of it can go in parallel."""
-        names = {key: repr(sorted(job.items())) for key, job in plan.items()}
-        missing = {names[key]: job for key, job in plan.items() if names[key] not in self._known}
+        """Runs a plan, at once: what is missing of it can go in parallel.
+
+        A job whose learning rate is NaN, because none could be chosen, is not asked for: it comes back as failed.
+        """
+        names = {key: _name(job) for key, job in plan.items() if _has_rate(job)}
+        missing = {name: plan[key] for key, name in names.items() if name not in self._known}
         if missing:
             answers = self._ask(list(missing.values())).to_dict("records")
             for name, answer in zip(missing, answers, strict=True):
                 self._known[name] = {str(column): value for column, value in answer.items()}
-        return {key: _run(self._known[name]) for key, name in names.items()}
+        without = _run({"error": "no learning rate could be chosen"})
+        return {key: _run(self._known[names[key]]) if key in names else without for key in plan}
+
+    def excuse(self, jobs: Iterable[Job]) -> None:
+        """Of these, those that diverged did not fail: that a learning rate is too large is an answer."""
+        self._excused.update(map(_name, jobs))
 
     def frame(self) -> pd.DataFrame:
-        """Every run, in the order in which they were first asked for."""
-        return pd.DataFrame.from_records(list(self._known.values()))
+        """Every run, in the order in which they were first asked for; ``outcome``: finished, diverged or failed."""
+        rows = [{**answer, "outcome": self._outcome(name)} for name, answer in self._known.items()]
+        return pd.DataFrame.from_records(rows)
 
-    def failures(self) -> list[str]:
-        """One line for each failed run: its command and why."""
-        return [
-            f"{answer.get('command')}: {answer['error']}"
-            for answer in self._known.values()
-            if _text(answer.get("error")) is not None
-        ]
+    def code(self) -> dict[str | None, int]:
+        """How many of the finished runs are of which commit; None where it is not known."""
+        finished = [answer for name, answer in self._known.items() if self._outcome(name) == FINISHED]
+        return dict(Counter(_text(answer.get("git_sha")) for answer in finished))
+
+    def failures(self) -> dict[str, list[str]]:
+        """The commands of the failed runs by what they failed of."""
+        commands: dict[str, list[str]] = {}
+        for name, answer in self._known.items():
+            if self._outcome(name) == FAILED:
+                commands.setdefault(str(answer["error"]), []).append(str(answer.get("command")))
+        return commands
+
+    def _outcome(self, name: str) -> str:
+        run = _run(self._known[name])
+        if run.error is None:
+            return FINISHED
+        return DIVERGED if run.diverged and name in self._excused else FAILED
 
 
 def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str, object] | None = None) -> Job:
-    """The overrides of one run of a study: its own last, so that they win over ``options.common``."""
+    """The overrides of one run of a study: its own last, so that they win over ``options.common``.
+
+    Args:
+        lr: learning rate; NaN where none could be chosen (`Runs`).
+    """
     base = {"dataset": options.dataset, "model": options.model}
     return {**base, **options.common, "opt": opt, "opt.lr": lr, "seed": seed, **(overrides or {})}
+
+
+def _name(job: Job) -> str:
+    return repr(sorted(job.items()))
+
+
+def _has_rate(job: Job) -> bool:
+    lr = job.get("opt.lr")
+    return not (isinstance(lr, float) and math.isnan(lr))
 
 
 def aucs(runs: Iterable[Run]) -> list[float]:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ctr.studies import figures, markdown, matched, rates, stream_text
 from ctr.studies.curves import auc_at
 from ctr.studies.options import Ask, Findings, Job, Options
-from ctr.studies.rates import BATCH
+from ctr.studies.rates import BATCH, Rate
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import Comparison, Summary, compare, summary
@@ -86,11 +86,12 @@ class Cell:
 def study(ask: Ask, options: Options) -> Findings:
     """Every method at every length of stream and every lambda21; the learning rate by the rule at each length."""
     runs = Runs(ask)
-    lrs = {steps: lr for (_, steps), lr in rates.choose(runs, options, ["adam"], options.steps).items() if steps}
+    found = rates.choose(runs, options, ["adam"], options.steps)
+    lrs = {steps: found.get(("adam", steps), rates.NONE) for steps in options.steps}
     group = runs(
         {
             (method, steps, lambda21, seed): matched.group_adam(
-                options, seed, lrs[steps], lambda21, {**changes, **_span(steps), "retrain": True}
+                options, seed, lrs[steps].value, lambda21, {**changes, **_span(steps), "retrain": True}
             )
             for method, changes in GROUPS.items()
             for steps in options.steps
@@ -103,7 +104,7 @@ def study(ask: Ask, options: Options) -> Findings:
     cells += _pruned_cells(runs, options, lrs, group, places)
     cells.sort(key=lambda cell: (cell.lambda21, cell.steps))
     return Findings(
-        pd.DataFrame([_row(cell, lrs[cell.steps]) for cell in cells]),
+        pd.DataFrame([_row(cell, lrs[cell.steps].value) for cell in cells]),
         stream_text.write(options, runs, cells, lrs),
         {f"stream-{markdown.power(lambda21)}": _figure(options, cells, lambda21) for lambda21 in options.lambda21},
         runs.frame(),
@@ -128,7 +129,7 @@ def _group_cell(options: Options, group: dict[Key, Run], method: str, steps: int
 
 
 def _pruned_cells(
-    runs: Runs, options: Options, lrs: dict[int, float], group: dict[Key, Run], places: list[Place]
+    runs: Runs, options: Options, lrs: dict[int, Rate], group: dict[Key, Run], places: list[Place]
 ) -> list[Cell]:
     """Adam pruned by each score without fine-tuning, and with the best of the other schedules."""
     soft = {
@@ -142,7 +143,7 @@ def _pruned_cells(
     def prune(key: Tried, more: dict[str, object]) -> Job:
         score, share, steps, lambda21, seed = key
         rate = soft[steps, lambda21, seed].feature_rate
-        return matched.pruned_adam(options, seed, lrs[steps], score, rate, share, {**_span(steps), **more})
+        return matched.pruned_adam(options, seed, lrs[steps].value, score, rate, share, {**_span(steps), **more})
 
     def keys(score: str, share: float, place: Place) -> list[Tried]:
         return [(score, share, *place, seed) for seed in options.seeds if soft[(*place, seed)].prunable]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ctr.studies import markdown, words
 from ctr.studies.options import Options
-from ctr.studies.rates import BATCH
+from ctr.studies.rates import BATCH, Rate
 from ctr.studies.runs import Runs
 from ctr.studies.statistics import Comparison
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MINUS = "−"
 
 
-def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int, float]) -> str:
+def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int, Rate]) -> str:
     """The study's Markdown."""
     parts = [
         f"# AUC against rows seen · {options.dataset}",
@@ -33,13 +33,14 @@ def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int,
         here = [cell for cell in cells if cell.lambda21 == lambda21]
         parts += [f"## λ21 = {markdown.power(lambda21)}", _table(here), markdown.bullets(_words(here))]
     soft = (run for cell in cells for run in cell.soft)
-    tail = [*words.scope(options, soft), words.choice(options, "Fine-tuning schedules were"), _counts(cells)]
-    parts += ["## Of all", markdown.bullets([*tail, *words.failures(runs)])]
+    rates = [words.learning_rate(options, "adam", lr, f" at {steps:,} steps") for steps, lr in lrs.items()]
+    tail = [*words.scope(options, soft), *rates, words.choice(options, "Fine-tuning schedules were"), _counts(cells)]
+    parts += ["## Of all", markdown.bullets([*tail, *words.notes(runs)])]
     return "\n\n".join(parts) + "\n"
 
 
-def _lrs(lrs: Mapping[int, float]) -> str:
-    rows = [[f"{steps:,}", f"{steps * BATCH:,}", markdown.power(lr)] for steps, lr in lrs.items()]
+def _lrs(lrs: Mapping[int, Rate]) -> str:
+    rows = [[f"{steps:,}", f"{steps * BATCH:,}", markdown.power(lr.value)] for steps, lr in lrs.items()]
     return markdown.table(["Steps", "Rows", "Learning rate"], rows)
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from ctr.studies import figures, markdown, matched, paper, rates, words
 from ctr.studies.matched import Match
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Runs, points
 from ctr.studies.statistics import summary
 
@@ -26,8 +27,8 @@ def fig1(ask: Ask, options: Options) -> Findings:
 
 def _findings(ask: Ask, options: Options, title: str) -> Findings:
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
-    matches = matched.match(runs, options, lr)
+    lr = rates.choose_one(runs, options, "adam")
+    matches = matched.match(runs, options, lr.value)
     text = "\n\n".join(
         [
             title,
@@ -40,7 +41,7 @@ def _findings(ask: Ask, options: Options, title: str) -> Findings:
             markdown.bullets(_words(options, runs, matches, lr)),
         ]
     )
-    rows = [_row(options, match, lr) for match in matches]
+    rows = [_row(options, match, lr.value) for match in matches]
     return Findings(pd.DataFrame(rows), text + "\n", {"fig1": figure(options, matches)}, runs.frame(), _points(matches))
 
 
@@ -169,7 +170,7 @@ def _beside_the_paper(options: Options, matches: list[Match]) -> list[str]:
     return ["Beside the paper's table 2 (pruned by norm):", markdown.table(head, rows), *([note] if note else [])]
 
 
-def _words(options: Options, runs: Runs, matches: list[Match], lr: float) -> list[str]:
+def _words(options: Options, runs: Runs, matches: list[Match], lr: Rate) -> list[str]:
     lines = words.scope(options, (run for match in matches for run in match.group.values()))
     lines.append(words.learning_rate(options, "adam", lr))
     lines.append(words.choice(options, "Adam's fine-tuning schedules were"))
@@ -181,7 +182,7 @@ def _words(options: Options, runs: Runs, matches: list[Match], lr: float) -> lis
         line = f"λ21 = {markdown.power(match.lambda21)}, by {match.score}: "
         line += words.winner("Group Adam", "pruned Adam", match.auc)
         lines.append(line + _against_the_paper(options, match) + (f"; gap: {match.gap}" if match.gap else "") + ".")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _against_the_paper(options: Options, match: Match) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from ctr.studies import markdown, paper, rates, words
 from ctr.studies.options import Ask, Findings, Job, Options
 from ctr.studies.paper import Regularisers
+from ctr.studies.rates import Rate
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import Comparison, Summary, compare, summary
@@ -48,7 +49,8 @@ class Row:
 def study(ask: Ask, options: Options) -> Findings:
     """Plain, the paper's regularisers (tables 6 and 7) and the best of lambda1 x lambda21 x lambda2 at hand."""
     runs = Runs(ask)
-    lrs = {family: lr for (family, _), lr in rates.choose(runs, options, list(FAMILIES)).items()}
+    found = rates.choose(runs, options, list(FAMILIES))
+    lrs = {family: found.get((family, None), rates.NONE) for family in FAMILIES}
     grid = [
         Regularisers(lambda1, lambda21, lambda2)
         for lambda1 in options.lambda1
@@ -57,7 +59,7 @@ def study(ask: Ask, options: Options) -> Findings:
         if lambda1 or lambda21 or lambda2  # all 0 is the plain optimizer
     ]
     plain = runs(
-        {(family, seed): job(options, family, seed, lrs[family]) for family in FAMILIES for seed in options.seeds}
+        {(family, seed): job(options, family, seed, lrs[family].value) for family in FAMILIES for seed in options.seeds}
     )
     published = {family: paper.REGULARISERS[family].get(options.model) for family in FAMILIES}
     holdout = options.select == "validation"
@@ -97,7 +99,7 @@ def study(ask: Ask, options: Options) -> Findings:
         ]
     )
     return Findings(
-        pd.DataFrame([_record(options, row, lrs[row.family]) for row in rows]),
+        pd.DataFrame([_record(options, row, lrs[row.family].value) for row in rows]),
         text.replace("\n\n\n\n", "\n\n") + "\n",
         {},
         runs.frame(),
@@ -115,11 +117,13 @@ def best_of(options: Options, tried: dict[GridKey, Run], family: str, grid: list
 
 
 def _group_jobs(
-    options: Options, lrs: dict[str, float], grids: dict[str, list[Regularisers]], holdout: bool
+    options: Options, lrs: dict[str, Rate], grids: dict[str, list[Regularisers]], holdout: bool
 ) -> dict[GridKey, Job]:
     more = {"holdout": HOLDOUT} if holdout else {}
     return {
-        (family, lambdas, seed): job(options, f"group_{family}", seed, lrs[family], {**overrides(lambdas), **more})
+        (family, lambdas, seed): job(
+            options, f"group_{family}", seed, lrs[family].value, {**overrides(lambdas), **more}
+        )
         for family, grid in grids.items()
         for lambdas in grid
         for seed in options.seeds
@@ -189,10 +193,11 @@ def _beside_the_paper(options: Options, rows: list[Row]) -> str:
     return markdown.table(head, lines)
 
 
-def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, float], tried: list[Run]) -> list[str]:
+def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, Rate], tried: list[Run]) -> list[str]:
     lines = words.scope(options, (run for row in rows for run in (*row.plain, *row.group)))
     lines += [words.learning_rate(options, family, lr) for family, lr in lrs.items()]
-    lines.append(words.choice(options, f"The best of the grid was, among {len(tried) // len(options.seeds)} choices,"))
+    choices = len(tried) // (len(options.seeds) * len(FAMILIES))
+    lines.append(words.choice(options, f"The best of the grid was, among {choices} choices,"))
     for row in rows:
         plain, group = FAMILIES[row.family]
         line = f"{group} with {row.which} ({described(row.lambdas)}): {words.winner(group, plain, row.auc)}"
@@ -212,7 +217,7 @@ def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, float],
             "The paper prints a feature rate of 0.827 for plain Adam and Adagrad with OPNN; a plain optimizer zeroes "
             "no feature that it has seen, ours is 1."
         )
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _record(options: Options, row: Row, lr: float) -> dict[str, object]:

@@ -10,6 +10,7 @@ import pandas as pd
 from ctr.errors import CtrError
 from ctr.studies import markdown, paper, rates, table3, words
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, job
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import student, summary
@@ -24,16 +25,18 @@ def study(ask: Ask, options: Options) -> Findings:
     if lambdas is None:
         raise CtrError(f"study=table4: the paper has no regularisers for {options.model}; expected dcn, mlp or opnn")
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
+    lr = rates.choose_one(runs, options, "adam")
     found = runs(
         {
-            (dim, seed): job(options, "group_adam", seed, lr, {**table3.overrides(lambdas), "model.embedding_dim": dim})
+            (dim, seed): job(
+                options, "group_adam", seed, lr.value, {**table3.overrides(lambdas), "model.embedding_dim": dim}
+            )
             for dim in options.dims
             for seed in options.seeds
         }
     )
     by_dim = {dim: [found[dim, seed] for seed in options.seeds] for dim in options.dims}
-    rows = [_row(options, dim, of_dim, lr) for dim, of_dim in by_dim.items()]
+    rows = [_row(options, dim, of_dim, lr.value) for dim, of_dim in by_dim.items()]
     table = pd.DataFrame(rows)
     text = "\n\n".join(
         [
@@ -94,14 +97,14 @@ def _like_the_paper(by_dim: dict[int, list[Run]], options: Options) -> str:
     return markdown.table(["Embedding dimension", "Group Adam", "Paper", minus], lines)
 
 
-def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: float) -> list[str]:
+def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate) -> list[str]:
     lines = words.scope(options, (run for found in by_dim.values() for run in found))
     lines.append(words.learning_rate(options, "adam", lr))
     if not _has_it(options):
         lines.append("The paper's table 4 is of DCN on Criteo alone.")
     done = {dim: found for dim, found in sorted(by_dim.items()) if summary(aucs(found)).n}
     if len(done) < 2:
-        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.failures(runs)]
+        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.notes(runs)]
     falling = [summary(rates_of(found)).mean for found in done.values()]
     pairs = list(pairwise(falling))
     down = sum(a > b for a, b in pairs)
@@ -117,7 +120,7 @@ def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: float
     gap = summary(aucs(done[best])).mean - summary(aucs(done[second])).mean
     p = markdown.p_value(student(aucs(done[best]), aucs(done[second])))
     lines.append(f"{line}, {markdown.difference(gap)} ahead of dimension {second} (p = {p}).")
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _points(by_dim: dict[int, list[Run]], options: Options, lambda21: float) -> pd.DataFrame:

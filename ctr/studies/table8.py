@@ -9,20 +9,26 @@ import pandas as pd
 from ctr.studies import markdown, matched, paper, rates, words
 from ctr.studies.matched import GroupKey, PrunedKey
 from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, points
 from ctr.studies.runs import rates as rates_of
 from ctr.studies.statistics import compare, summary
 
 
 def study(ask: Ask, options: Options) -> Findings:
-    """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score."""
+    """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score.
+
+    ``select=validation`` runs each schedule on held-out rows as well, to tell the best.
+    """
     runs = Runs(ask)
-    lr = rates.choose(runs, options, ["adam"])["adam", None]
-    group = matched.group_runs(runs, options, lr)
-    tried = matched.all_schedules(runs, options, lr, group)
+    lr = rates.choose_one(runs, options, "adam")
+    group = matched.group_runs(runs, options, lr.value)
+    tried = matched.all_schedules(runs, options, lr.value, group)
+    held_out = options.select == "validation"
+    judged = matched.all_schedules(runs, options, lr.value, group, holdout=True) if held_out else tried
     shares = sorted(options.finetune, reverse=True)  # as in the paper: 30 % first
     rows = [
-        _row(options, group, tried, score, lambda21, share)
+        _row(options, group, tried, score, lambda21, share, matched.best_schedule(options, judged, score, lambda21))
         for score in options.scores
         for lambda21 in options.lambda21
         for share in shares
@@ -57,10 +63,10 @@ def _row(
     score: str,
     lambda21: float,
     share: float,
+    best: float | None,
 ) -> dict[str, Any]:
     found = _cell(options, tried, score, lambda21, share)
     ours = summary([run.auc for run in found])
-    best = matched.best_schedule(options, tried, score, lambda21)
     covered = paper.covers(options.dataset, options.model) and score == "norm"
     published = paper.table8(options.model, lambda21, share) if covered else None
     unpruned = [seed for seed in options.seeds if not group[lambda21, seed].prunable]
@@ -113,9 +119,11 @@ def _words(
     group: dict[GroupKey, Run],
     tried: dict[PrunedKey, Run],
     rows: list[dict[str, Any]],
-    lr: float,
+    lr: Rate,
 ) -> list[str]:
     lines = [*words.scope(options, group.values()), words.learning_rate(options, "adam", lr)]
+    lines.append(words.choice(options, "The best schedules were"))
+    where = " on the held-out rows" if options.select == "validation" else ""
     for score in options.scores:
         for lambda21 in options.lambda21:
             cells = [row for row in rows if row["score"] == score and row["lambda21"] == lambda21 and row["seeds"]]
@@ -123,7 +131,7 @@ def _words(
             if best is None:
                 lines.append(f"λ21 = {markdown.power(lambda21)}, by {score}: no schedule finished.")
                 continue
-            line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best"
+            line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best{where}"
             line += _against_the_paper(options, lambda21, best) if score == "norm" else ""
             lines.append(line + _gain(options, tried, score, lambda21, best) + ".")
     gaps = [row for row in rows if row["gap"]]
@@ -131,7 +139,7 @@ def _words(
         f"gap at λ21 = {markdown.power(row['lambda21'])}, by {row['score']}, {row['finetune']:.0%}: {row['gap']}."
         for row in gaps
     ]
-    return lines + words.failures(runs)
+    return lines + words.notes(runs)
 
 
 def _against_the_paper(options: Options, lambda21: float, best: float) -> str:

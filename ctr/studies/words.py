@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ctr.result import git_sha
 from ctr.studies import markdown, paper
 from ctr.studies.options import Options
+from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs
 from ctr.studies.statistics import Comparison, Summary
 
@@ -75,6 +77,8 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
     lines = [f"Dataset {options.dataset}, model {options.model}, {_seeds(options)}."]
     if not paper.covers(options.dataset, options.model):
         lines.append("The paper has no numbers for this dataset with this model.")
+    if not done:
+        return [*lines, "No run finished."]
     generated = any(run.source == "generated" for run in done)
     rows = max((run.rows_train for run in done if not math.isnan(run.rows_train)), default=math.nan)
     full = paper.ROWS_TRAIN.get(options.dataset)
@@ -94,24 +98,26 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
     return lines
 
 
-def learning_rate(options: Options, name: str, lr: float, found: bool = False) -> str:
+def learning_rate(options: Options, opt: str, lr: Rate, at: str = "") -> str:
     """How the learning rate of a plain optimizer came about, and whether the paper has the same.
 
     Args:
-        found: it was searched for, whatever ``options.lr`` says (table 5).
+        at: of which runs it is, where not of all: " at 230 steps".
     """
-    searched = found or options.lr == "auto"
-    if searched:
+    if math.isnan(lr.value):
+        return f"Learning rate of {opt}{at}: none could be chosen, no run of the search finished."
+    if lr.tried:
         where = "on held-out training rows" if options.select == "validation" else "by test AUC, the paper's rule"
-        how = f"the best of {', '.join(map(markdown.power, options.lrs))} {where}"
+        how = f"the best of {', '.join(map(markdown.power, lr.tried))} {where}"
     else:
         how = "the paper's, table 5" if options.lr == "paper" else "as given"
-    line = f"Learning rate of {name}: {markdown.power(lr)} ({how})"
-    if searched and len(options.lrs) > 1 and lr in (min(options.lrs), max(options.lrs)):
-        line += "; it lies at the end of the grid, a better one may lie beyond"
-    published = paper.TABLE5.get(name, {}).get(options.model)
-    if published is not None and paper.covers(options.dataset, options.model) and (searched or options.lr != "paper"):
-        same = math.isclose(published, lr, rel_tol=1e-6)
+    line = f"Learning rate of {opt}{at}: {markdown.power(lr.value)} ({how})"
+    if len(lr.tried) > 1 and lr.value in (lr.tried[0], lr.tried[-1]):
+        which = "smallest" if lr.value == lr.tried[0] else "largest"
+        line += f"; it is the {which} tried, a better one may lie beyond"
+    published = paper.TABLE5.get(opt, {}).get(options.model)
+    if published is not None and paper.covers(options.dataset, options.model) and (lr.tried or options.lr != "paper"):
+        same = math.isclose(published, lr.value, rel_tol=1e-6)
         line += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
     return line + "."
 
@@ -126,8 +132,34 @@ def choice(options: Options, what: str) -> str:
     return f"{what} chosen by AUC on the test part, as the paper does: this flatters whatever is chosen."
 
 
+def notes(runs: Runs) -> list[str]:
+    """What a reader should know of the runs as a whole: of which code they are, and which failed."""
+    return [*_code(runs), *failures(runs)]
+
+
+def _code(runs: Runs) -> list[str]:
+    """A line where the finished runs are not all of the code that writes this page."""
+    shas, now = runs.code(), git_sha()
+    if set(shas) <= {now}:
+        return []
+    of = ", ".join(f"{number} by {_state(sha)}" for sha, number in shas.items())
+    what = "different code (git)" if len(shas) > 1 else "other code (git) than this page"
+    return [f"The runs were made by {what}: {of}; this page by {_state(now)}."]
+
+
+def _state(sha: str | None) -> str:
+    """The first ten digits of a commit, and whether there were changes to it."""
+    return "an unknown state" if sha is None else sha[:10] + ("-dirty" if sha.endswith("-dirty") else "")
+
+
 def failures(runs: Runs) -> list[str]:
-    return [f"failed: {line}" for line in runs.failures()]
+    """A line for each thing that went wrong, however many runs failed of it."""
+    return [
+        f"failed: {commands[0]}: {error}"
+        if len(commands) == 1
+        else f"failed: {len(commands)} runs: {error}; the first: {commands[0]}"
+        for error, commands in runs.failures().items()
+    ]
 
 
 def _seeds(options: Options) -> str:

@@ -50,9 +50,10 @@ def track(uri: str, jobs: pd.DataFrame) -> None:
     for job in jobs[jobs["error"].isna()].to_dict("records"):
         run_id = client.create_run(experiment.experiment_id, run_name=f"{job['opt']} seed {job['seed']}").info.run_id
         params = {"opt.name": job["opt"], "opt.lr": 1e-3, "seed": job["seed"]}
-        params |= {"prune.name": "magnitude" if job["opt"] == "adam" else "none", "prune.score": "norm"}
         if job["opt"] == "group_adam":
-            params["opt.lambda21"] = job["opt.lambda21"]
+            params |= {"opt.lambda21": job["opt.lambda21"], "prune.name": "none"}
+        else:
+            params |= {"prune.name": "magnitude", "prune.score": "norm", "prune.finetune": 0.1 * job["seed"]}
         metrics = {name: job[name] for name in ("auc", "feature_rate", "logloss")}
         metrics["log10_feature_rate"] = math.log10(job["feature_rate"])
         tags = {name: job[name] for name in ("dataset", "opt", "seed", "config_hash", "data_hash")}

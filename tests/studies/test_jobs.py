@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from ctr.cli import ArgumentError
 from ctr.commands import command_line, override
 from ctr.config import config_hash, plain_dict
 from ctr.store import Store
@@ -71,6 +72,12 @@ def test_rows_to_come(planner: Planner) -> None:
     assert planned(planner, train_rows=40).rows_train == 40
     held = planned(planner, train_rows=40, holdout=0.25)
     assert (held.rows_train, held.rows_test) == (30, 10)
+
+
+def test_more_rows_than_there_are(planner: Planner) -> None:
+    assert planned(planner, train_rows=60).rows_train == 60
+    with pytest.raises(ArgumentError, match=r"^train_rows=1,061; there are 60 rows to train on$"):
+        planned(planner, train_rows=1061)
 
 
 def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,13 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
     assert looks == {("group_adam", page.PALETTE[0]), ("adam, pruned by norm", page.PALETTE[1])}
     assert not caplog.records
+    # Each run has a place on every axis, else MLflow would leave it out of the chart.
+    for chart in dashboard.state("table2", "criteo")["compareRunCharts"]:
+        for run in marked:
+            assert {*chart.get("selectedParams", [])} <= {*run.data.params}
+            assert {*chart.get("selectedMetrics", [])} <= {*run.data.metrics}
+    found = {(run.data.tags["opt"], run.data.metrics["lambda21"], run.data.metrics["finetune"]) for run in marked}
+    assert found == {("group_adam", value, 0) for value in invented.LAMBDAS} | {("adam", 0, x) for x in (0, 0.1, 0.2)}
 
     # Another study on some of the runs; then the first one again, on fewer.
     publish(jobs.head(5), uri, tmp_path / "fig1-criteo", "fig1")

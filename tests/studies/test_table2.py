@@ -150,8 +150,7 @@ def test_a_failed_run_is_a_gap_that_says_why() -> None:
     assert cell.adam_auc_mean == pytest.approx(0.752)
     assert "2 runs" not in cell.gap
     assert "1 runs of the schedules failed: out of memory" in cell.gap
-    assert "failed: python -m ctr.train dataset=criteo" in findings.text
-    assert "out of memory" in findings.text
+    assert "failed: 2 runs: out of memory; the first: python -m ctr.train dataset=criteo" in findings.text
 
 
 def test_a_count_that_is_not_matched_is_shouted() -> None:

@@ -1,0 +1,83 @@
+"""Sentences about the runs of a study as a whole."""
+
+import pytest
+
+from ctr.studies import words
+from ctr.studies.options import Job
+from ctr.studies.registry import STUDIES
+from ctr.studies.runs import Runs
+from tests.studies.oracle import Oracle, features, options
+
+
+def jobs(*seeds: int) -> dict[int, Job]:
+    return {seed: {"opt": "adam", "seed": seed} for seed in seeds}
+
+
+def test_failures_are_grouped_by_what_they_say() -> None:
+    errors = {1: "no memory", 2: "no disk", 4: "no memory", 5: "no memory"}
+    runs = Runs(Oracle(lambda job: errors.get(int(str(job["seed"])), {**features(1), "auc": 0.7})))
+    runs(jobs(0, 1, 2))
+    assert words.failures(runs) == [
+        "failed: python -m ctr.train opt=adam seed=1: no memory",
+        "failed: python -m ctr.train opt=adam seed=2: no disk",
+    ]
+    runs(jobs(1, 3, 4, 5))
+    assert words.failures(runs) == [
+        "failed: 3 runs: no memory; the first: python -m ctr.train opt=adam seed=1",
+        "failed: python -m ctr.train opt=adam seed=2: no disk",
+    ]
+
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.mark.parametrize(
+    ("shas", "said"),
+    [
+        ([NEW, NEW], None),
+        (
+            [None, NEW],
+            "The runs were made by different code (git): 1 by an unknown state, 1 by bbbbbbbbbb; this page by",
+        ),
+        (
+            [OLD, NEW, OLD],
+            "The runs were made by different code (git): 2 by aaaaaaaaaa, 1 by bbbbbbbbbb; this page by bbb",
+        ),
+        ([NEW, f"{NEW}-dirty"], "1 by bbbbbbbbbb, 1 by bbbbbbbbbb-dirty; this page by bbbbbbbbbb."),
+        (
+            [OLD, OLD],
+            "The runs were made by other code (git) than this page: 2 by aaaaaaaaaa; this page by bbbbbbbbbb.",
+        ),
+    ],
+)
+def test_runs_of_different_code_are_said(
+    monkeypatch: pytest.MonkeyPatch, shas: list[str | None], said: str | None
+) -> None:
+    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    runs = Runs(Oracle(lambda job: {**features(1), "auc": 0.7, "git_sha": shas[int(str(job["seed"]))]}))
+    runs(jobs(*range(len(shas))))
+    lines = words.notes(runs)
+    assert len(lines) == (0 if said is None else 1)
+    assert said is None or said in lines[0]
+
+
+def test_failed_runs_were_made_by_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    runs = Runs(Oracle(lambda job: "no memory" if job["seed"] == 0 else {"auc": 0.7, "git_sha": NEW}))
+    runs(jobs(0, 1))
+    assert len(words.notes(runs)) == 1
+
+
+def test_an_installed_package_knows_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "git_sha", lambda: None)
+    runs = Runs(Oracle(lambda job: {"auc": 0.7, "git_sha": None}))
+    runs(jobs(0, 1))
+    assert words.notes(runs) == []
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
+    text = STUDIES[name](oracle, options(lambda1=[1e-3])).text
+    assert f"* The runs were made by other code (git) than this page: {len(oracle.jobs)} by aaaaaaaaaa;" in text
