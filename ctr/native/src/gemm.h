@@ -5,6 +5,8 @@
 // A may be read up to TILE_ROWS - 1 rows (columns, if transposed) beyond its end, which the caller's buffer must allow.
 #pragma once
 
+#include <algorithm>
+
 #include "vec.h"
 
 namespace ctr {
@@ -32,13 +34,15 @@ inline void pack_rows(const float* b, std::ptrdiff_t ld, int k, int n, int j, fl
 // Panel j of B = W^T, where W [n, k] is row-major.
 inline void pack_columns(const float* w, std::ptrdiff_t ld, int k, int n, int j, float* packed) {
     float* out = packed + std::size_t(j) * std::size_t(k) * PANEL;
-    const int columns = n - j * PANEL < PANEL ? n - j * PANEL : PANEL;
-    if (columns < PANEL) std::memset(out, 0, std::size_t(k) * PANEL * sizeof(float));
-    w += std::ptrdiff_t(j) * PANEL * ld;
-    for (int from = 0; from < k; from += LANES) {  // by blocks that stay in the first cache
-        const int to = from + LANES < k ? from + LANES : k;
-        for (int c = 0; c < columns; ++c)
-            for (int i = from; i < to; ++i) out[i * PANEL + c] = w[c * ld + i];
+    for (int half = 0; half < 2; ++half) {
+        const int first = j * PANEL + half * LANES, columns = std::clamp(n - first, 0, LANES);
+        for (int i = 0; i < k; i += LANES) {
+            const int count = k - i < LANES ? k - i : LANES;
+            Vec block[LANES] = {};
+            for (int c = 0; c < columns; ++c) block[c] = load(w + (first + c) * ld + i, count);
+            transpose(block);
+            for (int r = 0; r < count; ++r) store(out + (i + r) * PANEL + half * LANES, block[r]);
+        }
     }
 }
 

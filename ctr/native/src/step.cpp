@@ -99,7 +99,7 @@ class Step {
             if (train && s.dx.size() < room) s.dx.resize(room);
             const std::size_t widest = std::size_t(ld_ + PANEL);
             if (s.packed.size() < widest * std::size_t(block)) s.packed.resize(widest * std::size_t(block));
-            s.lanes.resize(widest * 2 * LANES);
+            s.room.resize(std::max(s.room.size(), widest * 2 * LANES));
             s.bits = batch.bits ? batch.bits + std::ptrdiff_t(first) * batch.words : nullptr;
             s.words = batch.words;
             s.label = train ? batch.label + first : nullptr;
