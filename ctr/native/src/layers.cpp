@@ -47,6 +47,7 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     // Through dropout and ReLU: what left the layer positive was passed on, doubled if there is dropout.
     const float factor = l.bits >= 0 ? 2.0F : 1.0F;
     float* __restrict dbias = s.dparams.data() + l.bias;
+    std::fill(dbias, dbias + l.out_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
         const float* __restrict out = s.x.data() + r * s.ld + l.out;
         float* __restrict dout = s.dx.data() + r * s.ld + l.out;
@@ -311,6 +312,8 @@ void head_forward(const Layer& l, const float* params, Share& s) {
 void head_backward(const Layer& l, const float* params, Share& s) {
     const float* __restrict w = params + l.weight;
     float* __restrict dw = s.dparams.data() + l.weight;
+    float& dbias = s.dparams[std::size_t(l.bias)] = 0;
+    std::fill(dw, dw + l.in_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
         const float g = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * s.scale;
         const float* __restrict x = s.x.data() + r * s.ld + l.in;
@@ -319,7 +322,7 @@ void head_backward(const Layer& l, const float* params, Share& s) {
             dw[i] += g * x[i];
             dx[i] = (l.add ? dx[i] : 0.0F) + g * w[i];
         }
-        s.dparams[std::size_t(l.bias)] += g;
+        dbias += g;
     }
 }
 

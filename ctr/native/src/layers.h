@@ -31,7 +31,7 @@ struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
     std::vector<float> x, dx;           // activations and their gradients
-    std::vector<float> dparams;         // gradients of the flat parameters
+    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
     std::vector<float> packed;          // room for one packed operand
     std::vector<float> room;            // for what a layer keeps between two of its loops
     const std::int64_t* bits = nullptr; // dropout words of the share's first row

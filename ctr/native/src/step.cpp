@@ -59,7 +59,7 @@ class Step {
             pass_forward(batch, table, params.value, t, false);
             const int first = std::min(t * share_size(batch.rows), batch.rows);
             sorted_[std::size_t(t)].sort(batch.ids, first * fields_, (first + s.rows) * fields_, pool_.threads());
-            std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
+            if (!s.rows) std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
             for (std::size_t i = layers_.size(); i-- > 0 && s.rows;) backward(layers_[i], params.value, packed_[i], s);
             pool_.barrier();
             double total = 0;
