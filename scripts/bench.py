@@ -37,6 +37,8 @@ from ctr.native.step import NativeStep
 from ctr.optim.pairs import make_optimizers
 
 ZIPF = 1.1
+TURN_ROWS = 64 * 512
+SETTLE_SECONDS, SETTLE_STEPS = 0.03, 4
 CRITEO = [
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
     27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
@@ -145,23 +147,30 @@ def ours(case: Case, opt: str, threads: int) -> Step:
 
 
 def turns(steps: dict[str, Step], batches: list[Batch], rounds: int, per_turn: int) -> dict[str, list[float]]:
-    """Seconds per step of every contestant in every round; one round before to warm up."""
+    """Seconds per step of every contestant in every round; one round before to warm up.
+
+    A turn begins with steps that are not timed: the threads of the contestant before go on spinning for some
+    milliseconds (torch's OpenMP), and its data are still in the caches.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
+        first = number * per_turn
+        mine = [batches[(first + i) % len(batches)] for i in range(per_turn)]
         for name, step in steps.items():
-            first = number * per_turn
-            mine = [batches[(first + i) % len(batches)] for i in range(per_turn)]
-            step(mine[0])
+            until = time.perf_counter() + SETTLE_SECONDS
+            while time.perf_counter() < until:
+                for batch in batches[:SETTLE_STEPS]:
+                    step(batch)
             began = time.perf_counter()
-            for batch in mine[1:]:
+            for batch in mine:
                 step(batch)
             if number:
-                seconds[name].append((time.perf_counter() - began) / (per_turn - 1))
+                seconds[name].append((time.perf_counter() - began) / per_turn)
     return seconds
 
 
 def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
-    per_turn = max(2, 21 * 512 // size)
+    per_turn = max(2, TURN_ROWS // size)
     batches = make_batches(case, per_turn * (rounds + 1), size)
     results = []
     references = {"eager": eager(case, huge=False), "eager, huge pages": eager(case, huge=True)}

@@ -79,7 +79,7 @@ def _mlp(model: MLP, program: Program) -> None:
 def _dcn(model: DCN, program: Program) -> None:
     program.dense_at = program.columns(program.dense)
     inputs, depth = (0, program.width), len(model.cross.weight)
-    scratch = program.columns((depth - 1) * inputs[1])
+    scratch = program.columns(2 * depth + 1)
     linears = [module for module in model.deep if isinstance(module, nn.Linear)]
     source = inputs
     for module in linears[:-1]:

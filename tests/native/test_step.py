@@ -56,7 +56,9 @@ def run_both(name, opt, options, *, dim=8, dense=3, steps=100, threads=2, **mode
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_same_trajectory_as_torch(model, opt):
-    trained = run_both(model, opt, OPTIMIZERS[opt])
+    # Few units: with 896 a ReLU input that rounds to the other side of 0 comes up in every run (docs/performance.md).
+    options = {"hidden": [32, 16]} if model == "opnn" else {}
+    trained = run_both(model, opt, OPTIMIZERS[opt], **options)
     seen = trained.embedding.seen
     alive = (trained.embedding.weight.detach() != 0).any(1) & seen
     assert alive.sum() > FEATURES // 20
@@ -102,7 +104,7 @@ def test_opnn_options(options):
     run_both("opnn", "adam", OPTIMIZERS["adam"], steps=20, **options)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("layers", [1, 3, 6])
 def test_cross_layers(layers):
     run_both("dcn", "adam", OPTIMIZERS["adam"], steps=20, cross_layers=layers, hidden=[20, 7])
 

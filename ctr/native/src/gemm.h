@@ -5,6 +5,9 @@
 // A may be read up to TILE_ROWS - 1 rows (columns, if transposed) beyond its end, which the caller's buffer must allow.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "vec.h"
 
 namespace ctr {
@@ -32,13 +35,15 @@ inline void pack_rows(const float* b, std::ptrdiff_t ld, int k, int n, int j, fl
 // Panel j of B = W^T, where W [n, k] is row-major.
 inline void pack_columns(const float* w, std::ptrdiff_t ld, int k, int n, int j, float* packed) {
     float* out = packed + std::size_t(j) * std::size_t(k) * PANEL;
-    const int columns = n - j * PANEL < PANEL ? n - j * PANEL : PANEL;
-    if (columns < PANEL) std::memset(out, 0, std::size_t(k) * PANEL * sizeof(float));
-    w += std::ptrdiff_t(j) * PANEL * ld;
-    for (int from = 0; from < k; from += LANES) {  // by blocks that stay in the first cache
-        const int to = from + LANES < k ? from + LANES : k;
-        for (int c = 0; c < columns; ++c)
-            for (int i = from; i < to; ++i) out[i * PANEL + c] = w[c * ld + i];
+    for (int half = 0; half < 2; ++half) {
+        const int first = j * PANEL + half * LANES, columns = std::clamp(n - first, 0, LANES);
+        for (int i = 0; i < k; i += LANES) {
+            const int count = k - i < LANES ? k - i : LANES;
+            Vec block[LANES] = {};
+            for (int c = 0; c < columns; ++c) block[c] = load(w + (first + c) * ld + i, count);
+            transpose(block);
+            for (int r = 0; r < count; ++r) store(out + (i + r) * PANEL + half * LANES, block[r]);
+        }
     }
 }
 
@@ -47,15 +52,16 @@ struct Tile {
 };
 
 // `a` is row-major: row i starts at a + i * ld.
+template <int tile_rows>
 inline void multiply_rows(const float* a, std::ptrdiff_t ld, const float* panel, int k, Tile& tile) {
-    static_assert(TILE_ROWS % 3 == 0);
-    Vec c[TILE_ROWS][2] = {};
-    const float* rows[TILE_ROWS / 3];  // few enough for the address registers: the others are one or two ld away
-    for (int q = 0; q < TILE_ROWS / 3; ++q) rows[q] = a + 3 * q * ld;
+    static_assert(tile_rows % 3 == 0);
+    Vec c[tile_rows][2] = {};
+    const float* rows[tile_rows / 3];  // few enough for the address registers: the others are one or two ld away
+    for (int q = 0; q < tile_rows / 3; ++q) rows[q] = a + 3 * q * ld;
     for (int i = 0; i < k; ++i, panel += PANEL) {
         const Vec left = load(panel), right = load(panel + LANES);
 #pragma GCC unroll 12
-        for (int q = 0; q < TILE_ROWS / 3; ++q) {
+        for (int q = 0; q < tile_rows / 3; ++q) {
 #pragma GCC unroll 3
             for (int s = 0; s < 3; ++s) {
                 const Vec x = splat(rows[q][s * ld + i]);
@@ -64,36 +70,43 @@ inline void multiply_rows(const float* a, std::ptrdiff_t ld, const float* panel,
             }
         }
     }
-    std::memcpy(&tile, c, sizeof tile);
+    std::memcpy(&tile, c, sizeof c);
 }
 
 // `a` is transposed: element (i, k) lies at a + k * ld + i.
+template <int tile_rows>
 inline void multiply_columns(const float* a, std::ptrdiff_t ld, const float* panel, int k, Tile& tile) {
-    Vec c[TILE_ROWS][2] = {};
+    Vec c[tile_rows][2] = {};
     for (int i = 0; i < k; ++i, panel += PANEL, a += ld) {
         const Vec left = load(panel), right = load(panel + LANES);
 #pragma GCC unroll 12
-        for (int r = 0; r < TILE_ROWS; ++r) {
+        for (int r = 0; r < tile_rows; ++r) {
             const Vec x = splat(a[r]);
             c[r][0] += x * left;
             c[r][1] += x * right;
         }
     }
-    std::memcpy(&tile, c, sizeof tile);
+    std::memcpy(&tile, c, sizeof c);
 }
 
 // Calls finish(row, column, values, count) for every row and every LANES columns of C; count of them exist.
 template <bool transposed, class Finish>
 void gemm(int m, int n, int k, const float* a, std::ptrdiff_t lda, const float* packed, const Finish& finish) {
     Tile tile;
+    const auto multiply = [&](auto tile_rows, int i, const float* panel) {
+        if constexpr (transposed)
+            multiply_columns<tile_rows>(a + i, lda, panel, k, tile);
+        else
+            multiply_rows<tile_rows>(a + i * lda, lda, panel, k, tile);
+    };
     for (int j = 0; j < n; j += PANEL) {
         const float* panel = packed + std::size_t(j) * std::size_t(k);
         for (int i = 0; i < m; i += TILE_ROWS) {
-            if constexpr (transposed)
-                multiply_columns(a + i, lda, panel, k, tile);
-            else
-                multiply_rows(a + i * lda, lda, panel, k, tile);
             const int rows = m - i < TILE_ROWS ? m - i : TILE_ROWS;
+            if (rows > TILE_ROWS / 2)
+                multiply(std::integral_constant<int, TILE_ROWS>(), i, panel);
+            else
+                multiply(std::integral_constant<int, TILE_ROWS / 2>(), i, panel);
             for (int r = 0; r < rows; ++r)
                 for (int h = 0; h < 2; ++h) {
                     const int left = n - j - h * LANES;

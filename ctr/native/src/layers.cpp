@@ -1,5 +1,6 @@
 #include "layers.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ctr {
@@ -18,8 +19,6 @@ void axpy(float a, const float* x, float* y, int n) {
 }
 
 // ---- linear, ReLU, dropout ----------------------------------------------------------------------------------------
-
-typedef std::int32_t IntVec __attribute__((vector_size(sizeof(Vec))));
 
 IntVec make_lane_bits() {
     IntVec bits = {};
@@ -48,6 +47,7 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     // Through dropout and ReLU: what left the layer positive was passed on, doubled if there is dropout.
     const float factor = l.bits >= 0 ? 2.0F : 1.0F;
     float* __restrict dbias = s.dparams.data() + l.bias;
+    std::fill(dbias, dbias + l.out_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
         const float* __restrict out = s.x.data() + r * s.ld + l.out;
         float* __restrict dout = s.dx.data() + r * s.ld + l.out;
@@ -75,54 +75,107 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
 }
 
 // ---- cross layers: x_{l+1} = x_l + b_l + x_0 (x_l . w_l) ---------------------------------------------------------
+//
+// Every x_l is alpha_l x_0 + beta_l, where alpha_l is a number per sample and beta_l = b_0 + ... + b_{l-1} is the same for
+// all: x_l . w_l = alpha_l a_l + e_l with a_l = x_0 . w_l and e_l = beta_l . w_l. So a layer costs one dot product, and
+// the vectors between need not exist. Of each sample the scratch columns keep all a_l and then all alpha_l.
 
-// Output of inner layer i; the input for i = 0 and the layer's output for i = extra.
-std::ptrdiff_t cross_column(const Layer& l, int i) {
-    if (i == 0) return l.in;
-    return i == l.extra ? l.out : l.scratch + std::ptrdiff_t(i - 1) * l.in_width;
-}
-
-void cross_forward(const Layer& l, const float* params, Share& s) {
-    const int n = l.in_width;
-    for (int r = 0; r < s.rows; ++r) {
-        float* row = s.x.data() + r * s.ld;
-        const float* x0 = row + l.in;
-        for (int i = 0; i < l.extra; ++i) {
-            const float* x = row + cross_column(l, i);
-            const float* b = params + l.bias + i * n;
-            float* y = row + cross_column(l, i + 1);
-            const float product = dot(x, params + l.weight + i * n, n);
-            each(n, [&](int c, int count) {
-                store(y + c, load(x + c, count) + load(b + c, count) + load(x0 + c, count) * product, count);
-            });
-        }
+// Puts beta_0 ... beta_depth [depth + 1, n] and then e_0 ... e_{depth-1} in the room.
+void cross_shifts(const Layer& l, const float* params, Share& s) {
+    const int n = l.in_width, depth = l.extra;
+    s.room.resize(std::max(s.room.size(), std::size_t(depth + 1) * std::size_t(n + 1)));
+    float *beta = s.room.data(), *e = beta + (depth + 1) * n;
+    const float *w = params + l.weight, *b = params + l.bias;
+    std::fill(beta, beta + n, 0.0F);
+    for (int i = 0; i < depth; ++i, beta += n, w += n, b += n) {
+        e[i] = dot(beta, w, n);
+        for (int c = 0; c < n; ++c) beta[n + c] = beta[c] + b[c];
     }
 }
 
-void cross_backward(const Layer& l, const float* params, Share& s) {
-    const int n = l.in_width;
+void cross_forward(const Layer& l, const float* params, Share& s) {
+    cross_shifts(l, params, s);
+    const int n = l.in_width, depth = l.extra;
+    const float *w = params + l.weight, *beta = s.room.data() + depth * n, *e = beta + n;
     for (int r = 0; r < s.rows; ++r) {
-        const float* row = s.x.data() + r * s.ld;
+        float* row = s.x.data() + r * s.ld;
         const float* x0 = row + l.in;
-        float* drow = s.dx.data() + r * s.ld;
-        float *g = drow + l.out, *dx = drow + l.in;  // g goes from the layer's output back to its input
-        for (int i = l.extra - 1; i >= 0; --i) {
-            const float* x = row + cross_column(l, i);
-            const float* w = params + l.weight + i * n;
-            float* dw = s.dparams.data() + l.weight + i * n;
-            float* db = s.dparams.data() + l.bias + i * n;
-            const float product = dot(x, w, n), dproduct = dot(g, x0, n);
-            const bool keep = l.add || i < l.extra - 1;
-            each(n, [&](int c, int count) {
-                const Vec gc = load(g + c, count);
-                store(db + c, load(db + c, count) + gc, count);
-                store(dw + c, load(dw + c, count) + dproduct * load(x + c, count), count);
-                const Vec through = gc + dproduct * load(w + c, count);
-                // The first layer's input is x0 itself.
-                const Vec more = product * gc + (i == 0 ? through : Vec{});
-                store(dx + c, keep ? load(dx + c, count) + more : more, count);
-                store(g + c, through, count);
-            });
+        float *a = row + l.scratch, *alpha = a + depth;
+        alpha[0] = 1;
+        for (int i = 0; i < depth; ++i) {
+            a[i] = dot(x0, w + i * n, n);
+            alpha[i + 1] = alpha[i] + alpha[i] * a[i] + e[i];
+        }
+        each(n, [&](int c, int count) {
+            store(row + l.out + c, alpha[depth] * load(x0 + c, count) + load(beta + c, count), count);
+        });
+    }
+}
+
+// For `layers` layers from `first` on, by columns of x_0: what goes through a_l to the weights and to x_0. With the first
+// ones also what goes straight to x_0, and dbeta_depth, which is left in `total`.
+template <int layers>
+void cross_columns(const Layer& l, const float* params, Share& s, int first, float* total) {
+    const int n = l.in_width;
+    const float* weight = params + l.weight + first * n;
+    float* dweight = s.dparams.data() + l.weight + first * n;
+    const bool keep = l.add || first > 0;
+    each(n, [&](int c, int count) {
+        Vec w[layers], dw[layers] = {}, sum = {};
+        for (int i = 0; i < layers; ++i) w[i] = load(weight + i * n + c, count);
+        for (int r = 0; r < s.rows; ++r) {
+            const float* row = s.x.data() + r * s.ld;
+            float* drow = s.dx.data() + r * s.ld;
+            const float* da = drow + l.scratch + first;
+            const Vec x0 = load(row + l.in + c, count);
+            Vec dx = keep ? load(drow + l.in + c, count) : Vec{};
+            if (first == 0) {
+                const Vec g = load(drow + l.out + c, count);
+                sum += g;
+                dx += row[l.scratch + 2 * l.extra] * g;
+            }
+            for (int i = 0; i < layers; ++i) {
+                dw[i] += da[i] * x0;
+                dx += da[i] * w[i];
+            }
+            store(drow + l.in + c, dx, count);
+        }
+        for (int i = 0; i < layers; ++i) store(dweight + i * n + c, dw[i], count);
+        if (first == 0) store(total + c, sum, count);
+    });
+}
+
+void cross_backward(const Layer& l, const float* params, Share& s) {
+    cross_shifts(l, params, s);
+    const int n = l.in_width, depth = l.extra;
+    float* de = s.room.data() + (depth + 1) * n;
+    std::fill(de, de + depth, 0.0F);
+    for (int r = 0; r < s.rows; ++r) {
+        const float *row = s.x.data() + r * s.ld, *a = row + l.scratch, *alpha = a + depth;
+        float *drow = s.dx.data() + r * s.ld, *da = drow + l.scratch;
+        float dalpha = dot(drow + l.out, row + l.in, n);
+        for (int i = depth; i-- > 0;) {
+            de[i] += dalpha;
+            da[i] = dalpha * alpha[i];
+            dalpha += dalpha * a[i];
+        }
+    }
+    float* dbeta = s.room.data() + depth * n;  // beta_depth itself is not needed here
+    for (int first = 0; first < depth; first += 4) {
+        switch (depth - first) {
+            case 1: cross_columns<1>(l, params, s, first, dbeta); break;
+            case 2: cross_columns<2>(l, params, s, first, dbeta); break;
+            case 3: cross_columns<3>(l, params, s, first, dbeta); break;
+            default: cross_columns<4>(l, params, s, first, dbeta);
+        }
+    }
+    for (int i = depth; i-- > 0;) {
+        const float *w = params + l.weight + i * n, *beta = s.room.data() + i * n;
+        float *dw = s.dparams.data() + l.weight + i * n, *db = s.dparams.data() + l.bias + i * n;
+        for (int c = 0; c < n; ++c) {
+            db[c] = dbeta[c];
+            dw[c] += de[i] * beta[c];
+            dbeta[c] += de[i] * w[c];
         }
     }
 }
@@ -138,7 +191,7 @@ void pairs_block(const Layer& l, const float* params, Share& s, int first, bool 
     const float* weight = params + l.weight;
     const std::ptrdiff_t step = std::ptrdiff_t(pairs) * dim;  // from W[a, p, m] to W[a + 1, p, m]
     const int count = s.rows - first < LANES ? s.rows - first : LANES;
-    Vec* f = reinterpret_cast<Vec*>(s.lanes.data());
+    Vec* f = reinterpret_cast<Vec*>(s.room.data());
     Vec* df = f + l.in_width;
     for (int c = 0; c < l.in_width; ++c) {
         for (int r = 0; r < count; ++r) f[c][r] = s.x[std::size_t((first + r) * s.ld + l.in + c)];
@@ -201,13 +254,14 @@ void pairs_weights(const Layer& l, Share& s) {
     int p = 0;
     for (int i = 0; i + 1 < fields; ++i) {
         const int others = fields - 1 - i, width = others * dim;
-        float* __restrict row = s.lanes.data();
-        std::memset(row + width, 0, PANEL * sizeof(float));
+        float* __restrict row = s.room.data();
         for (int r = 0; r < s.rows; ++r) {
             const float* __restrict f = s.x.data() + r * s.ld + l.in + (i + 1) * dim;
             const float* __restrict g = s.dx.data() + r * s.ld + l.out + p;
+            // Whole vectors: what one writes too much, the next overwrites.
             for (int j = 0; j < others; ++j)
-                for (int m = 0; m < dim; ++m) row[j * dim + m] = g[j] * f[j * dim + m];
+                for (int m = 0; m < dim; m += LANES) store(row + j * dim + m, g[j] * load(f + j * dim + m));
+            std::memset(row + width, 0, PANEL * sizeof(float));
             for (int c = 0; c < width; c += PANEL)
                 std::memcpy(s.packed.data() + std::ptrdiff_t(c) * s.rows + r * PANEL, row + c, PANEL * sizeof(float));
         }
@@ -258,6 +312,8 @@ void head_forward(const Layer& l, const float* params, Share& s) {
 void head_backward(const Layer& l, const float* params, Share& s) {
     const float* __restrict w = params + l.weight;
     float* __restrict dw = s.dparams.data() + l.weight;
+    float& dbias = s.dparams[std::size_t(l.bias)] = 0;
+    std::fill(dw, dw + l.in_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
         const float g = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * s.scale;
         const float* __restrict x = s.x.data() + r * s.ld + l.in;
@@ -266,7 +322,7 @@ void head_backward(const Layer& l, const float* params, Share& s) {
             dw[i] += g * x[i];
             dx[i] = (l.add ? dx[i] : 0.0F) + g * w[i];
         }
-        s.dparams[std::size_t(l.bias)] += g;
+        dbias += g;
     }
 }
 

@@ -21,7 +21,7 @@ struct Layer {
     std::int32_t out, out_width;  // columns written
     std::int32_t weight, bias;    // offsets into the flat parameters
     std::int32_t extra;           // CROSS: layers; PAIRS, SUPERPOSITION: dim
-    std::int32_t scratch;         // CROSS: columns for the inner layers' outputs
+    std::int32_t scratch;         // CROSS: 2 * layers + 1 columns of its own
     std::int32_t bits;            // LINEAR: first dropout word of a row, -1 for no dropout
     std::int32_t add;             // backward: the input's gradient is added to what a later layer left there
 };
@@ -31,9 +31,9 @@ struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
     std::vector<float> x, dx;           // activations and their gradients
-    std::vector<float> dparams;         // gradients of the flat parameters
+    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
     std::vector<float> packed;          // room for one packed operand
-    std::vector<float> lanes;           // room for PAIRS
+    std::vector<float> room;            // for what a layer keeps between two of its loops
     const std::int64_t* bits = nullptr; // dropout words of the share's first row
     std::ptrdiff_t words = 0;           // words of a row
     const float* label = nullptr;

@@ -9,7 +9,7 @@ namespace ctr {
 
 namespace {
 
-constexpr int AHEAD = 16;  // rows fetched before they are needed: memory answers that many at a time
+constexpr int AHEAD = 32;  // rows fetched before they are needed: memory answers many at a time
 
 float* row_of(const Table& table, std::int32_t id) { return table.data + std::ptrdiff_t(id) * table.stride; }
 
@@ -17,6 +17,19 @@ void prefetch(const float* row, int floats) {
     const auto* line = reinterpret_cast<const char*>(row);
     for (int i = 0; i < floats * 4; i += 64) __builtin_prefetch(line + i, 1);
     __builtin_prefetch(line + floats * 4 - 1, 1);
+}
+
+// Calls run with the dim as a constant: the paper's sizes unrolled, 0 for all others, which go in a loop.
+template <class Run>
+void with_dim(int dim, const Run& run) {
+    switch (dim) {
+        case 4: return run(std::integral_constant<int, 4>());
+        case 8: return run(std::integral_constant<int, 8>());
+        case 10: return run(std::integral_constant<int, 10>());
+        case 16: return run(std::integral_constant<int, 16>());
+        case 32: return run(std::integral_constant<int, 32>());
+        default: return run(std::integral_constant<int, 0>());
+    }
 }
 
 // As torch clamps a gradient: +-FLT_MAX^0.375, so that no square overflows.
@@ -87,22 +100,31 @@ void update_all(const Table& table, const RowOptions& o, const Root* history, co
     }
 }
 
+template <int fixed>
+void gather_rows(const Table& table, const std::int32_t* ids, int n, int fields, float* out, std::ptrdiff_t ld,
+                 bool unseen_zero) {
+    const int dim = fixed ? fixed : table.dim;
+    const std::size_t bytes = std::size_t(dim) * sizeof(float);
+    for (int k = 0, field = 0; k < n; ++k) {
+        if (k + AHEAD < n) {
+            const auto* line = reinterpret_cast<const char*>(row_of(table, ids[k + AHEAD]));
+            for (int i = 0; i < dim * 4; i += 64) __builtin_prefetch(line + i, 1);
+            __builtin_prefetch(line + dim * 4 - 1, 1);
+            if (unseen_zero) __builtin_prefetch(table.seen + ids[k + AHEAD]);
+        }
+        if (unseen_zero && !table.seen[ids[k]])
+            std::memset(out + field * dim, 0, bytes);
+        else
+            std::memcpy(out + field * dim, row_of(table, ids[k]), bytes);
+        if (++field == fields) field = 0, out += ld;
+    }
+}
+
 }  // namespace
 
 void gather(const Table& table, const std::int32_t* ids, int n, int fields, float* out, std::ptrdiff_t ld,
             bool unseen_zero) {
-    const std::size_t bytes = std::size_t(table.dim) * sizeof(float);
-    for (int k = 0, field = 0; k < n; ++k) {
-        if (k + AHEAD < n) {
-            prefetch(row_of(table, ids[k + AHEAD]), table.dim);
-            if (unseen_zero) __builtin_prefetch(table.seen + ids[k + AHEAD]);
-        }
-        if (unseen_zero && !table.seen[ids[k]])
-            std::memset(out + field * table.dim, 0, bytes);
-        else
-            std::memcpy(out + field * table.dim, row_of(table, ids[k]), bytes);
-        if (++field == fields) field = 0, out += ld;
-    }
+    with_dim(table.dim, [&](auto dim) { gather_rows<dim>(table, ids, n, fields, out, ld, unseen_zero); });
 }
 
 std::int64_t first_bad_id(const Table& table, const std::int32_t* ids, std::int64_t n) {
@@ -144,21 +166,12 @@ void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vec
 }
 
 void RowUpdate::apply(const Table& table, const RowOptions& o, const Root* history) {
-    const auto run = [&](auto fixed) {
-        constexpr int dim = decltype(fixed)::value;
+    with_dim(table.dim, [&](auto dim) {
         if (o.rule == ADAM)
             update_all<dim, ADAM>(table, o, history, unique_, sum_.data());
         else
             update_all<dim, ADAGRAD>(table, o, history, unique_, sum_.data());
-    };
-    switch (table.dim) {  // the paper's sizes unrolled, all others in a loop
-        case 4: return run(std::integral_constant<int, 4>());
-        case 8: return run(std::integral_constant<int, 8>());
-        case 10: return run(std::integral_constant<int, 10>());
-        case 16: return run(std::integral_constant<int, 16>());
-        case 32: return run(std::integral_constant<int, 32>());
-        default: return run(std::integral_constant<int, 0>());
-    }
+    });
 }
 
 }  // namespace ctr

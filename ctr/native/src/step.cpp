@@ -59,7 +59,7 @@ class Step {
             pass_forward(batch, table, params.value, t, false);
             const int first = std::min(t * share_size(batch.rows), batch.rows);
             sorted_[std::size_t(t)].sort(batch.ids, first * fields_, (first + s.rows) * fields_, pool_.threads());
-            std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
+            if (!s.rows) std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
             for (std::size_t i = layers_.size(); i-- > 0 && s.rows;) backward(layers_[i], params.value, packed_[i], s);
             pool_.barrier();
             double total = 0;
@@ -99,7 +99,7 @@ class Step {
             if (train && s.dx.size() < room) s.dx.resize(room);
             const std::size_t widest = std::size_t(ld_ + PANEL);
             if (s.packed.size() < widest * std::size_t(block)) s.packed.resize(widest * std::size_t(block));
-            s.lanes.resize(widest * 2 * LANES);
+            s.room.resize(std::max(s.room.size(), widest * 2 * LANES));
             s.bits = batch.bits ? batch.bits + std::ptrdiff_t(first) * batch.words : nullptr;
             s.words = batch.words;
             s.label = train ? batch.label + first : nullptr;

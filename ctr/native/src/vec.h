@@ -57,10 +57,34 @@ inline void each(int n, const Body& body) {
 inline Vec splat(float x) { return Vec{} + x; }
 
 inline float sum(Vec v) {
-    float s = 0;
-    for (int i = 0; i < LANES; ++i) s += v[i];
-    return s;
+    float part[LANES];
+    store(part, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    return part[0];
 }
+
+typedef std::int32_t IntVec __attribute__((vector_size(sizeof(Vec))));
+
+// Exchanges the blocks of `half` x `half` beside the diagonal, for half = 1, 2, 4 ...
+template <int half>
+inline void transpose_blocks(Vec* block) {
+    IntVec low, high;
+    for (int i = 0; i < LANES; ++i) {
+        low[i] = i & half ? i - half + LANES : i;
+        high[i] = i & half ? i + LANES : i + half;
+    }
+    for (int i = 0; i < LANES; ++i) {
+        if (i & half) continue;
+        const Vec a = block[i], b = block[i + half];
+        block[i] = __builtin_shuffle(a, b, low);
+        block[i + half] = __builtin_shuffle(a, b, high);
+    }
+    if constexpr (2 * half < LANES) transpose_blocks<2 * half>(block);
+}
+
+// block [LANES][LANES], in place.
+inline void transpose(Vec* block) { transpose_blocks<1>(block); }
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
