@@ -151,7 +151,8 @@ class NativeStep:
         Raises:
             CtrError: an id is out of range; nothing is updated.
         """
-        self.model.train()
+        if not self.model.training:  # 20 us to say it again to every module
+            self.model.train()
         logits = self._fill(batch)
         self._set_rows(self.steps + 1)
         self._set_net(self.steps + 1)
@@ -171,7 +172,8 @@ class NativeStep:
         Raises:
             CtrError: an id is out of range.
         """
-        self.model.eval()
+        if self.model.training:
+            self.model.eval()
         logits = self._fill(batch)
         unseen_zero = self._embedding.unseen == "zero"
         bad = self._library.ctr_step_predict(
