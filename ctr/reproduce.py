@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ctr.studies.runner import Runner
 
 TRAIN_JOBS = "ctr.train:jobs"
+COMMANDS = "commands.txt"  # in the folder of every result
 SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
@@ -92,6 +93,36 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     )
 
 
+def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
+    """Where the results go: ``folder``, or a name that tells apart what was chosen."""
+    if config.folder is not None:
+        return Path(config.folder)
+    source = config.dataset.source.value
+    names = [config.name, config.dataset.name]
+    names += [config.model.name] if "model" in given else []
+    names += [name for name, usual in ((config.select.value, "test"), (source, "raw")) if name != usual]
+    return Path("runs/studies", "-".join(names))
+
+
+def expect_own(folder: Path, config: ReproduceConfig) -> None:
+    """Refuses a folder of anything but an earlier result: the results replace it as a whole.
+
+    Raises:
+        ArgumentError: it is a file, holds other files, or is to hold what the runs write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"folder={folder} is a file; expected a folder, or none yet")
+    places = {"the working folder": ".", f"jobs={config.jobs}": config.jobs}
+    places[f"dataset.prepared={config.dataset.prepared}"] = config.dataset.prepared
+    if config.tracking.uri.startswith(SQLITE):
+        places[f"tracking.uri={config.tracking.uri}"] = config.tracking.uri.removeprefix(SQLITE)
+    for name, place in places.items():
+        if Path(place).resolve().is_relative_to(folder.resolve()):
+            raise ArgumentError(f"folder={folder} holds {name}, and is replaced as a whole; expected another folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / COMMANDS).exists():
+        raise ArgumentError(f"folder={folder} holds files that are not a study's; expected a new or an empty folder")
+
+
 def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = None) -> None:
     """A study from its options to its folder and its report.
 
@@ -109,6 +140,8 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
+    folder = folder_of(config, given)
+    expect_own(folder, config)
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
@@ -124,7 +157,6 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
         passes=passes,
         check=check,
     )
-    folder = Path(config.folder)
     with runner:
         try:
             findings = (study or STUDIES[config.name])(runner.ask, options)
@@ -172,7 +204,7 @@ def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None
     from ctr.studies.report import write
 
     with atomic_folder(folder) as tmp:
-        atomic_write_text(tmp / "commands.txt", "".join(f"{line}\n" for line in runner.commands.values()))
+        atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in runner.commands.values()))
         write(findings, tmp, title)
 
 

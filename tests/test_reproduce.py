@@ -1,6 +1,7 @@
 """The command: options from keys, a folder from findings, exit codes; once with real runs from text to tables."""
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 
 from ctr.cli import ArgumentError
 from ctr.errors import CtrError
-from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
+from ctr.reproduce import folder_of, lr_of, options_of, reproduce, seeds_of
 from ctr.studies.options import Ask, Findings, Options
 from tests.commands import command, composed
 
@@ -73,6 +74,60 @@ def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
         reproduce(composed("reproduce", *overrides), overrides)  # type: ignore[arg-type]
 
 
+def no_study(ask: Ask, options: Options) -> Findings:
+    raise AssertionError("nothing must run")
+
+
+def reproduced(study: Any, *overrides: str) -> None:
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    for folder, problem in [
+        ("file", "folder=file is a file"),
+        ("thesis", "folder=thesis holds files that are not a study's"),
+        (str(tmp_path), "holds the working folder"),
+        ("out", "folder=out holds jobs=out/jobs"),
+        ("mine", "folder=mine holds tracking.uri=sqlite:///mine/mlflow.db"),
+        ("data", "folder=data holds dataset.prepared=data/prepared"),
+    ]:
+        jobs = f"jobs={folder}/jobs" if folder == "out" else "jobs=jobs"
+        uri = "tracking.uri=sqlite:///mine/mlflow.db"
+        with pytest.raises(ArgumentError, match=re.escape(problem)):
+            reproduced(no_study, "study=table2", *SAMPLE, f"folder={folder}", jobs, uri)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "thesis"}
+    assert (tmp_path / "file").read_text() == (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
+
+
+def nothing(ask: Ask, options: Options) -> Findings:
+    return Findings(pd.DataFrame({"auc": [0.5]}), f"{options.select}\n", {}, pd.DataFrame())
+
+
+def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for select in ("test", "validation"):
+        reproduced(nothing, "study=table2", *SAMPLE, "folder=out", "tracking=none", f"select={select}")
+        assert (tmp_path / "out" / "result.md").read_text() == f"{select}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["study=table2", "dataset=avazu"], "table2-avazu"),
+        (["study=fig1", "dataset=avazu", "model=dcn", "select=validation"], "fig1-avazu-dcn-validation"),
+        (["study=fig1", "dataset=criteo", "dataset.source=sample", "model.hidden=[8]"], "fig1-criteo-sample"),
+    ],
+)
+def test_the_folder_names_what_was_chosen(overrides: list[str], name: str) -> None:
+    given = [override.partition("=")[0] for override in overrides]
+    assert folder_of(composed("reproduce", *overrides), given) == Path("runs/studies", name)  # type: ignore[arg-type]
+
+
 def test_exit_codes(tmp_path: Path) -> None:
     shown = command(tmp_path, "ctr.reproduce", "--help")
     assert shown.returncode == 0
@@ -109,7 +164,7 @@ def test_a_study_from_nothing_to_its_folder(
     overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]
     given = [override.partition("=")[0] for override in overrides]
     reproduce(composed("reproduce", *overrides), given, study)  # type: ignore[arg-type]
-    folder = tmp_path / "runs" / "studies" / "table2-criteo"
+    folder = tmp_path / "runs" / "studies" / "table2-criteo-sample"
     assert {"result.csv", "result.md", "runs.csv", "commands.txt", "page.html"} <= {p.name for p in folder.iterdir()}
     runs = pd.read_csv(folder / "runs.csv")
     assert len(runs) == 5
@@ -140,7 +195,7 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^1 of 2 runs failed: the loss is .*train\.log"):
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
-    table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
 
 
