@@ -97,6 +97,7 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
         for (key, _), folder, error in zip(mine, folders, errors, strict=True):
             if error is not None:
                 failed[key] = message(error)
+                (folder / RESULT).unlink(missing_ok=True)
                 with (folder / LOG).open("a") as file:
                     traceback.print_exception(error, file=file)
         return Done(failed, busy)

@@ -131,6 +131,16 @@ def test_failed_job_leaves_a_gap() -> None:
     assert [call["seeds"] for call in calls()].count([13]) == 2  # the next one does
 
 
+def test_a_row_with_an_error_has_no_result() -> None:
+    with a_runner() as runner:
+        found = runner.ask([a_job(14)])
+        folder = Path(found["folder"][0])
+        assert (found["error"][0], math.isnan(found["auc"][0])) == ("not recorded", True)
+        assert not (folder / "result.json").exists()
+        (folder / "result.json").write_text('{"auc": 0.7}')  # as of another study that runs it just now
+        assert math.isnan(runner.ask([a_job(14)])["auc"][0])
+
+
 def test_killed_worker_is_replaced() -> None:
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(99, window=2), a_job(1), a_job(2)])
