@@ -13,7 +13,7 @@ import pytest
 
 from ctr.errors import CtrError
 from ctr.store import Store
-from ctr.studies.runner import Runner
+from ctr.studies.runner import Runner, Worker
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -149,6 +149,28 @@ def test_killed_worker_is_replaced() -> None:
     )
     assert found["auc"].tolist()[1:] == [0.51, 0.52]
     assert len({call["pid"] for call in calls()}) == 2
+
+
+def test_workers_that_died_idle_are_replaced() -> None:
+    with a_runner() as runner:
+        pids = [int(pid) for pid in runner.ask([a_job(0, window=50), a_job(1, window=50)])["pid"]]
+        os.kill(pids[0], signal.SIGKILL)
+        assert ends(pids[:1])
+        found = runner.ask([a_job(2, window=50), a_job(3, window=50), a_job(4)])
+        assert found["auc"].tolist() == [0.52, 0.53, 0.54]
+        assert pids[0] not in found["pid"].tolist()
+        assert pids[1] in found["pid"].tolist()
+
+
+def test_a_worker_that_dies_while_it_is_given_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_runner(workers=1) as runner:
+        (pid,) = runner.ask([a_job(0)])["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert ends([pid])
+        monkeypatch.setattr(Worker, "dead", False)  # as if it died only now
+        found = runner.ask([a_job(1, window=2), a_job(2)])
+    assert "SIGKILL" in found["error"][0]
+    assert found["auc"][1] == 0.52
 
 
 def test_wrong_jobs_are_refused_before_any_runs() -> None:
