@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ctr import store
 from ctr.errors import CtrError
 from ctr.store import Store
 from ctr.studies.runner import Runner, Worker
@@ -139,6 +140,28 @@ def test_a_row_with_an_error_has_no_result() -> None:
         assert not (folder / "result.json").exists()
         (folder / "result.json").write_text('{"auc": 0.7}')  # as of another study that runs it just now
         assert math.isnan(runner.ask([a_job(14)])["auc"][0])
+
+
+def test_data_that_changes_meanwhile_fails_the_run() -> None:
+    """Its result must not lie under the key of the data before."""
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(15)])
+        assert math.isnan(found["auc"][0])
+        folder = Path(found["folder"][0])
+        assert f"planned as {folder.name}" in found["error"][0]
+        assert not (folder / "result.json").exists()
+    with a_runner(workers=1) as runner:
+        again = runner.ask([a_job(1)])
+    assert Path(again["folder"][0]).name.split("-")[1] in found["error"][0]  # the data that it found
+    assert again["auc"][0] == 0.51
+
+
+def test_code_that_changes_meanwhile_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CODE", "before")
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(1)])
+    assert math.isnan(found["auc"][0])
+    assert "-before, but computed" in found["error"][0]
 
 
 def test_killed_worker_is_replaced() -> None:
