@@ -35,6 +35,19 @@ if TYPE_CHECKING:
 
 TRAIN_JOBS = "ctr.train:jobs"
 COMMANDS = "commands.txt"  # in the folder of every result
+# Keys of +train that a study sets for each of its runs, and what to give in their place.
+INSTEAD = {
+    "seed": "seeds=[0,1]",
+    "opt": "study=...: each compares optimizers of its own",
+    "opt.lr": "lr=0.001 or lrs=[1e-4,1e-3]",
+    "opt.lambda1": "lambda1=[1e-3]",
+    "opt.lambda21": "lambda21=[1e-3]",
+    "opt.lambda2": "lambda2=[1e-5]",
+    "prune": "finetune=[0.0,0.3] or scores=[norm,effect]",
+    "run_dir": "folder=PATH or jobs=PATH",
+    "jobs": "jobs=PATH",
+    "force": "jobs=PATH, another one",
+}
 SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
@@ -71,7 +84,7 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     names = [key.lstrip("+") for key in given]
     chosen = [name for name in names if name.startswith(("dataset.", "model."))]
     common: dict[str, object] = {name: reduce(getitem, name.split("."), values) for name in chosen}
-    common.update(flatten(values["train"]))
+    common.update(_for_every_run(values["train"]))
     for name in ("lambda21", "lambda1", "lambda2", "finetune", "lrs", "dims", "scores", "steps"):
         if not values[name]:
             raise ArgumentError(f"{name}=[]; expected at least one value")
@@ -91,6 +104,22 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
         steps=values["steps"],
         common=common,
     )
+
+
+def _for_every_run(train: dict[str, object]) -> dict[str, object]:
+    """The keys of ``+train`` by dotted name; ArgumentError for those that would be overridden without a word."""
+    common = flatten(train)
+    for key, value in common.items():
+        group = key.partition(".")[0]
+        instead = INSTEAD.get(key) or (INSTEAD["prune"] if group == "prune" else None)
+        if group in ("dataset", "model"):
+            instead = f"{key}={value}"
+        if instead is not None:
+            raise ArgumentError(f"+train.{key}: the study sets it for each run; give {instead}")
+    threads = common.get("threads", 1)
+    if type(threads) is not int or threads < 1:
+        raise ArgumentError(f"+train.threads={threads}; expected a whole number, at least 1")
+    return common
 
 
 def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
@@ -151,7 +180,7 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     runner = Runner(
         Store(Path(config.jobs)),
         config.workers or len(os.sched_getaffinity(0)),
-        always={"threads": 1, **_tracking(config)},
+        always={"threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
         function=TRAIN_JOBS,
         passes=passes,

@@ -24,6 +24,14 @@ def options(*overrides: str) -> Options:
     return options_of(composed("reproduce", *overrides), given)  # type: ignore[arg-type]
 
 
+def no_study(ask: Ask, options: Options) -> Findings:
+    raise AssertionError("nothing must run")
+
+
+def reproduced(study: Any, *overrides: str) -> None:
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
+
+
 def test_defaults_are_the_papers() -> None:
     got = options("study=table2")
     assert (got.dataset, got.model, got.seeds) == ("criteo", "dcn", [0, 1, 2, 3, 4])
@@ -49,6 +57,57 @@ def test_keys_reach_the_study() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("seed=3", "seeds="),
+        ("opt=adam", "study="),
+        ("opt.lr=0.1", "lr="),
+        ("opt.lambda1=0.1", "lambda1="),
+        ("opt.lambda21=0.1", "lambda21="),
+        ("opt.lambda2=0.1", "lambda2="),
+        ("prune=magnitude", "finetune="),
+        ("prune.score=effect", "scores="),
+        ("dataset=avazu", "dataset="),
+        ("dataset.raw=/x", "dataset.raw="),
+        ("model=mlp", "model="),
+        ("model.hidden=[4]", "model.hidden="),
+        ("run_dir=/x", "folder="),
+        ("jobs=/x", "jobs="),
+        ("force=true", "jobs="),
+    ],
+)
+def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(ArgumentError, match=rf"^\+train\.{key}: .*; give .*{instead}"):
+        options("study=table2", f"+train.{override}")
+
+
+def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's key and OpenMP's own, which counts from the start of the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setattr("ctr.reproduce.TRAIN_JOBS", "tests.studies.fakes:jobs")
+    seen = []
+
+    def one(ask: Ask, options: Options) -> Findings:
+        row = ask([{**options.common, "opt": "adam", "seed": 0, "window": 1}])
+        seen.extend(row["openmp_threads"])
+        command = row["command"][0]
+        return Findings(pd.DataFrame({"command": [command]}), command, {}, pd.DataFrame())
+
+    for given, wanted in [((), "1"), (("+train.threads=3",), "3")]:
+        reproduced(one, "study=table2", *SAMPLE, "tracking=none", *given)
+        assert seen.pop() == wanted
+        assert f" threads={wanted} " in (tmp_path / "runs/studies/table2-criteo-sample/result.md").read_text()
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
+def test_wrong_threads(value: str) -> None:
+    with pytest.raises(ArgumentError, match=r"\+train\.threads="):
+        reproduced(no_study, "study=table2", f"+train.threads={value}")
+
+
 @pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None])
 def test_wrong_seeds(value: object) -> None:
     with pytest.raises(ArgumentError, match="seeds="):
@@ -72,14 +131,6 @@ def test_wrong_lr(value: object) -> None:
 def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
         reproduce(composed("reproduce", *overrides), overrides)  # type: ignore[arg-type]
-
-
-def no_study(ask: Ask, options: Options) -> Findings:
-    raise AssertionError("nothing must run")
-
-
-def reproduced(study: Any, *overrides: str) -> None:
-    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

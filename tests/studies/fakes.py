@@ -34,7 +34,7 @@ def jobs(configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int
             continue
         result = {"auc": 0.5 + config.seed / 100, "seed": config.seed, "opt": "of the run", "pid": os.getpid()}
         result |= {"config_hash": config_hash(config), "data_hash": data_hash(config)}
-        result["threads"] = os.environ["OMP_NUM_THREADS"]
+        result["openmp_threads"] = os.environ["OMP_NUM_THREADS"]
         atomic_write_text(folder / "result.json", json.dumps({**result, "auc_retrained": None, "auc_by_day": {}}))
         errors.append(CtrError("not recorded") if config.seed == 14 else None)
     return errors

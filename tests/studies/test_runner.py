@@ -81,7 +81,7 @@ def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]
     assert again["auc"].tolist() == [0.55]
     assert math.isnan(found["opt.lr"][0])
     assert found["opt.lr"][3] == 0.01
-    assert found["threads"].tolist() == ["1"] * 4  # OpenMP's, in the worker
+    assert found["openmp_threads"].tolist() == ["1"] * 4
     assert "auc_by_day" not in found.columns
     assert found["error"].isna().all()
     assert found["command"][1].startswith("python -m ctr.train dataset.raw=train.txt dataset.prepared=prepared")
