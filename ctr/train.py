@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import ctr.config
-from ctr import rates
+from ctr import memory, rates
 from ctr.cli import bar, open_data, report_failure, run_command
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -256,6 +256,7 @@ def jobs(
     """
     if len({ctr.config.family(config) for config in configs}) > 1:
         raise ValueError("runs that are to share their first part may differ in `prune` alone")
+    memory.reset_peak()  # a worker has had other runs before
     members = [Member(config, folder) for config, folder in zip(configs, folders, strict=True)]
 
     @contextmanager
