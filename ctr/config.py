@@ -268,7 +268,7 @@ class ReproduceConfig:
     train: dict[str, Any] = field(default_factory=dict)
     workers: int | None = None
     jobs: str = MISSING
-    folder: str = MISSING
+    folder: str | None = None
 
 
 # Group -> name in ``<group>=<name>`` -> schema.

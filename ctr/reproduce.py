@@ -35,6 +35,20 @@ if TYPE_CHECKING:
     from ctr.studies.runner import Runner
 
 TRAIN_JOBS = "ctr.train:jobs"
+COMMANDS = "commands.txt"  # in the folder of every result
+# Keys of +train that a study sets for each of its runs, and what to give in their place.
+INSTEAD = {
+    "seed": "seeds=[0,1]",
+    "opt": "study=...: each compares optimizers of its own",
+    "opt.lr": "lr=0.001 or lrs=[1e-4,1e-3]",
+    "opt.lambda1": "lambda1=[1e-3]",
+    "opt.lambda21": "lambda21=[1e-3]",
+    "opt.lambda2": "lambda2=[1e-5]",
+    "prune": "finetune=[0.0,0.3] or scores=[norm,effect]",
+    "run_dir": "folder=PATH or jobs=PATH",
+    "jobs": "jobs=PATH",
+    "force": "jobs=PATH, another one",
+}
 SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
@@ -76,7 +90,7 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     names = [key.lstrip("+") for key in given]
     chosen = [name for name in names if name.startswith(("dataset.", "model."))]
     common: dict[str, object] = {name: reduce(getitem, name.split("."), values) for name in chosen}
-    common.update(flatten(values["train"]))
+    common.update(_for_every_run(values["train"]))
     for name in ("lambda21", "lambda1", "lambda2", "finetune", "lrs", "dims", "scores", "steps"):
         if not values[name]:
             raise ArgumentError(f"{name}=[]; expected at least one value")
@@ -98,6 +112,52 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     )
 
 
+def _for_every_run(train: dict[str, object]) -> dict[str, object]:
+    """The keys of ``+train`` by dotted name; ArgumentError for those that would be overridden without a word."""
+    common = flatten(train)
+    for key, value in common.items():
+        group = key.partition(".")[0]
+        instead = INSTEAD.get(key) or (INSTEAD["prune"] if group == "prune" else None)
+        if group in ("dataset", "model"):
+            instead = f"{key}={value}"
+        if instead is not None:
+            raise ArgumentError(f"+train.{key}: the study sets it for each run; give {instead}")
+    threads = common.get("threads", 1)
+    if type(threads) is not int or threads < 1:
+        raise ArgumentError(f"+train.threads={threads}; expected a whole number, at least 1")
+    return common
+
+
+def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
+    """Where the results go: ``folder``, or a name that tells apart what was chosen."""
+    if config.folder is not None:
+        return Path(config.folder)
+    source = config.dataset.source.value
+    names = [config.name, config.dataset.name]
+    names += [config.model.name] if "model" in given else []
+    names += [name for name, usual in ((config.select.value, "test"), (source, "raw")) if name != usual]
+    return Path("runs/studies", "-".join(names))
+
+
+def expect_own(folder: Path, config: ReproduceConfig) -> None:
+    """Refuses a folder of anything but an earlier result: the results replace it as a whole.
+
+    Raises:
+        ArgumentError: it is a file, holds other files, or is to hold what the runs write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ArgumentError(f"folder={folder} is a file; expected a folder, or none yet")
+    places = {"the working folder": ".", f"jobs={config.jobs}": config.jobs}
+    places[f"dataset.prepared={config.dataset.prepared}"] = config.dataset.prepared
+    if config.tracking.uri.startswith(SQLITE):
+        places[f"tracking.uri={config.tracking.uri}"] = config.tracking.uri.removeprefix(SQLITE)
+    for name, place in places.items():
+        if Path(place).resolve().is_relative_to(folder.resolve()):
+            raise ArgumentError(f"folder={folder} holds {name}, and is replaced as a whole; expected another folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / COMMANDS).exists():
+        raise ArgumentError(f"folder={folder} holds files that are not a study's; expected a new or an empty folder")
+
+
 def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = None) -> None:
     """A study from its options to its folder and its report.
 
@@ -115,6 +175,8 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
+    folder = folder_of(config, given)
+    expect_own(folder, config)
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
@@ -124,13 +186,12 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     runner = Runner(
         Store(Path(config.jobs)),
         config.workers or len(os.sched_getaffinity(0)),
-        always={"threads": 1, **_tracking(config)},
+        always={"threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
         function=TRAIN_JOBS,
         passes=passes,
         check=check,
     )
-    folder = Path(config.folder)
     with runner:
         try:
             findings = (study or STUDIES[config.name])(runner.ask, options)
@@ -185,7 +246,7 @@ def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None
     from ctr.studies.report import write
 
     with atomic_folder(folder) as tmp:
-        atomic_write_text(tmp / "commands.txt", "".join(f"{line}\n" for line in runner.commands.values()))
+        atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in runner.commands.values()))
         write(findings, tmp, title)
 
 

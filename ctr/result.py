@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import ctr.config
+from ctr import memory
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
@@ -20,7 +20,8 @@ class Result:
     """The figures of one run, as in ``result.json``.
 
     Those of pruning are None without it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are
-    those of the rows held out.
+    those of the rows held out. ``peak_rss_bytes`` counts from the start of the run, or of its family
+    (`ctr.train.jobs`), to its end; where the system cannot tell (`ctr.memory`), from the start of the process.
     """
 
     dataset: str
@@ -86,7 +87,7 @@ def summarise(
         positives_test=figures.positives,
         samples_per_second=split.rows_train / seconds,
         train_seconds=seconds,
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_rss_bytes=memory.peak(),
         config_hash=ctr.config.config_hash(config),
         data_hash=data.manifest.data_hash,
         git_sha=git_sha(),

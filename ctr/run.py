@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 import ctr.config
 from ctr import rates
 from ctr.cli import ArgumentError, check_data
-from ctr.config import TrainConfig
+from ctr.config import BackendName, TrainConfig
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows
@@ -30,7 +30,7 @@ from ctr.models import MODELS, FeatureEmbedding
 from ctr.optim import GroupOptimizer, LambdaSchedule
 from ctr.optim.pairs import make_optimizers
 from ctr.pruning import Pruning, clear_row_
-from ctr.step import RowModel, make_step
+from ctr.step import RowModel, TorchStep, make_step
 from ctr.trainer import TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
@@ -82,7 +82,13 @@ def start(config: TrainConfig, data: Prepared) -> TrainingRun:
 
 
 def check(config: TrainConfig) -> None:
-    """Refuses values that cannot work before any data is read, by building everything at the smallest size."""
+    """Refuses values that cannot work before any data is read, by building everything at the smallest size.
+
+    Puts the backend that the run will have in the place of ``backend=auto``: it is part of what is computed.
+
+    Raises:
+        ArgumentError: a value that cannot work, by its key.
+    """
     ctr.config.refuse_unknown(cast(DictConfig, config), TrainConfig)
     for key, value, most in (
         ("batch_size", config.batch_size, 2**31 - 1),
@@ -105,13 +111,25 @@ def check(config: TrainConfig) -> None:
     except (RuntimeError, AssertionError) as error:
         raise ArgumentError(f"device={config.device}: {str(error).splitlines()[0]}") from error
     try:
-        model = build(config, 1, 1, 0)
-        rows, net, _ = _optimizers(rates.provisional(config), model)
-        if config.backend.value == "native":
-            make_step("native", model, rows, net, threads=1)
+        _optimizers(rates.provisional(config), build(config, 1, 1, 0))
+        if config.backend is BackendName.native:
+            _backend(config)
     except (ValueError, RuntimeError, CtrError) as error:
         raise ArgumentError(str(error)) from error
     check_data(config.dataset)
+    if config.backend is BackendName.auto:
+        config.backend = _backend(config)
+
+
+def _backend(config: TrainConfig) -> BackendName:
+    """The one that serves the whole run, its retraining too; `make_step` says why it is not the compiled one."""
+    config = rates.provisional(config)
+    for plain in (False, True) if config.retrain else (False,):
+        model = build(config, 1, 1, 0)
+        rows, net, _ = _optimizers(config, model, plain=plain)
+        if isinstance(make_step(config.backend.value, model, rows, net, threads=1), TorchStep):
+            return BackendName.torch
+    return BackendName.native
 
 
 def _check_pruning(config: TrainConfig) -> None:

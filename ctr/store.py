@@ -1,10 +1,12 @@
 """Finished runs, by what they computed: a run that was done once is not done again.
 
-Sweeps and studies share one store: a folder for each run, named by the hashes of its configuration and its data.
+Sweeps and studies share one store: a folder for each run, named by the hashes of its configuration, its data and the
+code that trains and measures (`SOURCES`). A run of other code is another run: it is done again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -15,8 +17,15 @@ from typing import Any
 
 from filelock import FileLock
 
+from ctr.errors import CtrError
 from ctr.files import atomic_folder
 
+# What a run's figures depend on beside its configuration and its data. (How rows are prepared is in the data's hash.)
+SOURCES = (
+    "train.py", "run.py", "result.py", "trainer.py", "step.py", "forking.py", "pruning.py", "metrics.py",
+    "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
+    "models/*.py", "optim/*.py", "native/*.py", "native/src/*.cpp", "native/src/*.h",
+)  # fmt: skip
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 
 log = logging.getLogger("ctr")
@@ -54,6 +63,9 @@ class Store:
 
         Returns:
             Whether the job was run.
+
+        Raises:
+            CtrError: it computed something else than the key says (`confirm`).
         """
         with self.lock(key):
             if not force and self.result(key) is not None:
@@ -61,6 +73,7 @@ class Store:
                 print(f"  finished earlier: {earlier} (force=true runs it again)")
                 return False
             run()
+            confirm(key, folder)
             with atomic_folder(self.folder(key)) as kept:
                 for name in (CONFIG, LOG, RESULT):
                     if (folder / name).exists():
@@ -70,5 +83,32 @@ class Store:
 
 
 def job_key(config_hash: str, data_hash: str) -> str:
-    """The name of a run in the store."""
-    return f"{config_hash}-{data_hash}"
+    """The name of a run in the store, as this code computes it."""
+    return f"{config_hash}-{data_hash}-{CODE}"
+
+
+def confirm(key: str, folder: Path) -> None:
+    """Holds the result of a run that has just ended against the key that it was planned under.
+
+    Raises:
+        CtrError: they differ, as the data or the code changed meanwhile; the result is removed.
+    """
+    result = json.loads((folder / RESULT).read_text())
+    computed = job_key(result["config_hash"], result["data_hash"])
+    if computed != key:
+        (folder / RESULT).unlink()
+        raise CtrError(
+            f"the run was planned as {key}, but computed {computed} (configuration-data-code): "
+            "its data or this code changed meanwhile; start it again"
+        )
+
+
+def code_hash(package: Path) -> str:
+    """Hash of the sources that a run's figures depend on. The compiled library is taken to be built from them."""
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in SOURCES for path in package.glob(pattern)):
+        found.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+CODE = code_hash(Path(__file__).parent)  # now: what this process has loaded may soon lie there no more

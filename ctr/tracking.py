@@ -41,6 +41,9 @@ class Tracker(Protocol):
     def artifact(self, path: Path) -> None:
         """Keeps a copy of a file."""
 
+    def text(self, name: str, text: str) -> None:
+        """Keeps a text as a file."""
+
     def finish(self, status: Status) -> None:
         """Ends the run; nothing may follow."""
 
@@ -58,6 +61,9 @@ class NoTracker:
         pass
 
     def artifact(self, path: Path) -> None:
+        pass
+
+    def text(self, name: str, text: str) -> None:
         pass
 
     def finish(self, status: Status) -> None:
@@ -119,6 +125,9 @@ class MlflowTracker:
 
     def artifact(self, path: Path) -> None:
         self._client.log_artifact(self.run_id, str(path))
+
+    def text(self, name: str, text: str) -> None:
+        self._client.log_text(self.run_id, text, name)
 
     def finish(self, status: Status) -> None:
         self._flush()

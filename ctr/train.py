@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import ctr.config
-from ctr import rates
+from ctr import memory, rates
 from ctr.cli import bar, open_data, report_failure, run_command
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -44,7 +44,7 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import Store, job_key
+from ctr.store import CONFIG, RESULT, Store, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
@@ -89,8 +89,9 @@ class Member:
         check(config)
         rates.settle(config)
         self.pruning = pruning_of(config)
-        composed = self.folder / ".hydra" / "config.yaml"
+        composed = self.folder / CONFIG
         composed.parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / RESULT).unlink(missing_ok=True)  # of an older run here: this one may fail
         atomic_write_text(composed, OmegaConf.to_yaml(config))  # also over Hydra's own, which has no settled values
         if config.tracking.name != "none":
             name = f"{config.dataset.name} {config.model.name} {config.opt.name} seed {config.seed}"
@@ -117,14 +118,15 @@ class Member:
         )
 
     def finish(self, result: Result, steps: int) -> None:
-        """Leaves ``result.json`` and closes the record."""
-        atomic_write_text(self.folder / "result.json", json.dumps(asdict(result), indent=2) + "\n")
+        """Closes the record and leaves ``result.json``: last, for with it the run counts as finished."""
         numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
-        self.tracker.artifact(self.folder / "result.json")
+        text = json.dumps(asdict(result), indent=2) + "\n"
+        self.tracker.text(RESULT, text)
         self.tracker.finish("FINISHED")
+        atomic_write_text(self.folder / RESULT, text)
         self.ended = True
 
     def fail(self, error: BaseException) -> None:
@@ -254,6 +256,7 @@ def jobs(
     """
     if len({ctr.config.family(config) for config in configs}) > 1:
         raise ValueError("runs that are to share their first part may differ in `prune` alone")
+    memory.reset_peak()  # a worker has had other runs before
     members = [Member(config, folder) for config, folder in zip(configs, folders, strict=True)]
 
     @contextmanager

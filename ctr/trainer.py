@@ -60,6 +60,10 @@ class WindowMetrics:
         self._logits, self._labels = list(state["logits"]), list(state["labels"])
 
 
+def device_of(model: RowModel) -> torch.device:
+    return model.embedding.weight.device
+
+
 class TrainingRun:
     """The whole state of one run: stream position, rows, net, optimizers, random generator, running metrics.
 
@@ -109,6 +113,7 @@ class TrainingRun:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit. Shares memory with the run: copy it to keep it."""
+        device = device_of(self.model)
         return {
             "steps": self.steps,
             "stream": self.stream.state_dict(),
@@ -117,6 +122,7 @@ class TrainingRun:
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "metrics": self.metrics.state_dict(),
             "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,6 +137,9 @@ class TrainingRun:
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["rng"])
+        device = device_of(self.model)
+        if device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"], device)
 
 
 def train(

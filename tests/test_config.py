@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ctr.cli import ArgumentError
 from ctr.config import config_hash, family, plain_dict
+from ctr.native.library import available
 from ctr.train import check
 from tests.commands import composed
 
@@ -32,7 +33,6 @@ def test_every_choice_can_be_run(group: str, name: str) -> None:
 def test_every_study_composes(name: str) -> None:
     values = plain_dict(composed("reproduce", f"study={name}", "dataset=avazu"))
     assert (values["name"], values["model"]["name"]) == (name, "mlp")
-    assert values["folder"] == f"runs/studies/{name}-avazu"
 
 
 def test_every_key_is_commented() -> None:
@@ -117,6 +117,35 @@ def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
     sample = ["dataset=criteo", "dataset.source=sample", "opt=adam", "prune=magnitude"]
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
         check(composed("train", *sample, *overrides))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "native"),
+    [
+        (["opt=group_adam"], True),
+        (["opt=adagrad", "opt.lr=auto", "model=opnn"], True),
+        (["opt=group_adahessian"], False),
+        (["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3"], True),
+        (["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true"], False),  # it retrains with lambda2 = 0
+        (["opt=group_adam", "backend=torch"], False),
+    ],
+)
+def test_the_backend_is_part_of_what_is_computed(overrides: list[str], native: bool) -> None:
+    """``auto`` hashes as the backend that it comes to."""
+    sample = ["dataset=criteo", "dataset.source=sample"]
+    config = composed("train", *sample, *overrides)
+    check(config)  # type: ignore[arg-type]
+    assert config.backend.value == ("native" if native and available() else "torch")
+    rest = [override for override in overrides if not override.startswith("backend=")]
+    named = composed("train", *sample, f"backend={config.backend.value}", *rest)
+    assert config_hash(config) == config_hash(named)
+
+
+@pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+def test_a_retrain_that_native_cannot_serve_is_refused_at_once() -> None:
+    overrides = ["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true", "backend=native"]
+    with pytest.raises(ArgumentError, match=r"backend=native cannot serve this run: D could be 0"):
+        check(composed("train", "dataset=criteo", "dataset.source=sample", *overrides))  # type: ignore[arg-type]
 
 
 def test_a_grouped_optimizer_without_lambdas_can_be_pruned() -> None:

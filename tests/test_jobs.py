@@ -3,6 +3,7 @@
 import json
 import math
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
 from ctr.metrics import alive_rows
 from ctr.run import narrowed, retrain, start
+from ctr.tracking import NoTracker
 from ctr.train import jobs, passes
 from ctr.trainer import evaluate, train
 from tests.commands import composed
@@ -158,6 +160,68 @@ def test_each_member_has_its_own_record(tmp_path: Path, ready_database: Path) ->
         (f"criteo dcn adam seed 0{pruned}", "FINISHED") for pruned in ("", " pruned to 0.1", " pruned to 0.2")
     ]
     assert [sorted(curve) for curve in curves] == [[(2,), (4,), (6,), (8,), (10,)]] * 3
+
+
+class Watcher(NoTracker):
+    """Notes what it was told; the store ``fails`` at one call."""
+
+    fails = ""
+
+    def __init__(self, *_: object) -> None:
+        self.told: list[str] = []
+        watchers.append(self)
+
+    def note(self, told: str) -> None:
+        if told == self.fails:
+            raise ConnectionError("the store is gone")
+        self.told.append(told)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self.note("figures" if "auc" in values else "curve")
+
+    def text(self, name: str, text: str) -> None:
+        self.note(name)
+
+    def finish(self, status: str) -> None:
+        self.note(status)
+
+
+watchers: list[Watcher] = []
+
+
+@pytest.mark.parametrize("fails", ["figures", "result.json", "FINISHED"])
+def test_a_run_that_was_not_recorded_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(Watcher, "fails", fails)
+    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
+    assert isinstance(error, ConnectionError)
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert watchers[-1].told[-1] == "FAILED"
+
+
+def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, text: str) -> None:
+        if path.name == "result.json":
+            raise OSError(28, "No space left on device")
+        path.write_text(text)
+
+    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(ctr.train, "atomic_write_text", full)
+    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
+    assert isinstance(error, OSError)
+    assert watchers[-1].told[-1] == "FAILED"
+
+
+def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
+    """Of another run in the same folder; a mistyped value, with which nothing starts, takes none away."""
+    run_one(tmp_path)
+    result = tmp_path / "family-0" / "result.json"
+    jobs([configuration(tmp_path, "batch_size=0")], [result.parent], lambda rows: None)
+    assert result.exists()
+    jobs([configuration(tmp_path, "opt=sgd", "opt.lr=1e30")], [result.parent], lambda rows: None)
+    assert not result.exists()
 
 
 def test_holdout(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ctr.cli import ArgumentError
 from ctr.errors import CtrError
-from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
+from ctr.reproduce import folder_of, lr_of, options_of, reproduce, seeds_of
 from ctr.studies import rates
 from ctr.studies.options import Ask, Findings, Job, Options
 from ctr.studies.registry import STUDIES
@@ -26,6 +27,14 @@ SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000",
 def options(*overrides: str) -> Options:
     given = [override.partition("=")[0] for override in overrides]
     return options_of(composed("reproduce", *overrides), given)  # type: ignore[arg-type]
+
+
+def no_study(ask: Ask, options: Options) -> Findings:
+    raise AssertionError("nothing must run")
+
+
+def reproduced(study: Any, *overrides: str) -> None:
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
 
 
 def test_defaults_are_the_papers() -> None:
@@ -53,6 +62,57 @@ def test_keys_reach_the_study() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ("seed=3", "seeds="),
+        ("opt=adam", "study="),
+        ("opt.lr=0.1", "lr="),
+        ("opt.lambda1=0.1", "lambda1="),
+        ("opt.lambda21=0.1", "lambda21="),
+        ("opt.lambda2=0.1", "lambda2="),
+        ("prune=magnitude", "finetune="),
+        ("prune.score=effect", "scores="),
+        ("dataset=avazu", "dataset="),
+        ("dataset.raw=/x", "dataset.raw="),
+        ("model=mlp", "model="),
+        ("model.hidden=[4]", "model.hidden="),
+        ("run_dir=/x", "folder="),
+        ("jobs=/x", "jobs="),
+        ("force=true", "jobs="),
+    ],
+)
+def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(ArgumentError, match=rf"^\+train\.{key}: .*; give .*{instead}"):
+        options("study=table2", f"+train.{override}")
+
+
+def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's key and OpenMP's own, which counts from the start of the process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setattr("ctr.reproduce.TRAIN_JOBS", "tests.studies.fakes:jobs")
+    seen = []
+
+    def one(ask: Ask, options: Options) -> Findings:
+        row = ask([{**options.common, "opt": "adam", "seed": 0, "window": 1}])
+        seen.extend(row["openmp_threads"])
+        command = row["command"][0]
+        return Findings(pd.DataFrame({"command": [command]}), command, {}, pd.DataFrame())
+
+    for given, wanted in [((), "1"), (("+train.threads=3",), "3")]:
+        reproduced(one, "study=table2", *SAMPLE, "tracking=none", *given)
+        assert seen.pop() == wanted
+        assert f" threads={wanted} " in (tmp_path / "runs/studies/table2-criteo-sample/result.md").read_text()
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
+def test_wrong_threads(value: str) -> None:
+    with pytest.raises(ArgumentError, match=r"\+train\.threads="):
+        reproduced(no_study, "study=table2", f"+train.threads={value}")
+
+
 @pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None, [True], [4, 7, 4]])
 def test_wrong_seeds(value: object) -> None:
     with pytest.raises(ArgumentError, match="seeds="):
@@ -78,6 +138,52 @@ def test_wrong_lr(value: object) -> None:
 def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
         reproduce(composed("reproduce", *overrides), overrides)  # type: ignore[arg-type]
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    for folder, problem in [
+        ("file", "folder=file is a file"),
+        ("thesis", "folder=thesis holds files that are not a study's"),
+        (str(tmp_path), "holds the working folder"),
+        ("out", "folder=out holds jobs=out/jobs"),
+        ("mine", "folder=mine holds tracking.uri=sqlite:///mine/mlflow.db"),
+        ("data", "folder=data holds dataset.prepared=data/prepared"),
+    ]:
+        jobs = f"jobs={folder}/jobs" if folder == "out" else "jobs=jobs"
+        uri = "tracking.uri=sqlite:///mine/mlflow.db"
+        with pytest.raises(ArgumentError, match=re.escape(problem)):
+            reproduced(no_study, "study=table2", *SAMPLE, f"folder={folder}", jobs, uri)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "thesis"}
+    assert (tmp_path / "file").read_text() == (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
+
+
+def nothing(ask: Ask, options: Options) -> Findings:
+    return Findings(pd.DataFrame({"auc": [0.5]}), f"{options.select}\n", {}, pd.DataFrame())
+
+
+def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for select in ("test", "validation"):
+        reproduced(nothing, "study=table2", *SAMPLE, "folder=out", "tracking=none", f"select={select}")
+        assert (tmp_path / "out" / "result.md").read_text() == f"{select}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["study=table2", "dataset=avazu"], "table2-avazu"),
+        (["study=fig1", "dataset=avazu", "model=dcn", "select=validation"], "fig1-avazu-dcn-validation"),
+        (["study=fig1", "dataset=criteo", "dataset.source=sample", "model.hidden=[8]"], "fig1-criteo-sample"),
+    ],
+)
+def test_the_folder_names_what_was_chosen(overrides: list[str], name: str) -> None:
+    given = [override.partition("=")[0] for override in overrides]
+    assert folder_of(composed("reproduce", *overrides), given) == Path("runs/studies", name)  # type: ignore[arg-type]
 
 
 def test_exit_codes(tmp_path: Path) -> None:
@@ -116,7 +222,7 @@ def test_a_study_from_nothing_to_its_folder(
     overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]
     given = [override.partition("=")[0] for override in overrides]
     reproduce(composed("reproduce", *overrides), given, study)  # type: ignore[arg-type]
-    folder = tmp_path / "runs" / "studies" / "table2-criteo"
+    folder = tmp_path / "runs" / "studies" / "table2-criteo-sample"
     assert {"result.csv", "result.md", "runs.csv", "commands.txt", "page.html"} <= {p.name for p in folder.iterdir()}
     runs = pd.read_csv(folder / "runs.csv")
     assert len(runs) == 5
@@ -147,7 +253,7 @@ def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.Mo
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^1 of 2 runs failed: diverged: the loss is .*train\.log"):
         reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
-    table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "result.csv")
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
 
 
@@ -171,7 +277,7 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
     reproduce(composed("reproduce", *overrides), given, table5_without_adam)  # type: ignore[arg-type]
     (kept,) = tmp_path.rglob("learning_rates.json")
     assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())] == [("adagrad", 0.003)]
-    table = pd.read_csv(tmp_path / "runs" / "studies" / "table5-criteo" / "result.csv")
+    table = pd.read_csv(tmp_path / "runs" / "studies" / "table5-criteo-sample" / "result.csv")
     assert table[table["chosen"]]["opt"].tolist() == ["adagrad"]
 
     kept.unlink()
@@ -193,7 +299,7 @@ def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatc
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]
     overrides += ["+train.batch_size=50"]
     reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)  # type: ignore[arg-type]
-    runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo" / "runs.csv").set_index("opt.lr")
+    runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "runs.csv").set_index("opt.lr")
     assert runs.loc[1e30].outcome == "diverged"
     assert runs.loc[1e30].error.startswith("diverged: the loss is ")
     assert set(runs.drop(index=1e30).outcome) <= {"finished", "diverged"}

@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ def new_run(
     batch_size: int = 32,
     schedule: bool = False,
     backend: Backend = "torch",
+    device: str = "cpu",
     **options: Any,
 ) -> TrainingRun:
     torch.manual_seed(7)
     generator = torch.Generator().manual_seed(3)
     embedding = FeatureEmbedding(data.manifest.num_features, 4, generator=generator)
     model = DCN(data.manifest.num_features, 26, 13, hidden=(5, 3), embedding=embedding, generator=generator)
+    model.to(device)
     rows, net = make_optimizers(model, opt, {"lr": 0.01, **options})
     stream = RowStream(data.rows, data.split.train, batch_size)
     ramp = LambdaSchedule(rows, stream.num_batches, "cubic") if schedule else None
@@ -178,6 +181,60 @@ def test_saved_half_way_and_continued_is_uninterrupted(data: Prepared, opt: str)
     assert evaluate(second.learner, RowStream(data.rows, data.split.test, 64)) == evaluate(
         whole.learner, RowStream(data.rows, data.split.test, 64)
     )
+
+
+def draws(device: torch.device) -> torch.Tensor:
+    return torch.rand(5, device=device)
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))],
+)
+def test_random_numbers_go_on_where_they_were(data: Prepared, device: str) -> None:
+    """Of both generators: AdaHessian's signs are drawn on the device, dropout's bits on the CPU."""
+    run = new_run(data, device=device)
+    places = {torch.device("cpu"), torch.device(device)}
+    torch.manual_seed(5)
+    for place in places:
+        draws(place)
+    state = copy.deepcopy(run.state_dict())
+    wanted = {place: draws(place) for place in places}
+    torch.manual_seed(6)
+    run.load_state_dict(state)
+    assert all(torch.equal(draws(place), wanted[place]) for place in places)
+    assert (state["rng_cuda"] is None) == (device == "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_continued_on_cuda_draws_the_same_signs(data: Prepared) -> None:
+    first = new_run(data, "adahessian", device="cuda")
+    train(first, until=3)
+    state = copy.deepcopy(first.state_dict())
+    (batch,) = islice(first.stream, 1)
+    first.step(batch)
+    second = new_run(data, "adahessian", device="cuda")
+    second.load_state_dict(state)
+    second.step(batch)
+    for one, other in zip(first.model.parameters(), second.model.parameters(), strict=True):  # type: ignore[attr-defined]
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # sums on a GPU have no fixed order
+
+
+def test_the_generator_of_the_run_s_own_cuda_device(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without such a device: a model that says that it is on one, and generators that note who asks."""
+    run = new_run(data)
+    before = run.state_dict()
+    place = torch.device("cuda", 1)
+    kept, loaded = torch.tensor([1, 2], dtype=torch.uint8), []
+    monkeypatch.setattr("ctr.trainer.device_of", lambda model: place)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: {place: kept}[device])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: loaded.append((state, device)))
+    state = run.state_dict()
+    run.load_state_dict(state)
+    assert loaded == [(kept, place)]
+    assert equal({**state, "rng_cuda": None}, before)  # nothing else differs
+    run.load_state_dict(before)  # of a run on the CPU: nothing to set
+    assert len(loaded) == 1
 
 
 def test_same_seed_same_bits(data: Prepared) -> None:

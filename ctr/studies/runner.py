@@ -56,6 +56,10 @@ class Worker:
         self.family: Family | None = None
         self.rows = 0
 
+    @property
+    def dead(self) -> bool:
+        return self.process.poll() is not None
+
     def start(self, family: Family) -> None:
         self.family, self.rows = family, 0
         jobs = family.jobs
@@ -190,12 +194,19 @@ class Runner:
                     waiting.append(again)
 
     def _give_out(self, waiting: list[Family]) -> None:
+        for worker in [worker for worker in self._workers if worker.family is None and worker.dead]:
+            worker.stop()
+            self._workers.remove(worker)
         idle = [worker for worker in self._workers if worker.family is None]
         while waiting and (idle or len(self._workers) < self._most):
             if not idle:
                 idle.append(Worker(self._function, self._store, self._threads))
                 self._workers.append(idle[0])
-            idle.pop().start(waiting.pop(0))
+            worker, family = idle.pop(), waiting.pop(0)
+            try:
+                worker.start(family)
+            except (BrokenPipeError, ConnectionResetError):
+                self._died(worker, family)
 
     def _settle(self, rows: int, family: Family) -> None:
         """Puts the rows that were done in the place of those that were expected."""
@@ -218,7 +229,7 @@ class Runner:
 
     def _row(self, job: Job, planned: Planned) -> dict[str, object]:
         error = self._errors.get(planned.key)
-        result = self._store.result(planned.key) or dict.fromkeys(FIGURES, math.nan)
+        result = (None if error else self._store.result(planned.key)) or dict.fromkeys(FIGURES, math.nan)
         figures = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
         kept = {"command": planned.command, "error": error, "folder": str(self._store.folder(planned.key))}
         return {**figures, **job, **kept}

@@ -27,7 +27,8 @@ from filelock import Timeout
 
 from ctr.cli import Terminated, message
 from ctr.config import TrainConfig
-from ctr.store import LOG, RESULT, Store
+from ctr.errors import CtrError
+from ctr.store import LOG, RESULT, Store, confirm
 
 RunFamily = Callable[[Sequence[TrainConfig], Sequence[Path], Callable[[int], None]], "list[BaseException | None]"]
 
@@ -95,11 +96,21 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
                 errors = [None if (folder / RESULT).exists() else raised for folder in folders]
         failed: dict[str, str] = {}
         for (key, _), folder, error in zip(mine, folders, errors, strict=True):
+            error = error or _misplaced(key, folder)
             if error is not None:
                 failed[key] = message(error)
+                (folder / RESULT).unlink(missing_ok=True)
                 with (folder / LOG).open("a") as file:
                     traceback.print_exception(error, file=file)
         return Done(failed, busy)
+
+
+def _misplaced(key: str, folder: Path) -> CtrError | None:
+    try:
+        confirm(key, folder)
+    except CtrError as error:
+        return error
+    return None
 
 
 @contextmanager

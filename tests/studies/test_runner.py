@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ctr import store
 from ctr.errors import CtrError
 from ctr.store import Store
-from ctr.studies.runner import Runner
+from ctr.studies.runner import Runner, Worker
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -80,7 +81,7 @@ def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]
     assert again["auc"].tolist() == [0.55]
     assert math.isnan(found["opt.lr"][0])
     assert found["opt.lr"][3] == 0.01
-    assert found["threads"].tolist() == ["1"] * 4  # OpenMP's, in the worker
+    assert found["openmp_threads"].tolist() == ["1"] * 4
     assert "auc_by_day" not in found.columns
     assert found["error"].isna().all()
     assert found["command"][1].startswith("python -m ctr.train dataset.raw=train.txt dataset.prepared=prepared")
@@ -131,6 +132,38 @@ def test_failed_job_leaves_a_gap() -> None:
     assert [call["seeds"] for call in calls()].count([13]) == 2  # the next one does
 
 
+def test_a_row_with_an_error_has_no_result() -> None:
+    with a_runner() as runner:
+        found = runner.ask([a_job(14)])
+        folder = Path(found["folder"][0])
+        assert (found["error"][0], math.isnan(found["auc"][0])) == ("not recorded", True)
+        assert not (folder / "result.json").exists()
+        (folder / "result.json").write_text('{"auc": 0.7}')  # as of another study that runs it just now
+        assert math.isnan(runner.ask([a_job(14)])["auc"][0])
+
+
+def test_data_that_changes_meanwhile_fails_the_run() -> None:
+    """Its result must not lie under the key of the data before."""
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(15)])
+        assert math.isnan(found["auc"][0])
+        folder = Path(found["folder"][0])
+        assert f"planned as {folder.name}" in found["error"][0]
+        assert not (folder / "result.json").exists()
+    with a_runner(workers=1) as runner:
+        again = runner.ask([a_job(1)])
+    assert Path(again["folder"][0]).name.split("-")[1] in found["error"][0]  # the data that it found
+    assert again["auc"][0] == 0.51
+
+
+def test_code_that_changes_meanwhile_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "CODE", "before")
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(1)])
+    assert math.isnan(found["auc"][0])
+    assert "-before, but computed" in found["error"][0]
+
+
 def test_killed_worker_is_replaced() -> None:
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(99, window=2), a_job(1), a_job(2)])
@@ -139,6 +172,28 @@ def test_killed_worker_is_replaced() -> None:
     )
     assert found["auc"].tolist()[1:] == [0.51, 0.52]
     assert len({call["pid"] for call in calls()}) == 2
+
+
+def test_workers_that_died_idle_are_replaced() -> None:
+    with a_runner() as runner:
+        pids = [int(pid) for pid in runner.ask([a_job(0, window=50), a_job(1, window=50)])["pid"]]
+        os.kill(pids[0], signal.SIGKILL)
+        assert ends(pids[:1])
+        found = runner.ask([a_job(2, window=50), a_job(3, window=50), a_job(4)])
+        assert found["auc"].tolist() == [0.52, 0.53, 0.54]
+        assert pids[0] not in found["pid"].tolist()
+        assert pids[1] in found["pid"].tolist()
+
+
+def test_a_worker_that_dies_while_it_is_given_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_runner(workers=1) as runner:
+        (pid,) = runner.ask([a_job(0)])["pid"]
+        os.kill(pid, signal.SIGKILL)
+        assert ends([pid])
+        monkeypatch.setattr(Worker, "dead", False)  # as if it died only now
+        found = runner.ask([a_job(1, window=2), a_job(2)])
+    assert "SIGKILL" in found["error"][0]
+    assert found["auc"][1] == 0.52
 
 
 def test_wrong_jobs_are_refused_before_any_runs() -> None:

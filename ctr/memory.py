@@ -1,0 +1,29 @@
+"""The most memory that this process has held: since it was last reset where the system allows that (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import resource
+from pathlib import Path
+
+PROC = Path("/proc/self")
+
+
+def reset_peak() -> None:
+    """Forgets the peak so far. Where that cannot be done `peak` goes on meaning the whole life of the process."""
+    with contextlib.suppress(OSError):
+        (PROC / "clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Bytes of physical memory held at most since the last reset, mapped files included.
+
+    Where there is no such figure, or no reset, the most since the process began: too much for a run that others went
+    before.
+    """
+    try:
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", (PROC / "status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

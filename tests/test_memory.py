@@ -1,0 +1,59 @@
+"""The peak of a run's memory, in a process that held more before."""
+
+import json
+import resource
+from pathlib import Path
+
+import pytest
+
+from ctr import memory
+from ctr.train import jobs
+from tests.commands import composed
+from tests.datasets.criteo_text import lines, write
+
+MUCH = 300 << 20
+
+
+def resettable() -> bool:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+needs_reset = pytest.mark.skipif(not resettable(), reason="the system does not let a process reset its peak")
+
+
+def hold_and_release() -> None:
+    held = bytearray(MUCH)
+    held[::4096] = bytes(len(held[::4096])).replace(b"\0", b"\1")  # every page is touched
+    del held
+
+
+@needs_reset
+def test_reset() -> None:
+    hold_and_release()
+    before = memory.peak()
+    assert before >= MUCH
+    memory.reset_peak()
+    assert memory.peak() < before - MUCH // 2
+    hold_and_release()
+    assert memory.peak() > before - MUCH // 2
+
+
+@needs_reset
+def test_a_run_counts_its_own_memory(tmp_path: Path) -> None:
+    raw = write(tmp_path / "train.txt", lines(100))
+    places = [f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'prepared'}", "tracking=none"]
+    hold_and_release()
+    before = memory.peak()
+    assert jobs([composed("train", "dataset=criteo", *places)], [tmp_path], lambda rows: None) == [None]  # type: ignore[list-item]
+    peak = json.loads((tmp_path / "result.json").read_text())["peak_rss_bytes"]
+    assert 0 < peak < before - MUCH // 2
+
+
+def test_elsewhere_it_is_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROC", tmp_path / "nothing")
+    memory.reset_peak()
+    assert memory.peak() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
