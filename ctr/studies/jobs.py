@@ -74,7 +74,7 @@ class Planner:
 
         Raises:
             HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work.
-            CtrError: no raw log there, or no learning rate recorded for ``opt.lr=auto``.
+            CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **job}
         config = self._compose(overrides)
