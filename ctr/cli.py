@@ -122,8 +122,7 @@ def check_data(config: DatasetConfig) -> Dataset:
     """Refuses what cannot work before anything is read or written; returns the dataset.
 
     Raises:
-        ArgumentError: a value that cannot work, by its key.
-        CtrError: no raw log there; the message says where to get it.
+        ArgumentError: a value that cannot work, by its key; no raw log there, with where to get it.
     """
     dataset = make_dataset(config)
     if not config.raw or not config.prepared:
@@ -136,7 +135,7 @@ def check_data(config: DatasetConfig) -> Dataset:
         raise ArgumentError(f"dataset.num_buckets={config.num_buckets}; expected 1 to {2**31 - 1:,}")
     if config.source is Source.raw and not Path(config.raw).exists():
         fetch = f"python scripts/download.py {dataset.name} fetches it; " if dataset.published else ""
-        raise CtrError(
+        raise ArgumentError(
             f"no raw log at {config.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH; "
             f"{fetch}to try without it: dataset.source=sample"
         )
@@ -151,7 +150,8 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
         quiet: draw no bars.
 
     Raises:
-        CtrError: no raw log there (the message says where to get it), or one that is not as expected.
+        ArgumentError: as `check_data`.
+        CtrError: a raw log that is not as expected.
     """
     dataset = check_data(config)
     root = Path(config.prepared)

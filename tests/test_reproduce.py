@@ -193,7 +193,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     for overrides, code, text in [
         (["study=table9"], 2, "table9"),
         (["study=table2", "lamda21=[1]"], 2, "lamda21"),
-        (["study=table2", "dataset=criteo"], 1, "no raw log at data/criteo/raw"),
+        (["study=table2", "dataset=criteo"], 2, "no raw log at data/criteo/raw"),
         (["study=table2", *SAMPLE, "+train.nope=1", "tracking=none"], 2, "nope"),
     ]:
         done = command(tmp_path, "ctr.reproduce", *overrides)

@@ -147,7 +147,7 @@ def test_help_and_exit_codes(tmp_path: Path) -> None:
         (["dataset=criteo", "opt.lr=-1"], 2, "lr"),
         (["dataset=nope"], 2, "nope"),
         (["+foo=1"], 2, "foo"),
-        (["dataset=criteo"], 1, "no raw log at data/criteo/raw"),
+        (["dataset=criteo"], 2, "no raw log at data/criteo/raw"),
     ]:
         done = command(tmp_path, "ctr.train", *overrides)
         assert done.returncode == code, (overrides, done.stderr)

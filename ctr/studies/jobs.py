@@ -73,9 +73,9 @@ class Planner:
         """Composes a job; generates and prepares its data first where they are not yet.
 
         Raises:
-            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work, or more ``train_rows``
-                than there are.
-            CtrError: no raw log there, or no learning rate recorded for ``opt.lr=auto``.
+            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work, no raw log there, or
+                more ``train_rows`` than there are.
+            CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **job}
         config = self._compose(overrides)

@@ -138,7 +138,7 @@ class Runner:
 
         Raises:
             HydraException, OmegaConfBaseException, ArgumentError: a job that cannot work; nothing was run.
-            CtrError: no raw log, or none as expected.
+            CtrError: a raw log that is not as expected.
         """
         planned = [self._planner.plan(job) for job in jobs]
         self.commands.update((job.key, job.command) for job in planned)
