@@ -346,10 +346,10 @@ def config_hash(config: object) -> str:
 
 
 def family(config: object) -> str:
-    """Equal for runs that differ in ``prune`` alone, which can share their first part (`ctr.train.jobs`)."""
+    """Equal for runs that differ in ``prune`` and ``retrain`` alone, which can share their first part (`ctr.train`)."""
     values = OmegaConf.to_container(cast(DictConfig, config), resolve=True, enum_to_str=True)  # also if one is missing
     assert isinstance(values, dict)
-    return _digest({str(key): value for key, value in values.items() if key not in (*_PLACES, "prune")})
+    return _digest({str(key): value for key, value in values.items() if key not in (*_PLACES, "prune", "retrain")})
 
 
 def _digest(values: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Keys and their defaults stand in ``configs/``; ``--help`` lists them. ``-m`` runs a sweep:
 ``python -m ctr.train -m dataset=criteo opt.lambda21=1e-4,1e-3 seed=0,1``.
 
-Runs that differ in ``prune`` alone can be given to `jobs` together: what they share is then trained once.
+Runs that differ in ``prune`` and ``retrain`` alone can be given to `jobs` together: what they share is trained once.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def complete(member: Member, course: Course, data: Prepared) -> Result:
 def jobs(
     configs: Sequence[TrainConfig], folders: Sequence[Path], on_rows: Callable[[int], None] | None = None
 ) -> list[BaseException | None]:
-    """One or several runs that differ in ``prune`` alone, a family: what they share is trained once.
+    """One or several runs that differ in ``prune`` and ``retrain`` alone, a family: what they share is trained once.
 
     The shared first phase is forked where the first pruning of each run lies; results equal those of separate runs to
     the last bit. Each run leaves ``result.json`` in its folder as soon as it is done, and its own MLflow run. Its times
@@ -255,7 +255,7 @@ def jobs(
         KeyboardInterrupt: stopped; runs that were not done are recorded as killed.
     """
     if len({ctr.config.family(config) for config in configs}) > 1:
-        raise ValueError("runs that are to share their first part may differ in `prune` alone")
+        raise ValueError("runs that are to share their first part may differ in `prune` and `retrain` alone")
     memory.reset_peak()  # a worker has had other runs before
     members = [Member(config, folder) for config, folder in zip(configs, folders, strict=True)]
 

@@ -96,6 +96,23 @@ def test_a_family_is_its_separate_runs(tmp_path: Path, backend: str, model: str)
     assert len({result["logloss"] for result in together}) == len(members)  # each is a model of its own
 
 
+@pytest.mark.parametrize("model", ["dcn", "opnn"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_retrain_does_not_reach_into_the_others(tmp_path: Path, backend: str, model: str) -> None:
+    """As a study of streams asks: some pruned runs are retrained, others fine-tuned, from one trunk."""
+    shared = ["opt=adam", f"backend={backend}", f"model={model}", "model.hidden=[70,3]"]
+    retrained = ["retrain=true"]
+    options = [retrained, [], magnitude(0.2), [*magnitude(0.2), *retrained], [*magnitude(0.2, 0.3), *retrained]]
+    options += [magnitude(0.2, 0.3), magnitude(0.05, 0.1), [*magnitude(0.05), *retrained]]
+    members = [[*shared, *own] for own in options]
+    together = run_family(tmp_path, *members)
+    alone = [run_one(tmp_path, *overrides) for overrides in members]
+    assert [untimed(result) for result in together] == [untimed(result) for result in alone]
+    for result, own in zip(together, options, strict=True):
+        assert (result["auc_retrained"] is not None) == ("retrain=true" in own)
+    assert len({result["auc_retrained"] for result in together} - {None}) > 1
+
+
 def test_a_failing_member_does_not_stop_the_others(tmp_path: Path) -> None:
     members = [magnitude(0.2), magnitude(7), magnitude(0.2, 0.3)]
     configs = [configuration(tmp_path, "opt=adam", *own) for own in members]
@@ -122,7 +139,7 @@ def test_a_failing_trunk_fails_whoever_shares_it(tmp_path: Path) -> None:
 
 def test_other_differences_are_refused(tmp_path: Path) -> None:
     configs = [configuration(tmp_path, f"seed={seed}") for seed in (0, 1)]
-    with pytest.raises(ValueError, match="`prune` alone"):
+    with pytest.raises(ValueError, match="`prune` and `retrain` alone"):
         jobs(configs, [tmp_path / "a", tmp_path / "b"])
 
 

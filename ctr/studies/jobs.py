@@ -31,7 +31,7 @@ class Planned:
 
     Attributes:
         key: its name in the store.
-        family: the same for jobs that differ in ``prune`` alone: they share their first phase.
+        family: the same for jobs that differ in ``prune`` and ``retrain`` alone: they share their first phase.
         config: the composed configuration.
         command: the line that runs it by itself.
         rows_train, rows_test: rows of one pass, and of the evaluation.

@@ -31,7 +31,7 @@ SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it i
 
 
 class Family:
-    """Jobs that one worker runs together: they differ in ``prune`` alone."""
+    """Jobs that one worker runs together: they differ in ``prune`` and ``retrain`` alone."""
 
     def __init__(self, jobs: list[Planned], passes: float) -> None:
         self.jobs = jobs

@@ -101,9 +101,9 @@ def test_finished_jobs_are_not_run_by_another_runner() -> None:
     assert sorted(call["seeds"] for call in calls()) == [[1], [2], [3]]
 
 
-def test_jobs_that_differ_in_pruning_alone_run_together() -> None:
+def test_jobs_that_share_their_first_part_run_together() -> None:
     with a_runner(workers=1) as runner:
-        runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1)])
+        runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1, retrain=True)])
     assert sorted(call["seeds"] for call in calls()) == [[0, 0, 0], [1]]
     assert calls()[0]["seeds"] == [0, 0, 0]  # the longest first
     assert len({call["pid"] for call in calls()}) == 1  # a worker is kept
