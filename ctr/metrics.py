@@ -26,8 +26,11 @@ def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
     if len(positives) == 0 or len(negatives) == 0:
         return float("nan")
-    # Twice the number of pairs in order, as a whole number: a tie is in one of the two counts.
-    pairs = sum(int(np.searchsorted(negatives, positives, side).sum()) for side in ("left", "right"))
+    below = np.searchsorted(negatives, positives)
+    tied = positives[negatives[np.minimum(below, len(negatives) - 1)] == positives]
+    ties = np.searchsorted(negatives, tied, "right") - np.searchsorted(negatives, tied)
+    # Twice the number of pairs in order, as a whole number.
+    pairs = 2 * int(below.sum()) + int(ties.sum())
     return pairs / (2 * len(positives) * len(negatives))
 
 

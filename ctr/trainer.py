@@ -42,22 +42,25 @@ class WindowMetrics:
         self.steps = steps
         self._logits: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
+        self._loss = 0.0  # sum over the rows
 
-    def update(self, logits: Tensor, labels: Tensor) -> tuple[float, float] | None:
-        """Adds a batch; returns (logloss, AUC) at the end of each window."""
+    def update(self, logits: Tensor, labels: Tensor, loss: float) -> tuple[float, float] | None:
+        """Adds a batch and its mean logloss; returns (logloss, AUC) at the end of each window."""
+        self._loss += loss * len(labels)
         self._logits.append(logits.detach().cpu().numpy())
         self._labels.append(labels.cpu().numpy())
         if len(self._logits) < self.steps:
             return None
         scores, truth = np.concatenate(self._logits), np.concatenate(self._labels)
-        self._logits, self._labels = [], []
-        return logloss(scores, truth), exact_auc(scores, truth)
+        mean = self._loss / len(truth)
+        self._logits, self._labels, self._loss = [], [], 0.0
+        return mean, exact_auc(scores, truth)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logits": list(self._logits), "labels": list(self._labels)}
+        return {"logits": list(self._logits), "labels": list(self._labels), "loss": self._loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._logits, self._labels = list(state["logits"]), list(state["labels"])
+        self._logits, self._labels, self._loss = list(state["logits"]), list(state["labels"]), state["loss"]
 
 
 def device_of(model: RowModel) -> torch.device:
@@ -103,7 +106,7 @@ class TrainingRun:
         if self.schedule is not None:
             self.schedule.step()
         self.steps += 1
-        measured = self.metrics.update(logits, batch.label)
+        measured = self.metrics.update(logits, batch.label, value)
         return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
 
     def finish(self) -> None:

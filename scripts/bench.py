@@ -3,6 +3,7 @@
     python scripts/bench.py                          # everything, about 15 minutes
     python scripts/bench.py --quick                  # under a minute per dataset
     python scripts/bench.py --datasets criteo --opts group_adam --threads 1 --json
+    python scripts/bench.py --datasets criteo --from-file data/criteo/prepared/...     # file to model against memory
 
 The reference is what one writes in PyTorch: ``nn.Embedding(sparse=True)`` with ``torch.optim.SparseAdam``, and fused
 ``Adam`` on the net; same model, same batches. Tables have their full size, the ids of a field follow Zipf's law,
@@ -22,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +32,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctr.datasets.stream import Batch
+from ctr.cli import bar
+from ctr.datasets.prepared import ROWS
+from ctr.datasets.rows import Rows
+from ctr.datasets.stream import Batch, RowStream
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
 from ctr.native.step import NativeStep
 from ctr.optim.pairs import make_optimizers
+from ctr.trainer import TrainingRun, train
 
 ZIPF = 1.1
 TURN_ROWS = 64 * 512
@@ -134,11 +140,15 @@ def eager(case: Case, huge: bool) -> Step:
     return step
 
 
-def ours(case: Case, opt: str, threads: int) -> Step:
+def compiled(case: Case, opt: str, threads: int) -> NativeStep:
     model = build(case)
     lr = 1e-2 if opt.endswith("adagrad") else case.lr
     rows, net = make_optimizers(model, opt, dict(OPTS[opt], lr=lr))
-    step = NativeStep(model, rows, net, threads)
+    return NativeStep(model, rows, net, threads)
+
+
+def ours(case: Case, opt: str, threads: int) -> Step:
+    step = compiled(case, opt, threads)
 
     def train(batch: Batch) -> None:
         step.train(batch)
@@ -169,6 +179,34 @@ def turns(steps: dict[str, Step], batches: list[Batch], rounds: int, per_turn: i
     return seconds
 
 
+def entry(
+    dataset: str,
+    case: Case,
+    opt: str,
+    backend: str,
+    size: int,
+    threads: int,
+    reference: list[float],
+    times: list[float],
+) -> dict[str, Any]:
+    """One row of the report: speed, and ratio to the reference, paired by round."""
+    ratios = [a / b for a, b in zip(reference, times, strict=True)]
+    return {
+        "dataset": dataset,
+        "model": case.model,
+        "optimizer": opt,
+        "backend": backend,
+        "rows_per_s": round(size / statistics.median(times)),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_min": round(min(ratios), 2),
+        "ratio_max": round(max(ratios), 2),
+        "table_rows": sum(case.sizes),
+        "dim": case.dim,
+        "batch_size": size,
+        "threads": threads,
+    }
+
+
 def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
     per_turn = max(2, TURN_ROWS // size)
     batches = make_batches(case, per_turn * (rounds + 1), size)
@@ -179,24 +217,30 @@ def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, 
         for name, times in seconds.items():
             if name != opt and opt != opts[0]:
                 continue
-            ratios = [a / b for a, b in zip(seconds["eager"], times, strict=True)]
-            results.append(
-                {
-                    "dataset": dataset,
-                    "model": case.model,
-                    "optimizer": opt if name == opt else "sparse_adam",
-                    "backend": "native" if name == opt else name,
-                    "rows_per_s": round(size / statistics.median(times)),
-                    "ratio": round(statistics.median(ratios), 2),
-                    "ratio_min": round(min(ratios), 2),
-                    "ratio_max": round(max(ratios), 2),
-                    "table_rows": sum(case.sizes),
-                    "dim": case.dim,
-                    "batch_size": size,
-                    "threads": threads,
-                }
-            )
+            backend, optimizer = ("native", opt) if name == opt else (name, "sparse_adam")
+            results.append(entry(dataset, case, optimizer, backend, size, threads, seconds["eager"], times))
     return results
+
+
+def end_to_end(dataset: str, case: Case, opt: str, size: int, threads: int, rounds: int, path: Path) -> dict[str, Any]:
+    """The trainer from a prepared file (reading, progress bar, AUC) against the step alone on rows in memory."""
+    rows, step = Rows(path), compiled(case, opt, threads)
+    per_turn = max(2, TURN_ROWS // size)
+    run = TrainingRun(step.model, step, RowStream(rows, [(0, len(rows))], size))  # type: ignore[arg-type]
+    memory = list(islice(RowStream(rows, [(0, len(rows))], size), per_turn * (rounds + 1)))
+    seconds: dict[str, list[float]] = {"memory": [], "file": []}
+    with bar(len(rows), "rows", "train") as progress:
+        for number in range(rounds + 1):
+            for name, times in seconds.items():
+                began = time.perf_counter()
+                if name == "file":
+                    train(run, on_step=lambda count, loss: progress.update(count), until=run.steps + per_turn)
+                else:
+                    for batch in memory[number * per_turn : (number + 1) * per_turn]:
+                        step.train(batch)
+                if number:
+                    times.append((time.perf_counter() - began) / per_turn)
+    return entry(dataset, case, opt, "native, from file", size, threads, seconds["memory"], seconds["file"])
 
 
 def machine() -> dict[str, Any]:
@@ -223,12 +267,20 @@ def main() -> None:
         "--rows", type=int, nargs="+", default=[None], help="rows of the table (default: the dataset's)"
     )
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
+    parser.add_argument(
+        "--from-file",
+        type=Path,
+        metavar="FOLDER",
+        help="prepared rows of the one dataset named: end to end, reader included",
+    )
     parser.add_argument("--rounds", type=int, default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, group_adam only")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
     if not available():
         parser.error("the compiled kernels are not built: pip install -e . needs a C++20 compiler")
+    if args.from_file is not None and len(args.datasets) > 1:
+        parser.error("--from-file needs --datasets with the one that it holds")
     opts = ["group_adam"] if args.quick else args.opts
     rounds = args.rounds or (8 if args.quick else 30)
     results = []
@@ -239,7 +291,11 @@ def main() -> None:
                     for threads in args.threads:
                         torch.set_num_threads(threads)
                         case = CASES[dataset].scaled(rows, dim)
-                        found = measure(dataset, case, opts, size, threads, rounds)
+                        if args.from_file is None:
+                            found = measure(dataset, case, opts, size, threads, rounds)
+                        else:
+                            path = args.from_file / ROWS
+                            found = [end_to_end(dataset, case, opt, size, threads, rounds, path) for opt in opts]
                         results += found
                         if not args.json:
                             print("\n".join(map(show, found)), flush=True)

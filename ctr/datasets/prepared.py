@@ -124,7 +124,7 @@ def _open(folder: Path, recipe: Recipe, paths: list[Path]) -> tuple[Manifest, Ro
         return None
     try:
         rows = Rows(folder / ROWS)
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return None
     return (manifest, rows) if len(rows) == manifest.rows else None
 

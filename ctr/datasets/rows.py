@@ -6,6 +6,7 @@ touches only the pages asked for, at tens of millions of rows per second; any Ar
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -52,10 +53,17 @@ class RowWriter:
 
 
 class Rows:
-    """Memory-mapped prepared rows."""
+    """Memory-mapped prepared rows. Of a file larger than memory only the block that is being read is held.
+
+    Raises:
+        OSError, ValueError: no such file, or not one of rows.
+    """
 
     def __init__(self, path: Path) -> None:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self._last = -1  # the block read last
         self._blocks: list[Columns] = []
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
@@ -88,8 +96,17 @@ class Rows:
         while start < stop:
             first = int(self._starts[block])
             end = min(stop, int(self._starts[block + 1]))
+            self._enter(block)
             yield _cut(self._blocks[block], start - first, end - first)
             start, block = end, block + 1
+
+    def _enter(self, block: int) -> None:
+        """Hands the pages of the block before back: they would count as the process's own until memory is short."""
+        if block != self._last and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(
+                mmap.MADV_DONTNEED
+            )  # all: those that are still wanted are read again from the file's cache
+        self._last = block
 
 
 class MappedRows:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 log = logging.getLogger("ctr")
 
@@ -48,6 +49,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_fits_processor": (c_int, []),
     "ctr_allocate": (c_void_p, [c_size_t]),
     "ctr_release": (None, [c_void_p, c_size_t]),
+    "ctr_forget": (None, [c_void_p, c_size_t]),
     "ctr_step_new": (c_void_p, [POINTER(Layer), *[c_int] * 7]),
     "ctr_step_free": (None, [c_void_p]),
     "ctr_step_train": (
@@ -110,6 +112,11 @@ class _Memory:
     def __del__(self) -> None:
         if self._address:
             loaded().ctr_release(self._address, self._bytes)
+
+
+def forget(values: Tensor) -> None:
+    """Gives the memory of a contiguous tensor back to the system while it is still referred to; its values are lost."""
+    loaded().ctr_forget(values.data_ptr(), values.numel() * values.element_size())
 
 
 def allocate(items: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from ctr.cli import ArgumentError
 from ctr.errors import DIVERGED
 from ctr.studies.options import POINTS, Ask, Job, Options
 
@@ -97,11 +98,19 @@ class Runs:
 
 
 def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str, object] | None = None) -> Job:
-    """The overrides of one run of a study: its own last, so that they win over ``options.common``.
+    """The overrides of one run of a study.
 
     Args:
         lr: learning rate; NaN where none could be chosen (`Runs`).
+
+    Raises:
+        ArgumentError: ``options.common`` has another value for one that the study sets.
     """
+    for key, value in (overrides or {}).items():
+        if key in options.common and options.common[key] != value:
+            raise ArgumentError(
+                f"{key}={options.common[key]}: this study sets it itself, here to {value}; leave it out"
+            )
     base = {"dataset": options.dataset, "model": options.model}
     return {**base, **options.common, "opt": opt, "opt.lr": lr, "seed": seed, **(overrides or {})}
 

@@ -37,8 +37,9 @@ def study(ask: Ask, options: Options) -> Findings:
     text = "\n\n".join(
         [
             f"# Table 8 · fine-tuning schedules of pruned Adam · {options.dataset}",
-            "AUC mean±std over seeds, by the share of the training rows that is left for fine-tuning; the best of each "
-            "rate is bold.",
+            "AUC mean±std over seeds, by the share of the training rows that is left for fine-tuning; "
+            + ("the one chosen on the held-out rows" if held_out else "the best of each rate")
+            + " is bold.",
             *(_like_the_paper(rows, score, options) for score in options.scores),
             markdown.bullets(_words(options, runs, group, tried, rows, lr)),
         ]
@@ -129,7 +130,8 @@ def _words(
             cells = [row for row in rows if row["score"] == score and row["lambda21"] == lambda21 and row["seeds"]]
             best = next((row["finetune"] for row in cells if row["best"]), None)
             if best is None:
-                lines.append(f"λ21 = {markdown.power(lambda21)}, by {score}: no schedule finished.")
+                none = "no run on the held-out rows finished: nothing was chosen" if cells else "no schedule finished"
+                lines.append(f"λ21 = {markdown.power(lambda21)}, by {score}: {none}.")
                 continue
             line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best{where}"
             line += _against_the_paper(options, lambda21, best) if score == "norm" else ""

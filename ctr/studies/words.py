@@ -138,13 +138,15 @@ def notes(runs: Runs) -> list[str]:
 
 
 def _code(runs: Runs) -> list[str]:
-    """A line where the finished runs are not all of the code that writes this page."""
+    """A line where the finished runs are not all of the commit that writes this page.
+
+    The code that decides a run's numbers is the same in all: it is part of what a run is found again by (`ctr.store`).
+    """
     shas, now = runs.code(), git_sha()
     if set(shas) <= {now}:
         return []
-    of = ", ".join(f"{number} by {_state(sha)}" for sha, number in shas.items())
-    what = "different code (git)" if len(shas) > 1 else "other code (git) than this page"
-    return [f"The runs were made by {what}: {of}; this page by {_state(now)}."]
+    of = ", ".join(f"{number} at {_state(sha)}" for sha, number in shas.items())
+    return [f"The runs were made at other commits, with the same training code: {of}; this page at {_state(now)}."]
 
 
 def _state(sha: str | None) -> str:

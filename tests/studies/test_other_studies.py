@@ -5,9 +5,11 @@ import math
 import pytest
 from scipy import stats
 
+from ctr.cli import ArgumentError
 from ctr.errors import CtrError
 from ctr.studies import fig2, fig3, table3, table4, table8
 from ctr.studies.options import Job
+from ctr.studies.registry import STUDIES
 from tests.studies.oracle import Oracle, features, options
 
 
@@ -250,3 +252,27 @@ def test_figure_3() -> None:
 def test_figure_3_wants_a_value() -> None:
     with pytest.raises(CtrError, match="no value above 0"):
         fig3.study(Oracle(lambda job: "never asked"), options(lambda1=[0.0], lambda21=[]))
+
+
+@pytest.mark.parametrize(
+    ("name", "common", "changed"),
+    [
+        ("table8", {"holdout": 0.3}, {"select": "validation"}),
+        ("stream", {"train_rows": 1000}, {}),
+        ("stream", {"opt.threshold": "hard"}, {}),
+        ("fig2", {"opt.norm": "s"}, {}),
+        ("table4", {"model.embedding_dim": 32}, {}),
+    ],
+)
+def test_keys_that_one_study_sets_are_refused(name: str, common: dict[str, object], changed: dict[str, object]) -> None:
+    (key,) = common
+    oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7})
+    with pytest.raises(ArgumentError, match=rf"^{key}=.*: this study sets it itself"):
+        STUDIES[name](oracle, options(common=common, **changed))
+
+
+def test_table_8_by_validation_without_held_out_runs_says_what_is_missing() -> None:
+    oracle = Oracle(lambda job: "no memory" if "holdout" in job and "prune" in job else table8_answer(job))
+    text = table8.study(oracle, options(lambda21=[1e-3], scores=["norm"], select="validation")).text
+    assert "by norm: no run on the held-out rows finished: nothing was chosen." in text
+    assert "the one chosen on the held-out rows is bold" in text

@@ -37,16 +37,16 @@ OLD, NEW = "a" * 40, "b" * 40
         ([NEW, NEW], None),
         (
             [None, NEW],
-            "The runs were made by different code (git): 1 by an unknown state, 1 by bbbbbbbbbb; this page by",
+            "with the same training code: 1 at an unknown state, 1 at bbbbbbbbbb; this page at",
         ),
         (
             [OLD, NEW, OLD],
-            "The runs were made by different code (git): 2 by aaaaaaaaaa, 1 by bbbbbbbbbb; this page by bbb",
+            "with the same training code: 2 at aaaaaaaaaa, 1 at bbbbbbbbbb; this page at bbb",
         ),
-        ([NEW, f"{NEW}-dirty"], "1 by bbbbbbbbbb, 1 by bbbbbbbbbb-dirty; this page by bbbbbbbbbb."),
+        ([NEW, f"{NEW}-dirty"], "1 at bbbbbbbbbb, 1 at bbbbbbbbbb-dirty; this page at bbbbbbbbbb."),
         (
             [OLD, OLD],
-            "The runs were made by other code (git) than this page: 2 by aaaaaaaaaa; this page by bbbbbbbbbb.",
+            "with the same training code: 2 at aaaaaaaaaa; this page at bbbbbbbbbb.",
         ),
     ],
 )
@@ -80,4 +80,6 @@ def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(words, "git_sha", lambda: NEW)
     oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
     text = STUDIES[name](oracle, options(lambda1=[1e-3])).text
-    assert f"* The runs were made by other code (git) than this page: {len(oracle.jobs)} by aaaaaaaaaa;" in text
+    assert (
+        f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;" in text
+    )

@@ -1,7 +1,9 @@
 // Memory for big tables: zeros, in huge pages where the system has them; and whether this build fits this processor.
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 
 extern "C" {
 
@@ -13,6 +15,14 @@ void* ctr_allocate(std::size_t bytes) {
     madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a system that declines it is only slower
 #endif
     return memory;
+}
+
+// Gives the whole pages within `bytes` from `memory` back to the system at once. What stood there is lost.
+void ctr_forget(void* memory, std::size_t bytes) {
+    const auto page = std::uintptr_t(sysconf(_SC_PAGESIZE));
+    const std::uintptr_t first = (std::uintptr_t(memory) + page - 1) / page * page;
+    const std::uintptr_t last = (std::uintptr_t(memory) + bytes) / page * page;
+    if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);  // advice
 }
 
 void ctr_release(void* memory, std::size_t bytes) { munmap(memory, bytes); }
