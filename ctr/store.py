@@ -73,7 +73,7 @@ class Store:
                 print(f"  finished earlier: {earlier} (force=true runs it again)")
                 return False
             run()
-            confirm(key, folder)
+            self._confirm(key, folder)
             with atomic_folder(self.folder(key)) as kept:
                 for name in (CONFIG, LOG, RESULT):
                     if (folder / name).exists():
@@ -81,26 +81,51 @@ class Store:
                         shutil.copy2(folder / name, kept / name)
         return True
 
+    def _confirm(self, key: str, folder: Path) -> None:
+        result = json.loads((folder / RESULT).read_text())
+        try:
+            confirm(key, result["config_hash"], result["data_hash"])
+        except CtrError:
+            (folder / RESULT).unlink()
+            raise
+
 
 def job_key(config_hash: str, data_hash: str) -> str:
     """The name of a run in the store, as this code computes it."""
     return f"{config_hash}-{data_hash}-{CODE}"
 
 
-def confirm(key: str, folder: Path) -> None:
-    """Holds the result of a run that has just ended against the key that it was planned under.
+def confirm(key: str, config_hash: str, data_hash: str) -> None:
+    """Holds what a run computes against the key that it was planned under; to be done before it leaves a result there.
 
     Raises:
-        CtrError: they differ, as the data or the code changed meanwhile; the result is removed.
+        CtrError: they differ, as something changed meanwhile.
     """
-    result = json.loads((folder / RESULT).read_text())
-    computed = job_key(result["config_hash"], result["data_hash"])
-    if computed != key:
-        (folder / RESULT).unlink()
+    now = job_key(config_hash, data_hash)
+    if now != key:
+        parts = zip(("configuration", "data", "code"), key.split("-"), now.split("-"), strict=True)
+        changed = " and ".join(name for name, planned, is_now in parts if planned != is_now)
         raise CtrError(
-            f"the run was planned as {key}, but computed {computed} (configuration-data-code): "
-            "its data or this code changed meanwhile; start it again"
+            f"the run was planned as {key}, but is {now} (configuration-data-code): "
+            f"its {changed} changed meanwhile; start it again"
         )
+
+
+def expect_code(key: str) -> None:
+    """CtrError if another process planned a run by other code than this one has loaded."""
+    planned = key.rpartition("-")[2]
+    if planned != CODE:
+        raise CtrError(
+            f"the sources of ctr changed while the study ran: the run was planned by code {planned}, "
+            f"this worker has {CODE}; start the study again"
+        )
+
+
+def expect_unchanged() -> None:
+    """CtrError if the sources are not those any more that lay there when this module was loaded: then nobody knows
+    which ones the modules that were loaded since are made of."""
+    if code_hash(PACKAGE) != CODE:
+        raise CtrError("the sources of ctr changed while a worker loaded them; start the study again")
 
 
 def code_hash(package: Path) -> str:
@@ -111,4 +136,5 @@ def code_hash(package: Path) -> str:
     return found.hexdigest()[:16]
 
 
-CODE = code_hash(Path(__file__).parent)  # now: what this process has loaded may soon lie there no more
+PACKAGE = Path(__file__).parent
+CODE = code_hash(PACKAGE)  # now: what this process has loaded may soon lie there no more

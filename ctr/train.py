@@ -44,7 +44,7 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import CONFIG, RESULT, Store, job_key
+from ctr.store import CONFIG, RESULT, Store, confirm, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
@@ -76,8 +76,8 @@ Show = Callable[[int, str], AbstractContextManager[Progress]]  # (rows to come, 
 class Member:
     """One run of a family: its configuration and folder, its record, and how it ended."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: TrainConfig, folder: Path, key: str | None) -> None:
+        self.config, self.folder, self.key = config, folder, key
         self.tracker: Tracker = NoTracker()
         self.pruning: Pruning | None = None
         self.ended = False
@@ -103,6 +103,9 @@ class Member:
 
     def tag(self, data: Prepared) -> None:
         config = self.config
+        config_hash, data_hash = ctr.config.config_hash(config), data.manifest.data_hash
+        if self.key is not None:
+            confirm(self.key, config_hash, data_hash)  # now already: training may take hours
         self.tracker.tags(
             {
                 "dataset": config.dataset.name,
@@ -111,14 +114,16 @@ class Member:
                 "prune": config.prune.name,
                 "seed": str(config.seed),
                 "source": data.manifest.recipe.source,
-                "config_hash": ctr.config.config_hash(config),
-                "data_hash": data.manifest.data_hash,
+                "config_hash": config_hash,
+                "data_hash": data_hash,
                 "git_sha": git_sha() or "unknown",
             }
         )
 
     def finish(self, result: Result, steps: int) -> None:
         """Closes the record and leaves ``result.json``: last, for with it the run counts as finished."""
+        if self.key is not None:
+            confirm(self.key, result.config_hash, result.data_hash)
         numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
@@ -186,7 +191,11 @@ def run_family(
     torch.use_deterministic_algorithms(torch.device(config.device).type == "cpu")
     data = narrowed(config, open_data(config.dataset, quiet=quiet))
     for member in members:
-        member.tag(data)
+        with ending([member]):
+            member.tag(data)
+    members = [member for member in members if not member.ended]
+    if not members:
+        return
     run = start(config, data)
     log.debug("the model:\n%s", summary(cast(nn.Module, run.model)))
     course = Course(run, show)
@@ -233,7 +242,10 @@ def complete(member: Member, course: Course, data: Prepared) -> Result:
 
 
 def jobs(
-    configs: Sequence[TrainConfig], folders: Sequence[Path], on_rows: Callable[[int], None] | None = None
+    configs: Sequence[TrainConfig],
+    folders: Sequence[Path],
+    on_rows: Callable[[int], None] | None = None,
+    keys: Sequence[str] | None = None,
 ) -> list[BaseException | None]:
     """One or several runs that differ in ``prune`` and ``retrain`` alone, a family: what they share is trained once.
 
@@ -246,6 +258,7 @@ def jobs(
         folders: where each run's files go; made if missing.
         on_rows: called with the number of rows trained or tested since the last call; then no bars are drawn and no
             tables printed.
+        keys: where given, what each run was planned as in the store: one that is something else by now fails.
 
     Returns:
         For each run the error that ended it, or None. A run that fails does not stop the others.
@@ -257,7 +270,8 @@ def jobs(
     if len({ctr.config.family(config) for config in configs}) > 1:
         raise ValueError("runs that are to share their first part may differ in `prune` and `retrain` alone")
     memory.reset_peak()  # a worker has had other runs before
-    members = [Member(config, folder) for config, folder in zip(configs, folders, strict=True)]
+    planned = keys if keys is not None else [None] * len(configs)
+    members = [Member(config, folder, key) for config, folder, key in zip(configs, folders, planned, strict=True)]
 
     @contextmanager
     def passed(total: int, title: str) -> Iterator[Progress]:

@@ -4,6 +4,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import torch
 
 import ctr.train
 from ctr.cli import ArgumentError, open_data
+from ctr.config import config_hash
 from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
 from ctr.metrics import alive_rows
-from ctr.run import narrowed, retrain, start
+from ctr.result import summarise
+from ctr.run import check, narrowed, retrain, start
+from ctr.store import job_key
 from ctr.tracking import NoTracker
 from ctr.train import jobs, passes
 from ctr.trainer import evaluate, train
@@ -239,6 +243,41 @@ def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
     assert result.exists()
     jobs([configuration(tmp_path, "opt=sgd", "opt.lr=1e30")], [result.parent], lambda rows: None)
     assert not result.exists()
+
+
+def test_what_is_not_as_planned_is_not_trained(tmp_path: Path) -> None:
+    """The result must not lie under a key that says something else, not even until somebody looks."""
+    config, trained = configuration(tmp_path), list[int]()
+    check(config)  # settles the backend
+    now = job_key(config_hash(config), open_data(config.dataset).manifest.data_hash)
+    (mine, data, code) = now.split("-")
+    for part, planned in (("configuration", f"x-{data}-{code}"), ("data", f"{mine}-x-{code}")):
+        folder = tmp_path / part
+        (error,) = jobs([config], [folder], trained.append, [planned])
+        assert isinstance(error, CtrError)
+        assert f"planned as {planned}, but is {now}" in str(error)
+        assert f"its {part} changed meanwhile" in str(error)
+        assert not (folder / "result.json").exists()
+    assert not trained
+    assert jobs([config], [tmp_path / "run"], trained.append, [now]) == [None]
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, written = configuration(tmp_path, "tracking=mlflow"), list[str]()
+    check(config)
+    now = job_key(config_hash(config), open_data(config.dataset).manifest.data_hash)
+
+    def other(*arguments: Any, **figures: Any) -> Any:
+        return replace(summarise(*arguments, **figures), data_hash="other")
+
+    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(ctr.train, "summarise", other)
+    monkeypatch.setattr(ctr.train, "atomic_write_text", lambda path, _: written.append(path.name))
+    (error,) = jobs([config], [tmp_path / "run"], lambda rows: None, [now])
+    assert "its data changed meanwhile" in str(error)
+    assert written == ["config.yaml"]
+    assert watchers[-1].told[-1] == "FAILED"
 
 
 def test_holdout(tmp_path: Path) -> None:

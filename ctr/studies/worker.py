@@ -20,17 +20,23 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NoReturn
 
 from filelock import Timeout
 
 from ctr.cli import Terminated, message
 from ctr.config import TrainConfig
 from ctr.errors import CtrError
-from ctr.store import LOG, RESULT, Store, confirm
+from ctr.store import LOG, RESULT, Store, expect_code, expect_unchanged
 
-RunFamily = Callable[[Sequence[TrainConfig], Sequence[Path], Callable[[int], None]], "list[BaseException | None]"]
+# Configurations, folders, what to call with the number of rows done, keys. It holds each run against its key
+# (`ctr.store.confirm`) before it leaves a result in the folder; returns for each run the error that ended it, or None.
+RunFamily = Callable[
+    [Sequence[TrainConfig], Sequence[Path], Callable[[int], None], Sequence[str]], "list[BaseException | None]"
+]
 
 
 @dataclass(frozen=True)
@@ -91,26 +97,19 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
             folder.mkdir(parents=True)
         with _logged(folders):
             try:
-                errors = run([config for _, config in mine], folders, on_rows)
+                for key, _ in mine:
+                    expect_code(key)
+                errors = run([config for _, config in mine], folders, on_rows, [key for key, _ in mine])
             except Exception as raised:
                 errors = [None if (folder / RESULT).exists() else raised for folder in folders]
         failed: dict[str, str] = {}
         for (key, _), folder, error in zip(mine, folders, errors, strict=True):
-            error = error or _misplaced(key, folder)
             if error is not None:
                 failed[key] = message(error)
                 (folder / RESULT).unlink(missing_ok=True)
                 with (folder / LOG).open("a") as file:
                     traceback.print_exception(error, file=file)
         return Done(failed, busy)
-
-
-def _misplaced(key: str, folder: Path) -> CtrError | None:
-    try:
-        confirm(key, folder)
-    except CtrError as error:
-        return error
-    return None
 
 
 @contextmanager
@@ -138,13 +137,27 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
+def load(function: str) -> RunFamily:
+    """What ``module:name`` names; if the sources changed meanwhile, what says so for each family."""
+    module, _, name = function.partition(":")
+    run: RunFamily = getattr(importlib.import_module(module), name)
+    try:
+        expect_unchanged()
+    except CtrError as error:
+        return partial(_refuse, error)
+    return run
+
+
+def _refuse(error: CtrError, *_: object) -> NoReturn:
+    raise error
+
+
 def main(descriptor: str, function: str, root: str) -> None:
     """Serves at an inherited socket; ``function`` is ``module:name`` of a `RunFamily`, ``root`` the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's, which then ends its workers
     signal.signal(signal.SIGTERM, _terminate)
     logging.getLogger("ctr").setLevel(logging.DEBUG)
-    module, _, name = function.partition(":")
     try:
-        serve(Connection(int(descriptor)), getattr(importlib.import_module(module), name), Store(Path(root)))
+        serve(Connection(int(descriptor)), load(function), Store(Path(root)))
     except (Terminated, BrokenPipeError):
         sys.exit(143)

@@ -12,10 +12,13 @@ from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
+from ctr.store import confirm
 from tests.datasets.criteo_text import lines
 
 
-def jobs(configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int], None]) -> list[BaseException | None]:
+def jobs(
+    configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int], None], keys: Sequence[str]
+) -> list[BaseException | None]:
     """Sleeps ``window`` hundredths of a second, then each run ends as its seed says.
 
     13 fails, 14 too but leaves a result, 99 kills the process. 15 changes the log.
@@ -26,7 +29,7 @@ def jobs(configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int
         time.sleep(0.01)
         on_rows(1)
     errors: list[BaseException | None] = []
-    for config, folder in zip(configs, folders, strict=True):
+    for config, folder, key in zip(configs, folders, keys, strict=True):
         if config.seed == 99:
             os.kill(os.getpid(), signal.SIGKILL)
         if config.seed == 13:
@@ -34,6 +37,11 @@ def jobs(configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int
             continue
         result = {"auc": 0.5 + config.seed / 100, "seed": config.seed, "opt": "of the run", "pid": os.getpid()}
         result |= {"config_hash": config_hash(config), "data_hash": data_hash(config)}
+        try:
+            confirm(key, result["config_hash"], result["data_hash"])
+        except CtrError as error:
+            errors.append(error)
+            continue
         result["openmp_threads"] = os.environ["OMP_NUM_THREADS"]
         atomic_write_text(folder / "result.json", json.dumps({**result, "auc_retrained": None, "auc_by_day": {}}))
         errors.append(CtrError("not recorded") if config.seed == 14 else None)

@@ -15,6 +15,7 @@ from ctr import store
 from ctr.errors import CtrError
 from ctr.store import Store
 from ctr.studies.runner import Runner, Worker
+from ctr.studies.worker import load
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -163,12 +164,29 @@ def test_data_that_changes_meanwhile_fails_the_run() -> None:
     assert again["auc"][0] == 0.51
 
 
-def test_code_that_changes_meanwhile_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_of_other_code_refuses_its_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that starts after the sources were edited: nothing is run, nothing lies under the key."""
+    loaded = store.CODE
     monkeypatch.setattr(store, "CODE", "before")
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(1)])
+        ((log, _),) = runner.failures.items()
+    assert found["error"][0] == (
+        "the sources of ctr changed while the study ran: the run was planned by code before, "
+        f"this worker has {loaded}; start the study again"
+    )
     assert math.isnan(found["auc"][0])
-    assert "-before, but computed" in found["error"][0]
+    assert calls() == []
+    assert not (log.parent / "result.json").exists()
+    assert "the sources of ctr changed" in log.read_text()
+
+
+def test_a_worker_whose_sources_change_while_it_loads_them_refuses_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load("tests.studies.fakes:jobs") is fakes.jobs
+    monkeypatch.setattr(store, "CODE", "before")  # as hashed when `ctr.store` was loaded, before the others were
+    run = load("tests.studies.fakes:jobs")
+    with pytest.raises(CtrError, match="the sources of ctr changed while a worker loaded them; start the study again"):
+        run([], [], lambda rows: None, [])
 
 
 def test_killed_worker_is_replaced() -> None:
