@@ -37,7 +37,7 @@ from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
-from ctr.files import atomic_write_text
+from ctr.files import atomic_path, atomic_write_text
 from ctr.forking import Branch, fork
 from ctr.metrics import alive_rows
 from ctr.models import summary
@@ -130,8 +130,9 @@ class Member:
         self.tracker.metrics(numbers, steps)
         text = json.dumps(asdict(result), indent=2) + "\n"
         self.tracker.text(RESULT, text)
-        self.tracker.finish("FINISHED")
-        atomic_write_text(self.folder / RESULT, text)
+        with atomic_path(self.folder / RESULT) as tmp:
+            tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
+            self.tracker.finish("FINISHED")
         self.ended = True
 
     def fail(self, error: BaseException) -> None:

@@ -17,6 +17,7 @@ from ctr.cli import ArgumentError, open_data
 from ctr.config import config_hash
 from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
+from ctr.files import TMP_PREFIX
 from ctr.metrics import alive_rows
 from ctr.result import summarise
 from ctr.run import check, narrowed, retrain, start
@@ -223,16 +224,36 @@ def test_a_run_that_was_not_recorded_is_not_finished(
 
 
 def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str) -> None:
-        if path.name == "result.json":
+    def full(path: Path, text: str, *arguments: Any, **more: Any) -> int:
+        if path.name.endswith("result.json"):
             raise OSError(28, "No space left on device")
-        path.write_text(text)
+        return path.write_bytes(text.encode())
 
     monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(ctr.train, "atomic_write_text", full)
+    monkeypatch.setattr(Path, "write_text", full)
     (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
     assert isinstance(error, OSError)
     assert watchers[-1].told[-1] == "FAILED"
+    assert "FINISHED" not in watchers[-1].told
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra"}
+
+
+def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed between the two is recorded as finished, and its figures were not lost to a full disk."""
+    seen: dict[str, str] = {}
+
+    def finish(watcher: Watcher, status: str) -> None:
+        seen.update((path.name, path.read_text()) for path in (tmp_path / "run").glob("*result.json"))
+
+    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(Watcher, "finish", finish)
+    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None) == [None]
+    ((name, text),) = seen.items()
+    assert name.startswith(TMP_PREFIX)
+    assert text == (tmp_path / "run" / "result.json").read_text()
+    assert not list((tmp_path / "run").glob(f"{TMP_PREFIX}*"))
 
 
 def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
@@ -277,6 +298,7 @@ def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypa
     (error,) = jobs([config], [tmp_path / "run"], lambda rows: None, [now])
     assert "its data changed meanwhile" in str(error)
     assert written == ["config.yaml"]
+    assert not list((tmp_path / "run").rglob("*result.json"))
     assert watchers[-1].told[-1] == "FAILED"
 
 

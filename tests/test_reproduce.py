@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from ctr.cli import ArgumentError
@@ -171,6 +172,37 @@ def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, monk
     for select in ("test", "validation"):
         reproduced(nothing, "study=table2", *SAMPLE, "folder=out", "tracking=none", f"select={select}")
         assert (tmp_path / "out" / "result.md").read_text() == f"{select}\n"
+
+
+class Interrupted(Figure):
+    """A figure at whose drawing the study is stopped, half of it written."""
+
+    def savefig(self, path: Any, **how: Any) -> None:
+        Path(path).write_bytes(b"half a fig")
+        raise KeyboardInterrupt
+
+
+def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    figures: dict[str, Figure] = {"a": Figure()}
+
+    def drawn(ask: Ask, options: Options) -> Findings:
+        return Findings(pd.DataFrame({"auc": [0.5]}), f"{len(figures)} figures\n", figures, pd.DataFrame())
+
+    def of_result() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    reproduced(drawn, "study=table2", *SAMPLE, "folder=out", "tracking=none")
+    earlier = of_result()
+    assert {"a.png", "a.svg", "result.md", "page.html"} <= {*earlier}
+    figures["b"] = Interrupted()
+    for folder in ("out", "new"):
+        with pytest.raises(KeyboardInterrupt):
+            reproduced(drawn, "study=table2", *SAMPLE, f"folder={folder}", "tracking=none")
+    assert of_result() == earlier
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,28 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert {*report.published(uri)} == {("fig1", "criteo"), ("table2", "criteo")}
 
 
+@pytest.mark.parametrize("call", ["artifact", "tags", "finish"])
+def test_a_report_that_is_stopped_half_way_leaves_the_earlier_one(
+    ready_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    invented.track(uri, jobs)
+    first = publish(jobs, uri, tmp_path / "study")
+
+    def stopped(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.MlflowTracker, call, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        publish(jobs, uri, tmp_path / "study")
+    assert report.published(uri) == {("table2", "criteo"): first}
+    last = publish(jobs, uri, tmp_path / "study")
+    assert report.published(uri) == {("table2", "criteo"): last}
+    (run,) = search(uri, "tags.kind = 'report'")
+    assert run.info.run_id in last.report
+
+
 def test_runs_that_are_not_tracked_are_said_to_be_missing(
     ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
