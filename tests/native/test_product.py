@@ -9,7 +9,16 @@ from ctr.native.library import available, loaded
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 
-SHAPES = [(1, 1, 1), (5, 17, 3), (12, 64, 16), (256, 280, 512), (100, 77, 130), (13, 33, 129), (7, 96, 256), (512, 31, 40)]
+SHAPES = [
+    (1, 1, 1),
+    (5, 17, 3),
+    (12, 64, 16),
+    (256, 280, 512),
+    (100, 77, 130),
+    (13, 33, 129),
+    (7, 96, 256),
+    (512, 31, 40),
+]
 
 
 def product(a: np.ndarray, b: np.ndarray, *, transposed: bool, lists: bool) -> np.ndarray:
