@@ -118,9 +118,10 @@ def eager(case: Case, huge: bool = False, torch_dropout: bool = False) -> Step:
     """The reference. With the model's own dropout, one random bit per unit, or with torch's."""
     model = build(case)
     if torch_dropout:
+        hidden: Any = model.hidden
+        for i, layer in enumerate(hidden):
+            hidden[i] = nn.Sequential(layer, nn.Dropout(0.5))
         model.dropout = 0  # type: ignore[assignment]
-        for i, layer in enumerate(model.hidden):  # type: ignore[arg-type]
-            model.hidden[i] = nn.Sequential(layer, nn.Dropout(0.5))  # type: ignore[operator, assignment]
     weight = model.get_parameter("embedding.weight")
 
     def table() -> Tensor:
