@@ -174,6 +174,27 @@ std::int64_t ctr_step_train(Step* step, const Batch* batch, const Table* table, 
     return step->train(*batch, *table, *rows, history, *net, *params, loss);
 }
 
+// C [m, n] = A B with A [m, k] (or [k, m], transposed) and B [k, n]: what the layers multiply with, for the tests.
+void ctr_product(int m, int n, int k, const float* a, int transposed, const float* b, int lists, float* c) {
+    // Room for what a tile reads beyond the end.
+    const int height = transposed ? k : m, width = transposed ? m : k;
+    const std::ptrdiff_t ld = width + TILE_ROWS;
+    Floats left(std::size_t(height + TILE_ROWS) * std::size_t(ld)), packed(packed_size(k, n));
+    for (int i = 0; i < height; ++i) std::memcpy(&left[std::size_t(i * ld)], a + i * width, std::size_t(width) * sizeof(float));
+    for (int j = 0; j * PANEL < n; ++j) pack_rows(b, n, k, n, j, packed.data());
+    const auto finish = [&](int r, int at, Vec v, int count) { store(c + std::ptrdiff_t(r) * n + at, v, count); };
+    const auto run = [&](auto flip) {
+        if (!lists) return gemm<flip>(m, n, k, left.data(), ld, packed.data(), finish);
+        Lists of;
+        of.fill<flip>(left.data(), ld, m, k);
+        gemm(of, n, packed.data(), finish);
+    };
+    if (transposed)
+        run(std::true_type());
+    else
+        run(std::false_type());
+}
+
 std::int64_t ctr_step_predict(Step* step, const Batch* batch, const Table* table, const Params* params,
                               int unseen_zero) {
     return step->predict(*batch, *table, *params, unseen_zero != 0);
