@@ -26,16 +26,18 @@ struct Layer {
     std::int32_t add;             // backward: the input's gradient is added to what a later layer left there
 };
 
-// A thread's share of the batch.
+// A thread's share of the batch, or the block of it that is at work.
 struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
     Floats x, dx;                       // activations and their gradients
     std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
+    Floats drows;                       // gradients of the embedding rows, where the share goes through in blocks,
+    std::vector<float> sum;             // and the sum of their dparams
     Floats packed;                      // room for one packed operand
     Lists lists;                        // and for one that is mostly 0
     Floats room;                        // for what a layer keeps between two of its loops
-    const std::int64_t* bits = nullptr; // dropout words of the share's first row
+    const std::int64_t* bits = nullptr; // dropout words of the first row
     std::ptrdiff_t words = 0;           // words of a row
     const float* label = nullptr;
     float* logit = nullptr;
