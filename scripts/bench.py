@@ -114,9 +114,14 @@ def build(case: Case, seed: int = 0) -> nn.Module:
 Step = Callable[[Batch], None]
 
 
-def eager(case: Case, huge: bool) -> Step:
-    """The reference."""
+def eager(case: Case, huge: bool = False, torch_dropout: bool = False) -> Step:
+    """The reference. With the model's own dropout, one random bit per unit, or with torch's."""
     model = build(case)
+    if torch_dropout:
+        hidden: Any = model.hidden
+        for i, layer in enumerate(hidden):
+            hidden[i] = nn.Sequential(layer, nn.Dropout(0.5))
+        model.dropout = 0  # type: ignore[assignment]
     weight = model.get_parameter("embedding.weight")
 
     def table() -> Tensor:
@@ -131,7 +136,7 @@ def eager(case: Case, huge: bool) -> Step:
     net = torch.optim.Adam([p for p in model.parameters() if p is not weight], lr=case.lr, fused=True)
 
     def step(batch: Batch) -> None:
-        logits = model.from_rows(F.embedding(batch.ids, weight, sparse=True), batch.dense)  # type: ignore[operator]
+        logits = model.from_rows(F.embedding(batch.ids, weight, sparse=True), batch.dense)  # type: ignore[operator, assignment]
         F.binary_cross_entropy_with_logits(logits, batch.label).backward()
         for optimizer in (rows, net):
             optimizer.step()
@@ -211,7 +216,9 @@ def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, 
     per_turn = max(2, TURN_ROWS // size)
     batches = make_batches(case, per_turn * (rounds + 1), size)
     results = []
-    references = {"eager": eager(case, huge=False), "eager, huge pages": eager(case, huge=True)}
+    references = {"eager": eager(case), "eager, huge pages": eager(case, huge=True)}
+    if case.model == "opnn":
+        references["eager, nn.Dropout"] = eager(case, torch_dropout=True)
     for opt in opts:
         seconds = turns({**references, opt: ours(case, opt, threads)}, batches, rounds, per_turn)
         for name, times in seconds.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ctr.datasets.rows import RowSource
+
+READ_ROWS = 8192  # at a time: cutting batches out of them costs less than reading each by itself
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class RowStream:
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current position on. The position moves past a batch before it is handed out."""
+        together = max(READ_ROWS // self.batch_size, 1)
         while self.position < self.num_rows:
             start = self.position
-            self.position = min(start + self.batch_size, self.num_rows)
-            yield self._batch(start, self.position)
+            for batch in self._batches(start, min(start + together * self.batch_size, self.num_rows)):
+                self.position += len(batch)
+                yield batch
 
-    def _batch(self, start: int, stop: int) -> Batch:
+    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
         parts = []
         offset = 0  # rows of the pass before this range
         for first, last in self.ranges:
@@ -66,10 +71,12 @@ class RowStream:
                 parts.append(self.rows[first + low : first + high])
             offset += last - first
         ids, dense, label = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-        return Batch(
-            torch.from_numpy(ids),
-            torch.from_numpy(dense) if dense.shape[1] else None,
-            torch.from_numpy(label).float(),
+        size = self.batch_size
+        return map(
+            Batch,
+            torch.from_numpy(ids).split(size),
+            torch.from_numpy(dense).split(size) if dense.shape[1] else repeat(None),
+            torch.from_numpy(label).float().split(size),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -57,6 +57,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [c_void_p, POINTER(Batch), POINTER(Table), POINTER(RowOptions), c_void_p, POINTER(NetOptions), POINTER(Params),
          POINTER(c_double)],
     ),
+    "ctr_product": (None, [c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ctr_step_predict": (c_int64, [c_void_p, POINTER(Batch), POINTER(Table), POINTER(Params), c_int]),
     "ctr_index_new": (c_void_p, [c_int]),
     "ctr_index_free": (None, [c_void_p]),

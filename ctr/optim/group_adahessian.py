@@ -92,19 +92,19 @@ class GroupAdaHessian(GroupOptimizer):
     def backward(self, loss: Tensor, *, samples: int = 1, generator: Generator | None = None) -> None:
         """Sets ``p.grad`` and the Hessian diagonal of every parameter of this optimizer that the loss depends on.
 
-        Those of the others are dropped: nothing adds up over several calls, and no ``zero_grad`` is needed.
-        It stands in for ``loss.backward()`` and keeps no graph alive (``backward(create_graph=True)`` would).
+        Those of the others, frozen ones too, are dropped: nothing adds up over several calls, and no ``zero_grad`` is
+        needed. It stands in for ``loss.backward()`` and keeps no graph alive (``backward(create_graph=True)`` would).
         """
-        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        everyone = [p for group in self.param_groups for p in group["params"]]
+        params = [p for p in everyone if p.requires_grad]
         found = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
-        for p, g in zip(params, found, strict=True):
-            if g is None:
-                p.grad = None
-                self._hessian.pop(p, None)
         used = [(p, g) for p, g in zip(params, found, strict=True) if g is not None]
         diagonals = hutchinson_diagonal(
             [g for _, g in used], [p for p, _ in used], samples=samples, generator=generator
         )
+        for p in everyone:
+            p.grad = None
+        self._hessian.clear()
         for (p, g), diagonal in zip(used, diagonals, strict=True):
             p.grad = g.detach()
             self.set_hessian(p, diagonal)

@@ -38,11 +38,11 @@ def compare(ours, theirs, exact=None):
     assert torch.equal(ours.embedding.seen, theirs.embedding.seen)
 
 
-def run_both(name, opt, options, *, dim=8, dense=3, steps=100, threads=2, **model_options):
+def run_both(name, opt, options, *, dim=8, dense=3, steps=100, size=64, threads=2, **model_options):
     ours, theirs, exact = (build(name, dim, dense, **model_options) for _ in range(3))
     step = native(ours, opt, options, threads)
     twin, double = TorchTwin(theirs, opt, options), TorchTwin(exact.double(), opt, options)
-    for number, batch in enumerate(batches(steps, dense=dense)):
+    for number, batch in enumerate(batches(steps, size, dense)):
         torch.manual_seed(number)  # the same dropout
         logits, loss = step.train(batch)
         torch.manual_seed(number)
@@ -115,6 +115,14 @@ def test_cross_layers(layers):
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_threads(threads):
     run_both("dcn", "group_adam", OPTIMIZERS["group_adam"], steps=20, threads=threads)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_share_that_is_cut_into_blocks(name, threads):
+    """1,111 rows and at last 556: blocks of 256 and what is left of them, and a batch that is cut after one that is."""
+    options = {"hidden": [32, 16]} if name == "opnn" else {}
+    run_both(name, "group_adam", OPTIMIZERS["group_adam"], steps=12, size=1111, threads=threads, **options)
 
 
 def test_bit_identical_from_run_to_run():

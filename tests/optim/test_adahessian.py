@@ -149,6 +149,21 @@ def test_a_parameter_that_a_later_loss_does_not_use_stays() -> None:
         opt.step()
 
 
+def test_a_parameter_that_is_frozen_after_a_step_stays() -> None:
+    first, second = (torch.nn.Parameter(torch.ones(2, 2, dtype=F64)) for _ in range(2))
+    opt = GroupAdaHessian([first, second], lr=0.05)
+    opt.backward((first**4 + second**4).sum())
+    opt.step()
+    after = second.detach().clone()
+    second.requires_grad_(False)
+    for _ in range(2):
+        opt.backward((first**4 + second**4).sum())
+        opt.step()
+    assert second.grad is None
+    assert torch.equal(second, after)
+    assert not torch.equal(first, after)
+
+
 def test_no_graph_is_kept_alive() -> None:
     embedding, linear = net(True)
     opt = GroupAdaHessian([embedding.weight, *linear.parameters()], lr=0.05)

@@ -206,7 +206,7 @@ def test_workers_that_died_idle_are_replaced() -> None:
         found = runner.ask([a_job(2, window=50), a_job(3, window=50), a_job(4)])
         assert found["auc"].tolist() == [0.52, 0.53, 0.54]
         assert pids[0] not in found["pid"].tolist()
-        assert pids[1] in found["pid"].tolist()
+        os.kill(pids[1], 0)  # the other one goes on; whether it was given any of the three is a matter of speed
 
 
 def test_a_worker_that_dies_while_it_is_given_work(monkeypatch: pytest.MonkeyPatch) -> None:

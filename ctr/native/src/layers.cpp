@@ -28,19 +28,29 @@ IntVec make_lane_bits() {
 
 const IntVec lane_bits = make_lane_bits();
 
+// C = A B with A [m, k], or its transpose, among the share's activations or their gradients.
+template <bool transposed, class Finish>
+void product(int m, int n, int k, const float* a, Share& s, bool sparse, const float* packed, const Finish& finish) {
+    if (!sparse) return gemm<transposed>(m, n, k, a, s.ld, packed, finish);
+    s.lists.fill<transposed>(a, s.ld, m, k);
+    gemm(s.lists, n, packed, finish);
+}
+
 void linear_forward(const Layer& l, const float* params, const Packed& packed, Share& s) {
     const float* bias = params + l.bias;
+    const float* x = s.x.data() + l.in;
     float* out = s.x.data() + l.out;
-    gemm<false>(s.rows, l.out_width, l.in_width, s.x.data() + l.in, s.ld, packed.forward.data(),
-                [&](int r, int c, Vec v, int count) {
-                    v += load(bias + c);  // the parameters end with room for one more load
-                    v = v > 0 ? v : Vec{};
-                    if (l.bits >= 0 && s.bits) {
-                        const std::int64_t word = s.bits[r * s.words + l.bits + c / 64] >> (c % 64);
-                        v = ((IntVec{} + std::int32_t(word)) & lane_bits) != 0 ? v + v : Vec{};
-                    }
-                    store(out + r * s.ld + c, v, count);
-                });
+    const auto finish = [&](int r, int c, Vec v, int count) {
+        v += load(bias + c);  // the parameters end with room for one more load
+        v = v > 0 ? v : Vec{};
+        if (l.bits >= 0 && s.bits) {
+            const std::int64_t word = s.bits[r * s.words + l.bits + c / 64] >> (c % 64);
+            v = ((IntVec{} + std::int32_t(word)) & lane_bits) != 0 ? v + v : Vec{};
+        }
+        store(out + r * s.ld + c, v, count);
+    };
+    const bool sparse = mostly_zero(x, s.ld, s.rows, l.in_width);
+    product<false>(s.rows, l.out_width, l.in_width, x, s, sparse, packed.forward.data(), finish);
 }
 
 void linear_backward(const Layer& l, const Packed& packed, Share& s) {
@@ -61,12 +71,13 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     const float* dy = s.dx.data() + l.out;
     float* dw = s.dparams.data() + l.weight;
     for (int j = 0; j * PANEL < l.in_width; ++j) pack_rows(x, s.ld, s.rows, l.in_width, j, s.packed.data());
-    gemm<true>(l.out_width, l.in_width, s.rows, dy, s.ld, s.packed.data(),
-               [&](int r, int c, Vec v, int count) { store(dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
+    const bool sparse = mostly_zero(dy, s.ld, s.rows, l.out_width);
+    product<true>(l.out_width, l.in_width, s.rows, dy, s, sparse, s.packed.data(),
+                  [&](int r, int c, Vec v, int count) { store(dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
     float* dx = s.dx.data() + l.in;
     const auto through = [&](auto keep) {
-        gemm<false>(s.rows, l.in_width, l.out_width, dy, s.ld, packed.backward.data(),
-                    [&](int r, int c, Vec v, int count) { keep(dx + r * s.ld + c, v, count); });
+        product<false>(s.rows, l.in_width, l.out_width, dy, s, sparse, packed.backward.data(),
+                       [&](int r, int c, Vec v, int count) { keep(dx + r * s.ld + c, v, count); });
     };
     if (l.add)
         through([](float* c, Vec v, int count) { store(c, load(c, count) + v, count); });

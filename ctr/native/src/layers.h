@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "gemm.h"
+#include "sparse.h"
 
 namespace ctr {
 
@@ -26,15 +26,18 @@ struct Layer {
     std::int32_t add;             // backward: the input's gradient is added to what a later layer left there
 };
 
-// A thread's share of the batch.
+// A thread's share of the batch, or the block of it that is at work.
 struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
-    std::vector<float> x, dx;           // activations and their gradients
+    Floats x, dx;                       // activations and their gradients
     std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
-    std::vector<float> packed;          // room for one packed operand
-    std::vector<float> room;            // for what a layer keeps between two of its loops
-    const std::int64_t* bits = nullptr; // dropout words of the share's first row
+    Floats drows;                       // gradients of the embedding rows, where the share goes through in blocks,
+    std::vector<float> sum;             // and the sum of their dparams
+    Floats packed;                      // room for one packed operand
+    Lists lists;                        // and for one that is mostly 0
+    Floats room;                        // for what a layer keeps between two of its loops
+    const std::int64_t* bits = nullptr; // dropout words of the first row
     std::ptrdiff_t words = 0;           // words of a row
     const float* label = nullptr;
     float* logit = nullptr;
@@ -44,7 +47,7 @@ struct Share {
 
 // A layer's weights, packed for the forward and for the backward product; shared by all threads.
 struct Packed {
-    std::vector<float> forward, backward;
+    Floats forward, backward;
 };
 
 void pack(const Layer& layer, const float* params, Packed& packed, int thread, int threads);

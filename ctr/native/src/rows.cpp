@@ -144,23 +144,28 @@ void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vec
     for (const Sorted& share : batch) n += share.of(owner).size();
     int bits = 4;
     while ((std::size_t(1) << bits) < 2 * n) ++bits;
-    if (slots_.size() < std::size_t(1) << bits) slots_.assign(std::size_t(1) << bits, -1);
+    if (slots_.size() < std::size_t(1) << bits) slots_.assign(std::size_t(1) << bits, {0, -1});
     const std::uint32_t mask = (1U << bits) - 1;
-    unique_.clear();
-    used_.clear();
-    place_.clear();
+    unique_.resize(n);
+    used_.resize(n);
+    place_.resize(n);
+    std::int32_t count = 0;
+    std::size_t i = 0;
     for (const Sorted& share : batch)
         for (const std::int32_t k : share.of(owner)) {
-            std::uint32_t slot = std::uint32_t(hash_of(ids[k]) >> 16) & mask;
-            while (slots_[slot] >= 0 && unique_[std::size_t(slots_[slot])] != ids[k]) slot = (slot + 1) & mask;
-            if (slots_[slot] < 0) {
-                slots_[slot] = std::int32_t(unique_.size());
-                used_.push_back(slot);
-                unique_.push_back(ids[k]);
+            const std::int32_t id = ids[k];
+            std::uint32_t at = std::uint32_t(hash_of(id) >> 16) & mask;
+            while (slots_[at].place >= 0 && slots_[at].id != id) at = (at + 1) & mask;
+            if (slots_[at].place < 0) {
+                slots_[at] = {id, count};
+                used_[std::size_t(count)] = at;
+                unique_[std::size_t(count++)] = id;
             }
-            place_.push_back(slots_[slot]);
+            place_[i++] = slots_[at].place;
         }
-    for (const std::uint32_t slot : used_) slots_[slot] = -1;
+    unique_.resize(std::size_t(count));
+    used_.resize(std::size_t(count));
+    for (const std::uint32_t at : used_) slots_[at].place = -1;
     for (std::size_t k = 0; k < unique_.size() && k < std::size_t(AHEAD); ++k)
         prefetch(row_of(table, unique_[k]), table.stride);
 }

@@ -70,7 +70,10 @@ class RowUpdate {
     void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
     void apply(const Table& table, const RowOptions& options, const Root* history);
 
-    std::vector<std::int32_t> slots_;     // position in unique_ or -1; all -1 between the runs
+    struct Slot {
+        std::int32_t id, place;  // the place in unique_, or -1
+    };
+    std::vector<Slot> slots_;             // a hash table; all empty between the runs
     std::vector<std::uint32_t> used_;     // the slots in use
     std::vector<std::int32_t> unique_;    // ids in order of first appearance
     std::vector<std::int32_t> place_;     // the next id of the batch belongs to unique_[place]

@@ -45,6 +45,7 @@ class Step {
         for (Share& s : shares_) {
             s.ld = ld_;
             s.dparams.resize(std::size_t(params) + PANEL);
+            s.sum.resize(s.dparams.size());
         }
     }
 
@@ -54,23 +55,28 @@ class Step {
         const std::int64_t bad = first_bad_id(table, batch.ids, std::int64_t(batch.rows) * fields_);
         if (bad >= 0) return bad;
         divide(batch, true);
+        const int share = share_size(batch.rows), width = fields_ * table.dim;
+        const bool cut = share > BLOCK;
         pool_.run([&](int t) {
             Share& s = shares_[std::size_t(t)];
-            pass_forward(batch, table, params.value, t, false);
-            const int first = std::min(t * share_size(batch.rows), batch.rows);
-            sorted_[std::size_t(t)].sort(batch.ids, first * fields_, (first + s.rows) * fields_, pool_.threads());
-            if (!s.rows) std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
-            for (std::size_t i = layers_.size(); i-- > 0 && s.rows;) backward(layers_[i], params.value, packed_[i], s);
+            const Range mine = range(batch.rows, t);
+            sorted_[std::size_t(t)].sort(batch.ids, mine.first * fields_, mine.last * fields_, pool_.threads());
+            if (mine.first == mine.last) std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
+            pass(batch, table, params.value, t, true, false, [&](int from) {
+                for (std::size_t i = layers_.size(); i-- > 0;) backward(layers_[i], params.value, packed_[i], s);
+                if (cut) save(s, from, width);
+            });
+            if (cut && mine.first < mine.last) s.sum.swap(s.dparams);
             pool_.barrier();
             double total = 0;
-            for (const Share& share : shares_) total += share.loss;
+            for (const Share& one : shares_) total += one.loss;
             if (t == 0) *loss = total / batch.rows;
             if (!std::isfinite(total)) return;
-            const int block = share_size(batch.rows);
             updates_[std::size_t(t)].run(table, rows, history, batch.ids, sorted_, t, [&](int k) {
                 const int row = k / fields_, field = k % fields_;
-                const Share& from = shares_[std::size_t(row / block)];
-                return from.dx.data() + (row % block) * ld_ + field * table.dim;
+                const Share& from = shares_[std::size_t(row / share)];
+                const std::ptrdiff_t at = row % share;
+                return (cut ? from.drows.data() + at * width : from.dx.data() + at * ld_) + field * table.dim;
             });
             update_net(params, net, t);
         });
@@ -81,45 +87,73 @@ class Step {
         const std::int64_t bad = first_bad_id(table, batch.ids, std::int64_t(batch.rows) * fields_);
         if (bad >= 0) return bad;
         divide(batch, false);
-        pool_.run([&](int t) { pass_forward(batch, table, params.value, t, unseen_zero); });
+        pool_.run([&](int t) { pass(batch, table, params.value, t, false, unseen_zero, [](int) {}); });
         return -1;
     }
 
   private:
+    // Rows that a thread takes through all layers at a time: as many as their activations fit into the caches.
+    static constexpr int BLOCK = 256;
+
+    struct Range {
+        int first, last;
+    };
+
     int share_size(int rows) const { return (rows + pool_.threads() - 1) / pool_.threads(); }
 
+    Range range(int rows, int t) const {
+        const int share = share_size(rows);
+        return {std::min(t * share, rows), std::min((t + 1) * share, rows)};
+    }
+
     void divide(const Batch& batch, bool train) {
-        const int block = share_size(batch.rows);
+        const int share = share_size(batch.rows), block = std::min(share, BLOCK);
         const std::size_t room = std::size_t(round_up(block, TILE_ROWS) + TILE_ROWS) * std::size_t(ld_);
-        for (int t = 0; t < pool_.threads(); ++t) {
-            Share& s = shares_[std::size_t(t)];
-            const int first = std::min(t * block, batch.rows);
-            s.rows = std::min(block, batch.rows - first);
+        const std::size_t widest = std::size_t(ld_ + PANEL);
+        for (Share& s : shares_) {
             if (s.x.size() < room) s.x.resize(room);
             if (train && s.dx.size() < room) s.dx.resize(room);
-            const std::size_t widest = std::size_t(ld_ + PANEL);
             if (s.packed.size() < widest * std::size_t(block)) s.packed.resize(widest * std::size_t(block));
             s.room.resize(std::max(s.room.size(), widest * 2 * LANES));
-            s.bits = batch.bits ? batch.bits + std::ptrdiff_t(first) * batch.words : nullptr;
-            s.words = batch.words;
-            s.label = train ? batch.label + first : nullptr;
-            s.logit = batch.logit + first;
             s.scale = 1.0F / float(batch.rows);
             s.loss = 0;
         }
     }
 
-    void pass_forward(const Batch& batch, const Table& table, const float* params, int t, bool unseen_zero) {
+    // Takes a thread's share through the net, block by block; then(first row within the share) follows on each.
+    template <class Then>
+    void pass(const Batch& batch, const Table& table, const float* params, int t, bool train, bool unseen_zero,
+              const Then& then) {
         Share& s = shares_[std::size_t(t)];
         for (std::size_t i = 0; i < layers_.size(); ++i) pack(layers_[i], params, packed_[i], t, pool_.threads());
-        const std::ptrdiff_t first = t * std::ptrdiff_t(share_size(batch.rows));
-        if (s.rows)
-            gather(table, batch.ids + first * fields_, s.rows * fields_, fields_, s.x.data(), ld_, unseen_zero);
-        for (int r = 0; dense_ && r < s.rows; ++r)
-            std::memcpy(s.x.data() + r * ld_ + dense_at_, batch.dense + (first + r) * dense_,
-                        std::size_t(dense_) * sizeof(float));
         pool_.barrier();  // the packed weights are complete
-        for (std::size_t i = 0; i < layers_.size() && s.rows; ++i) forward(layers_[i], params, packed_[i], s);
+        const Range mine = range(batch.rows, t);
+        for (int first = mine.first; first < mine.last; first += BLOCK) {
+            s.rows = std::min(BLOCK, mine.last - first);
+            s.bits = batch.bits ? batch.bits + std::ptrdiff_t(first) * batch.words : nullptr;
+            s.words = batch.words;
+            s.label = train ? batch.label + first : nullptr;
+            s.logit = batch.logit + first;
+            gather(table, batch.ids + std::ptrdiff_t(first) * fields_, s.rows * fields_, fields_, s.x.data(), ld_,
+                   unseen_zero);
+            for (int r = 0; dense_ && r < s.rows; ++r)
+                std::memcpy(s.x.data() + r * ld_ + dense_at_, batch.dense + std::ptrdiff_t(first + r) * dense_,
+                            std::size_t(dense_) * sizeof(float));
+            for (std::size_t i = 0; i < layers_.size(); ++i) forward(layers_[i], params, packed_[i], s);
+            then(first - mine.first);
+        }
+    }
+
+    // Saves what the next block overwrites: the parameters' gradients are added up, those of the embedding rows copied.
+    void save(Share& s, int from, int width) {
+        s.drows.resize(std::max(s.drows.size(), std::size_t(from + s.rows) * std::size_t(width)));
+        for (int r = 0; r < s.rows; ++r)
+            std::memcpy(s.drows.data() + std::ptrdiff_t(from + r) * width, s.dx.data() + r * ld_,
+                        std::size_t(width) * sizeof(float));
+        if (from == 0) return s.sum.swap(s.dparams);
+        float* __restrict sum = s.sum.data();
+        const float* __restrict more = s.dparams.data();
+        for (std::size_t i = 0; i < s.sum.size(); ++i) sum[i] += more[i];
     }
 
     // Every thread a stretch of the flat parameters; gradients are summed in the order of the threads.
@@ -172,6 +206,27 @@ void ctr_step_free(Step* step) { delete step; }
 std::int64_t ctr_step_train(Step* step, const Batch* batch, const Table* table, const RowOptions* rows,
                             const Root* history, const NetOptions* net, const Params* params, double* loss) {
     return step->train(*batch, *table, *rows, history, *net, *params, loss);
+}
+
+// C [m, n] = A B with A [m, k] (or [k, m], transposed) and B [k, n]: what the layers multiply with, for the tests.
+void ctr_product(int m, int n, int k, const float* a, int transposed, const float* b, int lists, float* c) {
+    // Room for what a tile reads beyond the end.
+    const int height = transposed ? k : m, width = transposed ? m : k;
+    const std::ptrdiff_t ld = width + TILE_ROWS;
+    Floats left(std::size_t(height + TILE_ROWS) * std::size_t(ld)), packed(packed_size(k, n));
+    for (int i = 0; i < height; ++i) std::memcpy(&left[std::size_t(i * ld)], a + i * width, std::size_t(width) * sizeof(float));
+    for (int j = 0; j * PANEL < n; ++j) pack_rows(b, n, k, n, j, packed.data());
+    const auto finish = [&](int r, int at, Vec v, int count) { store(c + std::ptrdiff_t(r) * n + at, v, count); };
+    const auto run = [&](auto flip) {
+        if (!lists) return gemm<flip>(m, n, k, left.data(), ld, packed.data(), finish);
+        Lists of;
+        of.fill<flip>(left.data(), ld, m, k);
+        gemm(of, n, packed.data(), finish);
+    };
+    if (transposed)
+        run(std::true_type());
+    else
+        run(std::false_type());
 }
 
 std::int64_t ctr_step_predict(Step* step, const Batch* batch, const Table* table, const Params* params,

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <vector>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -12,11 +14,11 @@
 namespace ctr {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE_ROWS = 12;  // 24 of 32 registers accumulate
+constexpr int LANES = 16, TILE_VECTORS = 24, PANEL_VECTORS = 4;  // 24 of 32 registers accumulate
 #elif defined(__AVX2__)
-constexpr int LANES = 8, TILE_ROWS = 6;  // 12 of 16
+constexpr int LANES = 8, TILE_VECTORS = 12, PANEL_VECTORS = 2;  // 12 of 16
 #else
-constexpr int LANES = 4, TILE_ROWS = 6;
+constexpr int LANES = 4, TILE_VECTORS = 12, PANEL_VECTORS = 2;
 #endif
 
 // Any address will do: rows of a table and columns of a batch start where they start.
@@ -54,7 +56,7 @@ inline void each(int n, const Body& body) {
     if (c < n) body(c, n - c);
 }
 
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) { return x - Vec{}; }  // unlike x + 0, x - 0 is x for -0 too and costs nothing
 
 inline float sum(Vec v) {
     float part[LANES];
@@ -65,6 +67,27 @@ inline float sum(Vec v) {
 }
 
 typedef std::int32_t IntVec __attribute__((vector_size(sizeof(Vec))));
+
+// Writes the lanes that are not 0, and beside them `first` + lane * `step`, and returns how many these are. A whole vector is
+// written: what lies beyond the count is of no meaning.
+inline int compress(Vec v, std::int32_t first, std::int32_t step, float* value, std::int32_t* at) {
+#if defined(__AVX512F__)
+    const __mmask16 mask = _mm512_cmp_ps_mask(__m512(v), _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i place = _mm512_add_epi32(_mm512_mullo_epi32(lane, _mm512_set1_epi32(step)), _mm512_set1_epi32(first));
+    _mm512_storeu_ps(value, _mm512_maskz_compress_ps(mask, __m512(v)));
+    _mm512_storeu_si512(at, _mm512_maskz_compress_epi32(mask, place));
+    return __builtin_popcount(mask);
+#else
+    int count = 0;
+    for (int i = 0; i < LANES; ++i) {
+        value[count] = v[i];
+        at[count] = first + i * step;
+        count += v[i] != 0;
+    }
+    return count;
+#endif
+}
 
 // Exchanges the blocks of `half` x `half` beside the diagonal, for half = 1, 2, 4 ...
 template <int half>
@@ -85,6 +108,20 @@ inline void transpose_blocks(Vec* block) {
 
 // block [LANES][LANES], in place.
 inline void transpose(Vec* block) { transpose_blocks<1>(block); }
+
+// Floats that begin with a cache line: a load across two lines costs two.
+template <class T>
+struct CacheLines {
+    using value_type = T;
+    static constexpr std::align_val_t LINE{64};
+    CacheLines() = default;
+    template <class U>
+    CacheLines(const CacheLines<U>&) {}
+    T* allocate(std::size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), LINE)); }
+    void deallocate(T* p, std::size_t) { ::operator delete(p, LINE); }
+    bool operator==(const CacheLines&) const { return true; }
+};
+using Floats = std::vector<float, CacheLines<float>>;
 
 inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
