@@ -8,7 +8,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := run
 
 # A stamp is written only after a finished install, so an interrupted one is done again.
-.venv/.run: pyproject.toml setup.py $(wildcard ctr/native/src/*)
+.venv/.run: pyproject.toml setup.py ctr/native/sources.py $(wildcard ctr/native/src/*)
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("ctr needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e ".[sweep,report]"
@@ -37,6 +37,7 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 	mkdir -p build
 	$(CXX) -shared -fPIC -std=c++20 -O1 -g -march=native -fno-math-errno -fno-trapping-math -pthread \
 	  -Wall -Wextra -Wpedantic -Wconversion -Werror \
+	  -DCTR_SOURCES='"$(shell $(PYTHON) ctr/native/sources.py)"' \
 	  -fsanitize=address,undefined -fno-sanitize-recover=all ctr/native/src/*.cpp -o $@
 
 # Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours.

@@ -5,12 +5,14 @@ and one source serves every width. The library says at load whether it fits the 
 (optional=True) the package works without it, slower.
 """
 
+import runpy
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 SOURCE = Path("ctr/native/src")
+DIGEST = runpy.run_path("ctr/native/sources.py")["digest"](SOURCE)
 # No errno and no traps: square roots vectorise. Nothing here reorders sums, so results are the same from run to run.
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 
@@ -20,6 +22,7 @@ setup(
             "ctr.native._kernels",
             sources=sorted(str(path) for path in SOURCE.glob("*.cpp")),
             depends=sorted(str(path) for path in SOURCE.glob("*.h")),
+            define_macros=[("CTR_SOURCES", f'"{DIGEST}"')],
             extra_compile_args=FLAGS,
             extra_link_args=["-pthread"],
             language="c++",

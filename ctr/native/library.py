@@ -6,12 +6,14 @@ import ctypes
 import functools
 import logging
 import os
-from ctypes import POINTER, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from ctr.native.sources import SOURCES, digest
 
 log = logging.getLogger("ctr")
 
@@ -67,7 +69,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled library; None, said once in the log, where there is none. CTR_NATIVE_LIBRARY names another build."""
+    """The compiled library; None, said once in the log, where there is none, or one of other sources than lie here: the
+    code that a run is kept under (`ctr.store`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
     named = os.environ.get("CTR_NATIVE_LIBRARY")
     paths = [Path(named)] if named else sorted(Path(__file__).parent.glob("_kernels*.so"))
     try:
@@ -78,6 +81,13 @@ def library() -> ctypes.CDLL | None:
     if found is None:
         log.warning("the compiled kernels are not built; using torch, several times slower (pip install . builds them)")
         return None
+    if not _is_built_from(SOURCES, found):
+        log.warning(
+            "the compiled kernels are built from other sources than those in %s; using torch, several times slower "
+            "(pip install -e . builds them anew)",
+            SOURCES,
+        )
+        return None
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
@@ -85,6 +95,13 @@ def library() -> ctypes.CDLL | None:
         log.warning("the compiled kernels were built for another processor; using torch (pip install . rebuilds them)")
         return None
     return found
+
+
+def _is_built_from(folder: Path, found: ctypes.CDLL) -> bool:
+    if not hasattr(found, "ctr_sources"):  # built before it was asked for
+        return False
+    found.ctr_sources.restype = c_char_p
+    return bool(found.ctr_sources() == digest(folder).encode())
 
 
 def available() -> bool:

@@ -55,13 +55,15 @@ class Worker:
         other.close()
         self.family: Family | None = None
         self.rows = 0
+        self.works = False  # it has answered an order
+        self.began = False  # it has answered the present one
 
     @property
     def dead(self) -> bool:
         return self.process.poll() is not None
 
     def start(self, family: Family) -> None:
-        self.family, self.rows = family, 0
+        self.family, self.rows, self.began = family, 0, False
         jobs = family.jobs
         self.connection.send(Order([job.key for job in jobs], [job.config for job in jobs], family.wait))
 
@@ -177,8 +179,9 @@ class Runner:
                 try:
                     answer = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    self._died(worker, family)
+                    self._died(worker, family, waiting)
                     continue
+                worker.works = worker.began = True
                 if isinstance(answer, int):
                     worker.rows += answer
                     self._bar.update(answer)
@@ -206,18 +209,24 @@ class Runner:
             try:
                 worker.start(family)
             except (BrokenPipeError, ConnectionResetError):
-                self._died(worker, family)
+                self._died(worker, family, waiting)
 
     def _settle(self, rows: int, family: Family) -> None:
         """Puts the rows that were done in the place of those that were expected."""
         self._bar.total += rows - family.rows
         self._bar.refresh()
 
-    def _died(self, worker: Worker, family: Family) -> None:
-        """A worker is no more, killed or crashed: so are its jobs but those that it finished."""
+    def _died(self, worker: Worker, family: Family, waiting: list[Family]) -> None:
+        """A worker is no more, killed or crashed: so are its jobs but those that it finished.
+
+        One that had worked before and did not begin these jobs died idle: another worker gets them.
+        """
         worker.stop()
         code = worker.process.wait()
         self._workers.remove(worker)
+        if worker.works and not worker.began:
+            waiting.insert(0, family)
+            return
         self._settle(worker.rows, family)
         cause = f"ended with {code}"
         if code < 0:

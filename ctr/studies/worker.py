@@ -60,11 +60,13 @@ class Done:
 
 
 def serve(connection: Connection, run: RunFamily, store: Store) -> None:
-    """Answers each `Order` with numbers of rows as they are done, and a `Done`."""
+    """Answers each `Order` at once with 0 rows, with numbers of rows as they are done, and with a `Done`."""
     orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
     while True:
-        connection.send(_execute(orders.get(), connection.send, run, store))
+        order = orders.get()
+        connection.send(0)
+        connection.send(_execute(order, connection.send, run, store))
 
 
 def _receive(connection: Connection, orders: queue.SimpleQueue[Order]) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -209,14 +210,32 @@ def test_workers_that_died_idle_are_replaced() -> None:
         os.kill(pids[1], 0)  # the other one goes on; whether it was given any of the three is a matter of speed
 
 
-def test_a_worker_that_dies_while_it_is_given_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_given_to_a_worker_that_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It died idle, and the runner did not see it yet: the jobs were not begun, another worker runs them."""
     with a_runner(workers=1) as runner:
         (pid,) = runner.ask([a_job(0)])["pid"]
         kill(pid)
-        monkeypatch.setattr(Worker, "dead", False)  # as if it died only now
+        monkeypatch.setattr(Worker, "dead", False)
         found = runner.ask([a_job(1, window=2), a_job(2)])
-    assert "SIGKILL" in found["error"][0]
-    assert found["auc"][1] == 0.52
+    assert found["auc"].tolist() == [0.51, 0.52]
+    assert sorted(seed for call in calls() for seed in call["seeds"]) == [0, 1, 2]  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_dies_with_an_order_unread() -> None:
+    with a_runner(workers=1) as runner:
+        (pid,) = runner.ask([a_job(0)])["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        threading.Timer(1, os.kill, (pid, signal.SIGKILL)).start()
+        found = runner.ask([a_job(1), a_job(2)])
+    assert found["auc"].tolist() == [0.51, 0.52]
+
+
+def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each dies before it answers: the jobs fail, instead of being tried for ever."""
+    monkeypatch.setenv("PYTHONPATH", "")  # without what the made-up training lies in
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(0), a_job(1)])
+    assert found["error"].tolist() == ["the worker process ended with 1"] * 2
 
 
 def test_wrong_jobs_are_refused_before_any_runs() -> None:

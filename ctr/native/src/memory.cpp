@@ -1,9 +1,13 @@
-// Memory for big tables: zeros, in huge pages where the system has them; and whether this build fits this processor.
+// Memory for big tables: zeros, in huge pages where the system has them; and what this build is of and for.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>
+
+#ifndef CTR_SOURCES
+#error "compile with -DCTR_SOURCES: in quotes, what `python ctr/native/sources.py` prints"
+#endif
 
 extern "C" {
 
@@ -26,6 +30,9 @@ void ctr_forget(void* memory, std::size_t bytes) {
 }
 
 void ctr_release(void* memory, std::size_t bytes) { munmap(memory, bytes); }
+
+// Which sources this is built from (ctr/native/sources.py).
+const char* ctr_sources(void) { return CTR_SOURCES; }
 
 int ctr_fits_processor(void) {
 #if defined(__x86_64__)
