@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import FeatureEmbedding
+from ctr.native.convert import to_torch
 from ctr.native.step import NativeStep, unsupported
 from ctr.optim import GroupAdaHessian, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
@@ -135,8 +136,11 @@ class TorchStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("backend") != "torch":
-            raise ValueError("this state is not one of the torch step; try backend=native")
+        """As `Step` says; of the compiled step too, after which all goes on within the rounding of float32."""
+        if state.get("backend") == "native":
+            state = to_torch(state)
+        elif state.get("backend") != "torch":
+            raise ValueError("this state is not one of a training step: it has no backend")
         _load_copies(self.row_optimizer, state["row_optimizer"])
         _load_copies(self.net_optimizer, state["net_optimizer"])
 

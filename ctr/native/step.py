@@ -15,6 +15,7 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import OPNN, FeatureEmbedding
 from ctr.native import library as native
+from ctr.native.convert import last_D
 from ctr.native.program import translatable, translate
 from ctr.optim.core import CHUNK, GroupOptimizer, may_vanish, penalty, shrink
 from ctr.optim.group_adagrad import GroupAdagrad
@@ -262,17 +263,15 @@ class NativeStep:
         initial = group.get("initial_accumulator_value", 0.0)
         died = 0
         for rows in self._table.split(CHUNK):
-            x, z, v = rows[:, :dim], rows[:, dim : 2 * dim], rows[:, -1 - dim : -1]
-            last = rows[:, -1].contiguous().view(torch.int32).long()
-            scale, shift = history[last].split(1, dim=1)
-            D = (v + initial).sqrt_().mul_(scale).add_(shift)
-            new = torch.where((last > 0).unsqueeze(1), shrink(z.contiguous(), D, **penalty(group), x=x), x)
+            x, z = rows[:, :dim], rows[:, dim : 2 * dim].contiguous()
+            touched = rows[:, -1:].view(torch.int32) > 0
+            new = torch.where(touched, shrink(z, last_D(rows, dim, history, initial), **penalty(group), x=x), x)
             died += int(((x != 0).any(1) & ~(new != 0).any(1)).sum())
             x.copy_(new)
         return died
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the model's own ``state_dict``. Shares memory with the step."""
+        """All but the model's own ``state_dict``. Shares memory with the step. `TorchStep` takes it up too."""
         for state in self.net_optimizer.state.values():
             state["step"].fill_(self.steps)
         return {
@@ -287,7 +286,10 @@ class NativeStep:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave, by copying; ValueError if it is not one of this kind and size."""
         if state.get("backend") != "native" or state["table"].shape != self._table.shape:
-            raise ValueError("this state is not one of the compiled step for a table of this size; try backend=torch")
+            raise ValueError(
+                "this state is not one of the compiled step for a table of this size; one of the torch step goes on "
+                "with backend=torch"
+            )
         self.steps = state["steps"]
         self._table.copy_(state["table"])
         self._history = np.zeros((max(1024, 2 * len(state["history"])), 2), np.float32)

@@ -11,8 +11,9 @@ from ctr.memory import peak, reset_peak
 from ctr.models import MLP, FeatureEmbedding
 from ctr.native.library import available
 from ctr.native.step import NativeStep, unsupported
-from ctr.optim import LambdaSchedule
+from ctr.optim import LambdaSchedule, touched_rows
 from ctr.optim.pairs import make_optimizers
+from ctr.step import TorchStep
 from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
@@ -263,3 +264,38 @@ def test_the_table_takes_the_memory_of_the_weight_piece_by_piece():
     assert peak() - before < 3.8 * weight  # 33 floats a row less the 8 of the weight: 3.1; 4.1 with both whole
     assert torch.equal(model.embedding.weight.detach()[:: rows // 100], expected)
     assert step.steps == 0
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS)
+def test_torch_goes_on_where_the_compiled_step_stood(opt):
+    """As if torch had made all the steps. The learning rate falls: D_prev is that of the row's last step."""
+    ours, theirs, resumed = build("dcn"), build("dcn"), build("dcn", seed=9)
+    step, twin = native(ours, opt), TorchTwin(theirs, opt, OPTIMIZERS[opt])
+    after = TorchStep(resumed, *make_optimizers(resumed, opt, OPTIMIZERS[opt]))
+    for number, batch in enumerate(batches(60)):
+        if number == 30:
+            resumed.load_state_dict(ours.state_dict())
+            after.load_state_dict(step.state_dict())
+            state = after.row_optimizer.state[resumed.embedding.weight]
+            for name, expected in twin.rows.state[theirs.embedding.weight].items():
+                assert torch.allclose(torch.as_tensor(state[name]), torch.as_tensor(expected), rtol=1e-4, atol=1e-6)
+            step = after
+        for optimizer in (step.row_optimizer, twin.rows):
+            optimizer.param_groups[0]["lr"] = OPTIMIZERS[opt]["lr"] * (1 - number / 100)
+        step.train(batch)
+        twin.train(batch)
+    compare(resumed, theirs)
+    touched = touched_rows(after.row_optimizer, resumed.embedding.weight)
+    assert torch.equal(touched, resumed.embedding.seen)
+    assert not torch.equal(ours.embedding.weight, resumed.embedding.weight)  # its memory is its own
+
+
+def test_torch_takes_up_a_compiled_step_before_the_first():
+    ours, resumed = build("mlp"), build("mlp")
+    after = TorchStep(resumed, *make_optimizers(resumed, "group_adam", OPTIMIZERS["group_adam"]))
+    after.load_state_dict(native(ours).state_dict())
+    twin = TorchTwin(build("mlp"), "group_adam", OPTIMIZERS["group_adam"])
+    for batch in batches(5):
+        after.train(batch)
+        twin.train(batch)
+    compare(resumed, twin.model)
