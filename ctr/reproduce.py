@@ -158,16 +158,19 @@ def expect_own(folder: Path, config: ReproduceConfig) -> None:
         raise ArgumentError(f"folder={folder} holds files that are not a study's; expected a new or an empty folder")
 
 
-def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = None) -> None:
+def reproduce(
+    config: ReproduceConfig, given: list[str], study: Study | None = None, taken: set[Path] | None = None
+) -> None:
     """A study from its options to its folder and its report.
 
     Args:
         config: as composed.
         given: keys of the command line.
         study: what to run; None for the one that the configuration names.
+        taken: folders of the same sweep's earlier jobs; this one's is added.
 
     Raises:
-        ArgumentError: a value that cannot work; nothing was run then.
+        ArgumentError: a value that cannot work, or a folder that is taken; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
     _expect_study(config)
@@ -177,6 +180,13 @@ def reproduce(config: ReproduceConfig, given: list[str], study: Study | None = N
     options = options_of(config, given)
     folder = folder_of(config, given)
     expect_own(folder, config)
+    if taken is not None:
+        if folder.resolve() in taken:
+            raise ArgumentError(
+                f"folder={folder} holds the result of an earlier job of this sweep; put what differs into its name, "
+                "as in 'folder=runs/sweep/${name}-${dataset.name}-${select}'"
+            )
+        taken.add(folder.resolve())
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
@@ -268,13 +278,14 @@ def _expect_study(config: ReproduceConfig) -> None:
 
 
 ctr.config.register()
+_taken: set[Path] = set()  # by the jobs of a sweep, which run in this process one after the other
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="reproduce", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
-        reproduce(cast(ReproduceConfig, config), given)
+        reproduce(cast(ReproduceConfig, config), given, taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

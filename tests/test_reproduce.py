@@ -174,6 +174,22 @@ def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, monk
         assert (tmp_path / "out" / "result.md").read_text() == f"{select}\n"
 
 
+def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    taken: set[Path] = set()
+
+    def job(lambda21: str, folder: str) -> None:
+        given = ["study=table2", *SAMPLE, f"lambda21=[{lambda21}]", f"folder={folder}", "tracking=none"]
+        keys = [key.partition("=")[0] for key in given]
+        reproduce(composed("reproduce", *given), keys, nothing, taken)  # type: ignore[arg-type]
+
+    job("1e-3", "out/a")
+    with pytest.raises(ArgumentError, match="folder=out/../out/a holds the result of an earlier job of this sweep"):
+        job("1e-2", "out/../out/a")
+    job("1e-2", "out/${name}-${lambda21}")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "table2-[0.01]"}
+
+
 class Interrupted(Figure):
     """A figure at whose drawing the study is stopped, half of it written."""
 
