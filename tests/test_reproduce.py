@@ -184,7 +184,7 @@ def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch:
         reproduce(composed("reproduce", *given), keys, nothing, taken)  # type: ignore[arg-type]
 
     job("1e-3", "out/a")
-    with pytest.raises(ArgumentError, match="folder=out/../out/a holds the result of an earlier job of this sweep"):
+    with pytest.raises(ArgumentError, match="holds the result of an earlier job of this sweep"):
         job("1e-2", "out/../out/a")
     job("1e-2", "out/${name}-${lambda21}")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "table2-[0.01]"}
