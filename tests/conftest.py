@@ -5,9 +5,13 @@ import ctr.environment  # noqa: F401  # before torch
 # isort: split
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
