@@ -223,7 +223,7 @@ class TrackingConfig:
 
 @dataclass
 class PrepareConfig:
-    dataset: DatasetConfig = MISSING
+    dataset: Any = MISSING
     model: Any = None  # a dataset picks one; only training has use for it
 
 

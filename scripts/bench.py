@@ -286,6 +286,12 @@ def main() -> None:
     args = parser.parse_args()
     if not available():
         parser.error("the compiled kernels are not built: pip install -e . needs a C++20 compiler")
+    for name in ("batch_size", "dim", "rows", "threads"):
+        for value in getattr(args, name):
+            if value is not None and value < 1:
+                parser.error(f"--{name.replace('_', '-')} {value}; expected at least 1")
+    if args.rounds is not None and args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}; expected at least 1")
     if args.from_file is not None and len(args.datasets) > 1:
         parser.error("--from-file needs --datasets with the one that it holds")
     opts = ["group_adam"] if args.quick else args.opts

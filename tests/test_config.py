@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ctr.cli import ArgumentError
-from ctr.config import config_hash, family, plain_dict
+from ctr.config import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
 from ctr.native.library import available
 from ctr.train import check
 from tests.commands import composed
@@ -187,3 +187,13 @@ def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
     assert of() == of("retrain=true") == of(*pruned, "retrain=true")
     for change in ("seed=1", "dataset.raw=/x", "holdout=0.1", "opt.lr=1e-2"):
         assert of(change) != of()
+
+
+@pytest.mark.parametrize("schema", [TrainConfig, PrepareConfig])
+@pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou", "csv"])
+def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schema: type, dataset: str) -> None:
+    command = schema.__name__.removesuffix("Config").lower()
+    config = composed(command, f"dataset={dataset}", *(["dataset.label=click"] if dataset == "csv" else []))
+    own = {"avazu": "hour", "csv": "label"}.get(dataset)
+    assert own is None or own in config.dataset
+    refuse_unknown(config, schema)
