@@ -193,7 +193,11 @@ def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
 @pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou", "csv"])
 def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schema: type, dataset: str) -> None:
     command = schema.__name__.removesuffix("Config").lower()
-    config = composed(command, f"dataset={dataset}", *(["dataset.label=click"] if dataset == "csv" else []))
+    config = composed(
+        command,
+        f"dataset={dataset}",
+        *(["dataset.label=click", "dataset.raw=log.csv", "dataset.categorical=[a]"] if dataset == "csv" else []),
+    )
     own = {"avazu": "hour", "csv": "label"}.get(dataset)
     assert own is None or own in config.dataset
     refuse_unknown(config, schema)

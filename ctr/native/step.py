@@ -63,6 +63,9 @@ class NativeStep:
     Args:
         model, row_optimizer, net_optimizer: for which :func:`unsupported` is None.
         threads: how many work together.
+
+    Raises:
+        CtrError: :func:`unsupported` says why it cannot.
     """
 
     def __init__(
@@ -72,6 +75,9 @@ class NativeStep:
         net_optimizer: Optimizer,
         threads: int = 2,
     ) -> None:
+        reason = unsupported(model, row_optimizer, net_optimizer)
+        if reason is not None:
+            raise CtrError(f"the compiled step cannot train this: {reason}")
         self._library = native.loaded()
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0

@@ -186,16 +186,20 @@ def test_an_id_out_of_range_is_refused_before_any_write(bad, place):
     step.train(third)
 
 
-def test_a_loss_that_is_not_finite_updates_nothing():
-    model = build("dcn")
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_a_loss_that_is_not_finite_updates_nothing(name, bad):
+    """Also where a ReLU comes between, which must not swallow it."""
+    model = build(name)
     step = native(model)
     first, second = batches(2)
     step.train(first)
     before = copy.deepcopy(model.state_dict())
     assert second.dense is not None
-    second.dense[0, 0] = float("inf")
+    second.dense[0, 0] = float(bad)
     _, loss = step.train(second)
     assert loss != loss or loss == float("inf")
+    assert not step.predict(second)[0].isfinite()
     assert step.steps == 1
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 

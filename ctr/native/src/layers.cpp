@@ -20,13 +20,13 @@ void axpy(float a, const float* x, float* y, int n) {
 
 // ---- linear, ReLU, dropout ----------------------------------------------------------------------------------------
 
-IntVec make_lane_bits() {
+// A function, which folds away: a global would be set when the library is loaded, on a processor that may lack the
+// instructions, before anyone can ask (ctr_fits_processor).
+inline IntVec lane_bits() {
     IntVec bits = {};
     for (int i = 0; i < LANES; ++i) bits[i] = 1 << i;
     return bits;
 }
-
-const IntVec lane_bits = make_lane_bits();
 
 // C = A B with A [m, k], or its transpose, among the share's activations or their gradients.
 template <bool transposed, class Finish>
@@ -42,10 +42,10 @@ void linear_forward(const Layer& l, const float* params, const Packed& packed, S
     float* out = s.x.data() + l.out;
     const auto finish = [&](int r, int c, Vec v, int count) {
         v += load(bias + c);  // the parameters end with room for one more load
-        v = v > 0 ? v : Vec{};
+        v = v <= 0 ? Vec{} : v;  // NaN stays: the loss must show it
         if (l.bits >= 0 && s.bits) {
             const std::int64_t word = s.bits[r * s.words + l.bits + c / 64] >> (c % 64);
-            v = ((IntVec{} + std::int32_t(word)) & lane_bits) != 0 ? v + v : Vec{};
+            v = ((IntVec{} + std::int32_t(word)) & lane_bits()) != 0 ? v + v : Vec{};
         }
         store(out + r * s.ld + c, v, count);
     };
