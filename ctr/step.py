@@ -14,7 +14,8 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import FeatureEmbedding
 from ctr.native.convert import to_torch
-from ctr.native.step import NativeStep, unsupported
+from ctr.native.step import NativeStep
+from ctr.native.support import unsupported
 from ctr.optim import GroupAdaHessian, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
 

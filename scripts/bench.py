@@ -36,9 +36,11 @@ from ctr.cli import bar
 from ctr.datasets.prepared import ROWS
 from ctr.datasets.rows import Rows
 from ctr.datasets.stream import Batch, RowStream
+from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
 from ctr.native.step import NativeStep
+from ctr.native.support import MAX_DIM
 from ctr.optim.pairs import make_optimizers
 from ctr.trainer import TrainingRun, train
 
@@ -231,8 +233,15 @@ def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, 
 
 def end_to_end(dataset: str, case: Case, opt: str, size: int, threads: int, rounds: int, path: Path) -> dict[str, Any]:
     """The trainer from a prepared file (reading, progress bar, AUC) against the step alone on rows in memory."""
-    rows, step = Rows(path), compiled(case, opt, threads)
-    per_turn = max(2, TURN_ROWS // size)
+    per_turn, rows = max(2, TURN_ROWS // size), Rows(path)
+    needed = per_turn * (rounds + 1) * size
+    if len(rows) < needed:
+        raise CtrError(f"{path} has {len(rows):,} rows; {rounds} rounds of {size} rows a batch take {needed:,}")
+    ids, dense, _ = rows[:1]
+    columns, expected = (ids.shape[1], dense.shape[1]), (len(case.sizes), case.dense)
+    if columns != expected:
+        raise CtrError(f"{path} has {columns} fields and dense columns; {dataset} has {expected}")
+    step = compiled(case, opt, threads)
     run = TrainingRun(step.model, step, RowStream(rows, [(0, len(rows))], size))  # type: ignore[arg-type]
     memory = list(islice(RowStream(rows, [(0, len(rows))], size), per_turn * (rounds + 1)))
     seconds: dict[str, list[float]] = {"memory": [], "file": []}
@@ -285,11 +294,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
     if not available():
-        parser.error("the compiled kernels are not built: pip install -e . needs a C++20 compiler")
+        parser.error("it measures the compiled kernels, which cannot be used (pip install -e . builds them)")
     for name in ("batch_size", "dim", "rows", "threads"):
         for value in getattr(args, name):
             if value is not None and value < 1:
                 parser.error(f"--{name.replace('_', '-')} {value}; expected at least 1")
+    if any(dim is not None and dim > MAX_DIM for dim in args.dim):
+        parser.error(f"--dim above {MAX_DIM}, the most that the compiled step takes")
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds {args.rounds}; expected at least 1")
     if args.from_file is not None and len(args.datasets) > 1:
@@ -319,4 +330,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (CtrError, OSError) as error:
+        raise SystemExit(f"bench.py: {error}") from None

@@ -41,7 +41,8 @@ class PairProducts(nn.Module):
         for i, weight in enumerate(self.weight.split(counts, dim=1)):
             left = (rows[:, i] @ weight.flatten(1)).unflatten(1, (-1, dim))  # f_i^T W_ij for all j > i
             products.append((left * rows[:, i + 1 :]).sum(2))
-        return torch.cat(products, dim=1) if products else rows.new_empty(len(rows), 0)
+        # One field has no pairs: [B, 0], with gradients (none) for all the same.
+        return torch.cat(products, dim=1) if products else rows[:, 0] @ self.weight.flatten(1)
 
 
 def superposition(rows: Tensor) -> Tensor:

@@ -73,19 +73,13 @@ def library() -> ctypes.CDLL | None:
     code that a run is kept under (`ctr.store`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
     named = os.environ.get("CTR_NATIVE_LIBRARY")
     paths = [Path(named)] if named else sorted(Path(__file__).parent.glob("_kernels*.so"))
-    try:
-        found = ctypes.CDLL(str(paths[0])) if paths else None
-    except OSError as error:
-        log.warning("the compiled kernels do not load (%s); using torch, several times slower", error)
-        return None
-    if found is None:
+    if not paths:
         log.warning("the compiled kernels are not built; using torch, several times slower (pip install . builds them)")
         return None
-    if not _is_built_from(SOURCES, found):
+    found = _find(paths)
+    if isinstance(found, str):
         log.warning(
-            "the compiled kernels are built from other sources than those in %s; using torch, several times slower "
-            "(pip install -e . builds them anew)",
-            SOURCES,
+            "the compiled kernels %s; using torch, several times slower (pip install -e . builds them anew)", found
         )
         return None
     for name, (result, arguments) in _SIGNATURES.items():
@@ -95,6 +89,21 @@ def library() -> ctypes.CDLL | None:
         log.warning("the compiled kernels were built for another processor; using torch (pip install . rebuilds them)")
         return None
     return found
+
+
+def _find(paths: list[Path]) -> ctypes.CDLL | str:
+    """The first library that is built from the sources that lie here (every Python that built one left its own, and all
+    serve); or why there is none."""
+    why = f"are built from other sources than those in {SOURCES}"
+    for path in paths:
+        try:
+            found = ctypes.CDLL(str(path))
+        except OSError as error:
+            why = f"do not load ({error})"
+            continue
+        if _is_built_from(SOURCES, found):
+            return found
+    return why
 
 
 def _is_built_from(folder: Path, found: ctypes.CDLL) -> bool:

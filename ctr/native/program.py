@@ -12,8 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from ctr.models import DCN, MLP, OPNN
+from ctr.errors import CtrError
+from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
+from ctr.models.dcn import CrossLayers
 from ctr.models.dropout import words
+from ctr.models.opnn import PairProducts
 from ctr.native.library import Layer
 
 LINEAR, CROSS, PAIRS, SUPERPOSITION, HEAD = range(5)
@@ -51,6 +54,7 @@ class Program:
 
     def linear(self, module: nn.Linear, source: tuple[int, int], *, dropout: bool = False) -> tuple[int, int]:
         """A linear layer with ReLU into new columns; returns (first column, width)."""
+        _fits("a linear layer", module.in_features, source[1])
         out = (self.columns(module.out_features), module.out_features)
         bits = self.words if dropout else -1
         self.words += words(module.out_features) if dropout else 0
@@ -58,10 +62,16 @@ class Program:
         return out
 
     def head(self, module: nn.Linear, source: tuple[int, int]) -> None:
+        _fits("the output layer", module.in_features, source[1])
         self.layer(HEAD, source, (0, 0), **self.parameters(module))
 
     def parameters(self, module: nn.Module) -> dict[str, int]:
         return {name: self.offsets[id(p)] for name, p in module.named_parameters(recurse=False)}
+
+
+def _fits(what: str, takes: int, given: int) -> None:
+    if takes != given:
+        raise CtrError(f"{what} takes {takes} columns; this batch, or the layer before, has {given}")
 
 
 def _deep(program: Program, layers: nn.Sequential, source: tuple[int, int]) -> tuple[int, int]:
@@ -80,6 +90,7 @@ def _dcn(model: DCN, program: Program) -> None:
     program.dense_at = program.columns(program.dense)
     inputs, depth = (0, program.width), len(model.cross.weight)
     scratch = program.columns(2 * depth + 1)
+    _fits("the cross layers", model.cross.weight.shape[1], inputs[1])
     linears = [module for module in model.deep if isinstance(module, nn.Linear)]
     source = inputs
     for module in linears[:-1]:
@@ -94,7 +105,10 @@ def _dcn(model: DCN, program: Program) -> None:
 
 def _opnn(model: OPNN, program: Program) -> None:
     rows = (0, program.width)
-    products = model.hidden[0].get_parameter("weight").shape[1] - program.dense - program.width
+    pairs = program.fields * (program.fields - 1) // 2
+    products = program.dim**2 if model.pairs is None else model.pairs.weight.shape[1]
+    if model.pairs is not None:
+        _fits("the products", products, pairs)
     out = (program.columns(products), products)
     program.dense_at = program.columns(program.dense)
     if model.pairs is None:
@@ -111,9 +125,22 @@ def _opnn(model: OPNN, program: Program) -> None:
 _MODELS: dict[type[nn.Module], Callable[[Any, Program], None]] = {MLP: _mlp, DCN: _dcn, OPNN: _opnn}
 
 
+# What the models are made of. Another module, or one of these that does more than it says, is not known here.
+_PARTS = (CrossLayers, FeatureEmbedding, PairProducts, nn.Linear, nn.ModuleList, nn.ReLU, nn.Sequential)
+
+
 def translatable(model: nn.Module) -> bool:
-    """Whether `translate` knows the model."""
-    return type(model) in _MODELS and not (isinstance(model, DCN) and len(model.cross.weight) == 0)
+    """Whether `translate` knows the model: one of ours, with the layers that its class gives it."""
+    if type(model) not in _MODELS or (isinstance(model, DCN) and len(model.cross.weight) == 0):
+        return False
+    for module in model.modules():
+        hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        if (module is not model and type(module) not in _PARTS) or hooked or "forward" in vars(module):
+            return False
+        if isinstance(module, nn.Linear) and module.bias is None:
+            return False
+    deep = getattr(model, "deep", ())
+    return [type(layer) for layer in deep] == [nn.Linear, nn.ReLU] * (len(deep) // 2)
 
 
 def translate(model: nn.Module, offsets: dict[int, int], fields: int, dense: int) -> Program:

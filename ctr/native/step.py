@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Adagrad, Adam, Optimizer
+from torch.optim import Adam, Optimizer
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import OPNN, FeatureEmbedding
 from ctr.native import library as native
 from ctr.native.convert import last_D
-from ctr.native.program import translatable, translate
+from ctr.native.program import translate
+from ctr.native.support import MAX_ROWS, unsupported
 from ctr.optim.core import CHUNK, GroupOptimizer, may_vanish, penalty, shrink
-from ctr.optim.group_adagrad import GroupAdagrad
 from ctr.optim.group_adam import GroupAdam
 
 ADAM, ADAGRAD = range(2)
 _NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
-_MAX_DIM = 512
-# Options under which torch's optimizers do something that the compiled step does not.
-_PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "lr_decay": 0, "decoupled_weight_decay": False}
-
-
-def unsupported(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> str | None:
-    """Why the compiled step cannot train this model with these optimizers; None if it can."""
-    if not native.available():
-        return "the compiled kernels are not available"
-    weight = model.get_parameter("embedding.weight")
-    rows, net = row_optimizer.param_groups[0], net_optimizer.param_groups
-    if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return f"the weights are {weight.dtype} on {weight.device}, not torch.float32 on the CPU"
-    if not translatable(model) or weight.shape[1] > _MAX_DIM:
-        return f"it does not know this {type(model).__name__}"
-    if type(row_optimizer) not in (GroupAdam, GroupAdagrad) or type(net_optimizer) not in (Adam, Adagrad):
-        return f"it does not know {type(row_optimizer).__name__} with {type(net_optimizer).__name__}"
-    if row_optimizer.state or any(state.get("step", 0) != 0 for state in net_optimizer.state.values()):
-        return "the optimizers have already made a step"
-    if len(net) > 1 or any(net[0].get(key, value) != value for key, value in _PLAIN.items()):
-        return f"{type(net_optimizer).__name__} has options that it does not know"
-    if rows["group_dim"] != 0 or rows["maximize"] or rows["check_finite"] or not rows["lr"]:
-        return "of the row optimizer's options it has only group_dim=0, maximize=False, check_finite=False, lr > 0"
-    return "D could be 0: it needs eps > 0 or lambda2 > 0" if may_vanish(rows, weight.dtype) else None
 
 
 class NativeStep:
@@ -62,10 +39,11 @@ class NativeStep:
 
     Args:
         model, row_optimizer, net_optimizer: for which :func:`unsupported` is None.
-        threads: how many work together.
+        threads: how many work together, at least 1.
 
     Raises:
         CtrError: :func:`unsupported` says why it cannot.
+        ValueError: ``threads`` is below 1.
     """
 
     def __init__(
@@ -78,6 +56,8 @@ class NativeStep:
         reason = unsupported(model, row_optimizer, net_optimizer)
         if reason is not None:
             raise CtrError(f"the compiled step cannot train this: {reason}")
+        if threads < 1:
+            raise ValueError(f"threads={threads}; expected at least 1")
         self._library = native.loaded()
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0
@@ -88,10 +68,15 @@ class NativeStep:
         self._batch, self._rows, self._options = native.Batch(), native.RowOptions(), native.NetOptions()
         self._loss = ctypes.c_double()
         self._threads, self._handle, self._shape = threads, None, (0, 0)
+        self._process = os.getpid()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None):
+        # The threads that it would wait for are in the process that made it, not in a fork of that.
+        if getattr(self, "_handle", None) and self._process == os.getpid():
             self._library.ctr_step_free(self._handle)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a NativeStep cannot be copied or pickled: its state_dict() can")
 
     def _start(self, fields: int, dense: int) -> None:
         """Translates the model, once the first batch shows how many columns there are."""
@@ -161,7 +146,8 @@ class NativeStep:
         If the loss is not finite nothing is updated.
 
         Raises:
-            CtrError: an id is out of range; nothing is updated.
+            CtrError: an id is out of range, the batch's parts differ in length or its columns from those of the batch
+                before, the learning rate is 0, or D could be; nothing is updated.
         """
         if not self.model.training:  # 20 us to say it again to every module
             self.model.train()
@@ -182,7 +168,7 @@ class NativeStep:
         """Logits in evaluation mode.
 
         Raises:
-            CtrError: an id is out of range.
+            CtrError: an id is out of range, or the batch's parts differ in length, or its columns from those before.
         """
         if self.model.training:
             self.model.eval()
@@ -199,13 +185,18 @@ class NativeStep:
         rows = len(batch)
         ids, dense, label = batch.ids, batch.dense, batch.label
         shape = (ids.shape[1], 0 if dense is None else dense.shape[1])
+        if self._process != os.getpid():
+            raise CtrError("this step was made before the process forked, and its threads are not in the fork")
+        if len(ids) != rows or (dense is not None and len(dense) != rows):
+            parts = [len(part) for part in (ids, dense, label) if part is not None]
+            raise CtrError(f"a batch whose ids, dense columns (if any) and labels have {parts} rows")
         if self._handle is None:
             self._start(*shape)
         if shape != self._shape:
             raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
         bits = self.model.draw(rows) if isinstance(self.model, OPNN) else None
         logits = torch.empty(rows)
-        self._held = [_plain(ids, torch.int32), _plain(label, torch.float32)]
+        self._held = [_ids(ids), _plain(label, torch.float32)]
         self._batch.ids, self._batch.label = (t.data_ptr() for t in self._held)
         if dense is not None:
             self._held.append(_plain(dense, torch.float32))
@@ -228,7 +219,9 @@ class NativeStep:
         group = self.row_optimizer.param_groups[0]
         lr, eps = float(group["lr"]), group["eps"]
         if lr <= 0:
-            raise CtrError(f"lr={lr}; the compiled step needs a positive learning rate")
+            raise CtrError(f"lr={lr}; the compiled step needs a positive learning rate (backend=torch takes 0)")
+        if may_vanish(group, torch.float32):  # a schedule may have moved lambda2
+            raise CtrError("D could be 0: the compiled step needs eps > 0 or lambda2 > 0")
         o = self._rows
         correction2 = 1.0
         if self._adam_rows:
@@ -305,6 +298,13 @@ class NativeStep:
         self.row_optimizer.state[self._weight]["step"] = self.steps
         self.net_optimizer.load_state_dict(state["net_optimizer"])
         self._link_net()
+
+
+def _ids(ids: Tensor) -> Tensor:
+    """As int32; what does not fit stays out of range."""
+    if ids.is_floating_point():
+        raise CtrError(f"ids of type {ids.dtype}; expected integers")
+    return _plain(ids if ids.dtype == torch.int32 else ids.clamp(-1, MAX_ROWS), torch.int32)
 
 
 def _plain(values: Tensor, dtype: torch.dtype) -> Tensor:

@@ -100,3 +100,13 @@ def test_xavier_bound_and_zero_biases():
 def test_refuses_what_it_cannot_do(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         OPNN(10, 2, **options)
+
+
+@pytest.mark.parametrize("kernel", ["mat", "sum"])
+def test_one_field_has_no_pairs_and_trains(kernel):
+    model = OPNN(20, 1, embedding_dim=3, hidden=[4], kernel=kernel, dropout=0)
+    assert model.hidden[0].in_features == (3 if kernel == "mat" else 3 + 9)
+    loss = model(torch.randint(0, 20, (6, 1))).square().sum()
+    net = [p for name, p in model.named_parameters() if name != "embedding.weight"]
+    gradients = torch.autograd.grad(loss, net)  # of all parameters, also those of no pair
+    assert [g.shape for g in gradients] == [p.shape for p in net]

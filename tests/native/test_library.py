@@ -52,6 +52,19 @@ def test_a_library_that_does_not_say_what_it_is_built_from_is_not_used(
     assert REBUILD in caplog.text
 
 
+def test_one_of_these_sources_is_found_behind_a_stale_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python that built the package left its library here."""
+    found = library.library()
+    if found is None:
+        pytest.skip("the compiled kernels are not built")
+    shutil.copy(found._name, tmp_path / "_kernels.cpython-399.so")
+    (tmp_path / "_kernels.cpython-300.so").write_bytes(b"not a library")
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    monkeypatch.delenv("CTR_NATIVE_LIBRARY", raising=False)
+    library.library.cache_clear()
+    assert library.available()
+
+
 def test_the_digest_is_of_every_source_and_of_nothing_else(tmp_path: Path) -> None:
     copy = tmp_path / "src"
     shutil.copytree(HERE, copy)

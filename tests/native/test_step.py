@@ -10,19 +10,12 @@ from ctr.errors import CtrError
 from ctr.memory import peak, reset_peak
 from ctr.models import MLP, FeatureEmbedding
 from ctr.native.library import available
-from ctr.native.step import NativeStep, unsupported
 from ctr.optim import LambdaSchedule, touched_rows
 from ctr.optim.pairs import make_optimizers
 from ctr.step import TorchStep
-from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build
+from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build, native
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
-
-
-def native(model, opt="group_adam", options=None, threads=2):
-    rows, net = make_optimizers(model, opt, OPTIMIZERS[opt] if options is None else options)
-    assert unsupported(model, rows, net) is None
-    return NativeStep(model, rows, net, threads)
 
 
 def difference(ours, theirs):
@@ -246,13 +239,6 @@ def test_schedules_of_lambda_and_learning_rate_act():
         for ramp in ramps:
             ramp.step()
     compare(ours, theirs)
-
-
-def test_says_what_it_does_not_support():
-    model = build("dcn")
-    for opt, options in (("group_sgd", {"lr": 0.1}), ("amsgrad", {"lr": 0.1}), ("adam", {"lr": 0.1, "eps": 0.0})):
-        assert unsupported(model, *make_optimizers(model, opt, options))
-    assert unsupported(model.double(), *make_optimizers(model, "adam", {"lr": 0.1}))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ctr.datasets.stream import Batch
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
+from ctr.native.step import NativeStep
 from ctr.optim.pairs import make_optimizers
 
 FEATURES, FIELDS = 300, 5
@@ -42,6 +43,14 @@ def batches(count: int, rows: int = 64, dense: int = 3, seed: int = 1) -> list[B
 
 def as_double(batch: Batch) -> Batch:
     return Batch(batch.ids, None if batch.dense is None else batch.dense.double(), batch.label.double())
+
+
+def native(
+    model: nn.Module, opt: str = "group_adam", options: dict[str, Any] | None = None, threads: int = 2
+) -> NativeStep:
+    """The compiled step."""
+    rows, net = make_optimizers(model, opt, OPTIMIZERS[opt] if options is None else options)
+    return NativeStep(model, rows, net, threads)
 
 
 class TorchTwin:

@@ -1,0 +1,51 @@
+"""What the compiled step can train."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import Adagrad, Adam, Optimizer
+
+from ctr.native import library as native
+from ctr.native.program import translatable
+from ctr.optim.core import may_vanish
+from ctr.optim.group_adagrad import GroupAdagrad
+from ctr.optim.group_adam import GroupAdam
+
+MAX_DIM = 512  # of an embedding row
+MAX_ROWS = 2**31 - 1  # ids are int32
+# Options under which torch's optimizers do something that the compiled step does not.
+_PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "lr_decay": 0, "decoupled_weight_decay": False}
+
+
+def unsupported(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> str | None:
+    """Why the compiled step cannot train this model with these optimizers; None if it can."""
+    if not native.available():
+        return "the compiled kernels are not available"
+    weight = model.get_parameter("embedding.weight")
+    rows, net = row_optimizer.param_groups[0], net_optimizer.param_groups
+    if not _optimized(model, row_optimizer, net_optimizer):
+        return "it trains all parameters: the embedding's weight by the row optimizer, the others by the net optimizer"
+    if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
+        return "its parameters are not all torch.float32 on the CPU"
+    if not translatable(model):
+        return f"it does not know this {type(model).__name__}"
+    if weight.shape[1] > MAX_DIM or len(weight) > MAX_ROWS:
+        return f"it has at most {MAX_DIM} numbers in an embedding row, and {MAX_ROWS:,} rows"
+    if type(row_optimizer) not in (GroupAdam, GroupAdagrad) or type(net_optimizer) not in (Adam, Adagrad):
+        return f"it does not know {type(row_optimizer).__name__} with {type(net_optimizer).__name__}"
+    if row_optimizer.state or any(state.get("step", 0) != 0 for state in net_optimizer.state.values()):
+        return "the optimizers have already made a step"
+    if len(net) > 1 or any(net[0].get(key, value) != value for key, value in _PLAIN.items()):
+        return f"{type(net_optimizer).__name__} has options that it does not know"
+    if rows["group_dim"] != 0 or rows["maximize"] or rows["check_finite"] or not rows["lr"]:
+        return "of the row optimizer's options it has only group_dim=0, maximize=False, check_finite=False, lr > 0"
+    return "D could be 0: it needs eps > 0 or lambda2 > 0" if may_vanish(rows, weight.dtype) else None
+
+
+def _optimized(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> bool:
+    """Whether the two optimizers hold all parameters, each its own, and none is frozen."""
+    weight = model.get_parameter("embedding.weight")
+    rows, net = ([id(p) for g in o.param_groups for p in g["params"]] for o in (row_optimizer, net_optimizer))
+    others = {id(p) for p in model.parameters() if p is not weight}
+    return rows == [id(weight)] and set(net) == others and all(p.requires_grad for p in model.parameters())
