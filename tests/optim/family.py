@@ -155,3 +155,23 @@ def algorithm1(
             else:
                 x[r] = (1 - limit / size if threshold == "soft" else 1.0) * s / (D + 2 * lambda2)
     return x
+
+
+LAMBDAS = {"lambda1": 1e-3, "lambda21": 0.5, "lambda2": 1e-3}
+
+WEAK_AND_STRONG = torch.tensor([[0.001], [0.001], [0.1], [1.0], [1.0], [1.0]])
+
+
+def walk(opt: GroupOptimizer, p: torch.Tensor, steps: range) -> None:
+    """Steps with gradients that depend on the step alone, alternately sparse and dense."""
+    for t in steps:
+        gen = torch.Generator().manual_seed(t)
+        grad = (torch.randn(6, 3, generator=gen) * WEAK_AND_STRONG).to(p)
+        rows = torch.randint(0, 6, (4,), generator=gen).to(p.device)
+        whole = [sparse(rows, each[rows], 6) for each in (grad, grad.abs())]
+        give(opt, p, *(whole if t % 2 else [g.to_dense() for g in whole]))
+        opt.step()
+
+
+def table(device: str = "cpu") -> torch.nn.Parameter:
+    return torch.nn.Parameter(torch.linspace(-0.02, 0.02, 18, device=device).reshape(6, 3))
