@@ -18,14 +18,14 @@ from torch.optim import Optimizer
 
 import ctr.config
 from ctr import rates
-from ctr.cli import ArgumentError, check_data
+from ctr.cli import check_data
 from ctr.config import BackendName, TrainConfig
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError, TooFewRows
 from ctr.models import MODELS, FeatureEmbedding
 from ctr.optim import GroupOptimizer, LambdaSchedule
 from ctr.optim.pairs import make_optimizers
@@ -166,7 +166,7 @@ def narrowed(config: TrainConfig, data: Prepared) -> Prepared:
     ranges, test, rows = data.split.train, data.split.test, data.split.rows_train
     if config.train_rows is not None:
         if config.train_rows > rows:
-            raise ArgumentError(f"train_rows={config.train_rows:,}; there are {rows:,} rows to train on")
+            raise TooFewRows(config.train_rows, rows)
         rows = config.train_rows
         ranges, _ = first_rows(ranges, rows)
     if config.holdout:

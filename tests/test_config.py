@@ -7,8 +7,8 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.cli import ArgumentError
 from ctr.config import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
+from ctr.errors import ArgumentError
 from ctr.native.library import available
 from ctr.train import check
 from tests.commands import composed

@@ -13,8 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from ctr.cli import ArgumentError
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import folder_of, lr_of, options_of, reproduce, seeds_of
 from ctr.studies import rates
 from ctr.studies.options import Ask, Findings, Job, Options

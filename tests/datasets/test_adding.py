@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from omegaconf import MISSING
 
-from ctr.cli import ArgumentError, make_dataset, open_data
+from ctr.cli import make_dataset, open_data
 from ctr.config import SCHEMAS, DatasetConfig
 from ctr.datasets import DATASETS
 from ctr.datasets.prepared import read_vocabulary
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from tests.commands import composed
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-dataset.md").read_text()

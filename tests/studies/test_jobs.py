@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ctr.cli import ArgumentError
 from ctr.commands import command_line, override
 from ctr.config import config_hash, plain_dict
+from ctr.errors import ArgumentError
 from ctr.store import Store
 from ctr.studies import jobs
 from ctr.studies.jobs import Planned, Planner
