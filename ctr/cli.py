@@ -26,6 +26,7 @@ from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, code_hash, prepare
 from ctr.datasets.schema import Dataset
+from ctr.environment import end_at_once
 from ctr.errors import ArgumentError, CtrError
 from ctr.mistakes import CONFIG_ERRORS, explain
 
@@ -84,6 +85,8 @@ def run_command(command: Callable[[], Any]) -> None:
     An error is one line on stderr.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
     try:
         command()

@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import ctr.environment  # before all that takes time
+
+# isort: split
+
 from typing import cast
 
 import hydra
