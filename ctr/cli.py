@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from tqdm import tqdm
 
+import ctr.help
 from ctr.config import DatasetConfig, EncodingName, Source, plain_dict
 from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
@@ -79,17 +80,24 @@ def _exit(error: BaseException) -> NoReturn:
     sys.exit(_exit_code(error))
 
 
-def run_command(command: Callable[[], Any]) -> None:
-    """Runs a Hydra main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
+def run_command(command: Callable[[], Any], name: str | None = None) -> None:
+    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
 
     An error is one line on stderr.
+
+    Args:
+        command: the function.
+        name: of its configuration, for ``--help``, where it is a Hydra one.
     """
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
     try:
-        command()
+        if name and {"--help", "-h"} & set(sys.argv[1:]):
+            print(ctr.help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+        else:
+            command()
     except (Exception, KeyboardInterrupt) as error:
         _exit(error)
 

@@ -140,7 +140,7 @@ def test_help_and_exit_codes(tmp_path: Path) -> None:
     """0 done, 1 failed, 2 wrong arguments; one line on stderr, no traceback."""
     shown = command(tmp_path, "ctr.train", "--help")
     assert shown.returncode == 0
-    assert "opt:" in shown.stdout
+    assert "  opt.lambda21=0.001 " in shown.stdout
     for overrides, code, text in [
         (["dataset=criteo", "opt.lamda21=1"], 2, "lamda21"),
         (["dataset=criteo", "opt.lambda21=abc"], 2, "opt.lambda21"),
