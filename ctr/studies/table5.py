@@ -89,7 +89,8 @@ def _line(options: Options, opt: str, found: Found, chosen: Rate) -> str:
         second = max(others, key=lambda lr: means[lr])
         p = student(*(aucs(found[lr, seed] for seed in options.seeds) for lr in (chosen.value, second)))
         behind = words.difference(means[chosen.value] - means[second])
-        line += f" The next best, {markdown.power(second)}, is {behind} behind (p = {markdown.p_value(p)})."
+        sure = "" if math.isnan(p) else f" (p = {markdown.p_value(p)})"
+        line += f" The next best, {markdown.power(second)}, is {behind} behind{sure}."
     return line
 
 
