@@ -24,6 +24,8 @@ from ctr.config import SCHEMAS, TrainConfig
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 
+GROUPS = (*SCHEMAS, "study", "tracking")
+
 # What OmegaConf says of a value that does not fit, and what was expected.
 EXPECTED = {
     r"is not a ListConfig": "a list: {key}=[{value}]",
@@ -50,7 +52,7 @@ def explain(error: BaseException) -> str | None:
     if several := re.search(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text):
         override = several[1] or several[2]
         key, _, value = override.partition("=")
-        listed = f", a list brackets: '{key}=[{value}]'" if "," in value else ""
+        listed = f", a list brackets: '{key}=[{value}]'" if "," in value and key not in GROUPS else ""
         return f"{override}: several values; a sweep over them needs -m{listed}"
     if there := re.match(r"Could not append to config. An item is already at '(.*)'", text):
         return f"+{there[1]}: the key is there already; give it without the +"
@@ -97,6 +99,8 @@ def _unknown_key(key: str, error: BaseException | None) -> str:
     have = [choice for choice, schema in SCHEMAS.get(group, {}).items() if name in _names(schema)]
     if have and keys.get(f"{group}.name"):
         return f"{key}: {group}={keys[f'{group}.name']} has no such key; it belongs to {group}={', '.join(have)}"
+    if "train" in keys and key.startswith("train."):
+        return f"{key}: no such key yet, which takes a +: +{key}=..."
     near = _nearest(key, list(keys))
     if near:
         return f"{key}: no such key; did you mean {', '.join(near)}? --help lists all keys"

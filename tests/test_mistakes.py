@@ -60,6 +60,11 @@ def test_a_key_that_is_not_there_is_told_the_nearest(override: str, beginning: s
             ["batch_size=256"],
             "batch_size: no such key of a study; for all of its runs: +train.batch_size=...; --help lists all keys",
         ),
+        (
+            "reproduce",
+            ["train.batch_size=256"],
+            "train.batch_size: no such key yet, which takes a +: +train.batch_size=...",
+        ),
         ("train", ["+opt.lr=1"], "+opt.lr: the key is there already; give it without the +"),
     ],
 )
@@ -90,6 +95,7 @@ def test_values_of_the_wrong_type(command: str, override: str, expected: str) ->
         ("dataset=crito", "dataset=crito: no such choice; expected one of avazu, criteo, csv, ipinyou"),
         ("dataset=csv", "dataset.raw is needed: give dataset.raw=..."),
         ("seed=1,2", "seed=1,2: several values; a sweep over them needs -m, a list brackets: 'seed=[1,2]'"),
+        ("opt=adam,sgd", "opt=adam,sgd: several values; a sweep over them needs -m"),
         ("seed=range(3)", "seed=range(3): several values; a sweep over them needs -m"),
         ("foo", "foo: expected key=value; "),
         ("dataset.raw=a;b", "dataset.raw=a;b: expected key=value; "),
