@@ -9,28 +9,29 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+import ctr.help
 from ctr.config import DatasetConfig, EncodingName, Source, plain_dict
 from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, code_hash, prepare
 from ctr.datasets.schema import Dataset
-from ctr.errors import CtrError
+from ctr.environment import end_at_once
+from ctr.errors import ArgumentError, CtrError
+from ctr.mistakes import CONFIG_ERRORS, explain
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 GENERATOR_MODULES = tuple(
     f"ctr.datasets.{name}" for name in ("synthetic", "synthetic_ipinyou", "click_model", "hashing")
 )
@@ -38,10 +39,6 @@ GENERATOR_MODULES = tuple(
 GENERATED_MARK = "GENERATED.md"  # a file of this name says that the log beside it is generated
 
 log = logging.getLogger("ctr")
-
-
-class ArgumentError(CtrError):
-    """A value on the command line that cannot work."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -56,6 +53,8 @@ def message(error: BaseException) -> str:
     """One line: what an error says, with its causes where Hydra wraps them."""
     if isinstance(error, CtrError):
         return str(error)
+    if isinstance(error, CONFIG_ERRORS) and (text := explain(error)):
+        return text
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = []
@@ -81,15 +80,24 @@ def _exit(error: BaseException) -> NoReturn:
     sys.exit(_exit_code(error))
 
 
-def run_command(command: Callable[[], Any]) -> None:
-    """Runs a Hydra main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
+def run_command(command: Callable[[], Any], name: str | None = None) -> None:
+    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
 
     An error is one line on stderr.
+
+    Args:
+        command: the function.
+        name: of its configuration, for ``--help``, where it is a Hydra one.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
     try:
-        command()
+        if name and {"--help", "-h"} & set(sys.argv[1:]):
+            print(ctr.help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+        else:
+            command()
     except (Exception, KeyboardInterrupt) as error:
         _exit(error)
 
@@ -134,11 +142,14 @@ def check_data(config: DatasetConfig) -> Dataset:
     if config.encoding is EncodingName.hash and not 0 < config.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={config.num_buckets}; expected 1 to {2**31 - 1:,}")
     if config.source is Source.raw and not Path(config.raw).exists():
-        fetch = f"python scripts/download.py {dataset.name} fetches it; " if dataset.published else ""
+        fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
+        without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(
-            f"no raw log at {config.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH; "
-            f"{fetch}to try without it: dataset.source=sample"
+            f"no raw log at {config.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
+            f"{fetch}{without}"
         )
+    if config.source is Source.sample and dataset.write_sample is None:
+        raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
     return dataset
 
 
@@ -166,7 +177,7 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
     place = hashlib.sha256(json.dumps([str(raw.resolve()), dataset.options]).encode()).hexdigest()[:8]
     kind = "onehot" if num_buckets is None else f"hash{num_buckets}"
     with nullcontext() if quiet else rows_bar("prepare") as progress:
-        return prepare(
+        data = prepare(
             dataset,
             raw,
             root / f"{config.source.value}-{kind}-{place}",
@@ -176,12 +187,28 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
             bad_rows=config.bad_rows.value,
             progress=progress,
         )
+    if config.test_days and not quiet:
+        _expect_forecast(config.test_days, [day for day, _, _ in data.manifest.days])
+    return data
+
+
+def _expect_forecast(test_days: Sequence[int], days: Sequence[int]) -> None:
+    """Warns where later days than the test's are trained on: it is allowed, but hardly meant."""
+    if later := sorted({day for day in days if day > min(test_days)} - set(test_days)):
+        _warn_once(
+            f"dataset.test_days={list(test_days)}: later days are trained on, up to {later[-1]}; "
+            "a test of what comes next has the last days"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("warning: %s", text)
 
 
 def _sample(dataset: Dataset, folder: Path, rows: int, seed: int, quiet: bool) -> Path:
     """The generated log of so many rows, written unless it is there."""
-    if dataset.write_sample is None:
-        raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
+    assert dataset.write_sample is not None
     if rows < 1:
         raise ArgumentError(f"dataset.sample_rows={rows}; expected at least 1")
     # The generator's code is part of the name: a changed generator must not leave its old rows in use.

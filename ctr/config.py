@@ -322,7 +322,8 @@ def refuse_unknown(config: DictConfig, schema: type) -> None:
     values = plain_dict(config)
     for part, schemas in SCHEMAS.items():
         if values.get(part) is not None:
-            OmegaConf.merge(OmegaConf.structured(schemas[values[part]["name"]]), values[part])
+            name = values[part]["name"]
+            OmegaConf.merge({part: OmegaConf.structured(schemas[name](name=name))}, {part: values[part]})
     OmegaConf.merge(OmegaConf.structured(schema), values)
 
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from ctr.cli import ArgumentError, Terminated, run_command
-from ctr.errors import CtrError
+from ctr.cli import Terminated, run_command
+from ctr.errors import ArgumentError, CtrError
 from ctr.studies import report
 from ctr.tracking import SQLITE
 

@@ -1,4 +1,7 @@
-"""Errors that a user can act on: one line that names what, where and what was expected."""
+"""Errors that a user can act on: one line that names what, where and what was expected.
+
+A command exits with 2 where its arguments ask for what cannot be (`ArgumentError`), with 1 where it fails on the way.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,23 @@ from pathlib import Path
 
 
 class CtrError(Exception):
-    """A failure with a message for the user; commands print it without a traceback and exit with 1."""
+    """A failure with a message for the user; commands print it without a traceback and exit with 1.
+
+    It comes whole out of another process, whatever its constructor takes.
+    """
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[CtrError], args: tuple[object, ...], values: dict[str, object]) -> CtrError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(values)
+    return error
+
+
+class ArgumentError(CtrError):
+    """An argument that cannot work, whatever shows it: a key, a value, or a file, column or day that is not there."""
 
 
 DIVERGED = "diverged"
@@ -18,6 +37,14 @@ class Diverged(CtrError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"{DIVERGED}: {problem}")
+
+
+class TooFewRows(ArgumentError):
+    """More rows to train on were asked for than there are."""
+
+    def __init__(self, asked: int, there: int) -> None:
+        self.asked, self.there = asked, there
+        super().__init__(f"train_rows={asked:,}; there are {there:,} rows to train on")
 
 
 class DataError(CtrError):

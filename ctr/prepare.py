@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import ctr.environment  # before all that takes time
+
+# isort: split
+
 from typing import cast
 
 import hydra
@@ -59,4 +63,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "prepare")

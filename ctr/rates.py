@@ -11,10 +11,10 @@ from typing import Any
 from filelock import FileLock
 
 import ctr.config
-from ctr.cli import ArgumentError, open_data
+from ctr.cli import open_data
 from ctr.commands import command_line
 from ctr.config import TrainConfig
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError
 from ctr.files import atomic_write_text
 
 RATES = "learning_rates.json"
@@ -56,18 +56,20 @@ def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
     """The rate that was chosen for these rows.
 
     Raises:
-        CtrError: none was; the message says how to choose one.
+        ArgumentError: none was; the message says how to choose one.
     """
     where = circumstances(config)
     for entry in _read(prepared / RATES):
         if {**entry, "lr": None} == {**where, "lr": None}:
             return float(entry["lr"])
     if where["optimizer"] not in SEARCHED:
-        raise CtrError(
+        raise ArgumentError(
             f"opt.lr=auto: rates are chosen for {', '.join(SEARCHED)} and their kin alone, not for "
             f"{where['optimizer']}; give a number"
         )
-    raise CtrError(f"opt.lr=auto: no learning rate was chosen for these rows yet; choose one with {_command(config)}")
+    raise ArgumentError(
+        f"opt.lr=auto: no learning rate was chosen for these rows yet; choose one with {_command(config)}"
+    )
 
 
 def provisional(config: TrainConfig) -> TrainConfig:
@@ -89,7 +91,7 @@ def settle(config: TrainConfig) -> None:
     """Puts the recorded rate in the place of ``opt.lr=auto``; opens the data for it, prepared first if need be.
 
     Raises:
-        CtrError: no rate was chosen for these rows yet; the message says how to choose one.
+        ArgumentError: no rate was chosen for these rows yet; the message says how to choose one.
     """
     if config.opt.lr == AUTO:
         config.opt.lr = recorded(open_data(config.dataset).folder, ctr.config.plain_dict(config))

@@ -24,9 +24,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
-from ctr.cli import ArgumentError, report_failure, run_command
+from ctr.cli import report_failure, run_command
 from ctr.config import ReproduceConfig
-from ctr.errors import DIVERGED, CtrError
+from ctr.errors import DIVERGED, ArgumentError, CtrError
 from ctr.files import atomic_folder, atomic_write_text
 from ctr.tracking import SQLITE, flatten
 
@@ -292,4 +292,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "reproduce")

@@ -135,8 +135,9 @@ def table(result: Result, folder: Path) -> str:
         + ("of the training rows held out to test on" if result.holdout else "to test on"),
         "test AUC": auc,
         "test logloss": f"{result.logloss:.4f}",
-        "calibration": f"{_shown(result.calibration)} clicks predicted per click observed",
-        "entropy": f"{_shown(result.normalised_entropy)} of that of the click rate alone",
+        "calibration": f"{_shown(result.calibration)}   (clicks predicted / clicks observed; 1 is best)",
+        "norm. entropy": f"{_shown(result.normalised_entropy)}   (logloss / that of the click rate alone; lower is "
+        "better)",
         "feature rate": f"{result.feature_rate:.4f}   ({result.features_nonzero:,} of {result.features_present:,} "
         "features kept)",
         "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",

@@ -18,19 +18,20 @@ from torch.optim import Optimizer
 
 import ctr.config
 from ctr import rates
-from ctr.cli import ArgumentError, check_data
+from ctr.cli import check_data
 from ctr.config import BackendName, TrainConfig
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError, TooFewRows
 from ctr.models import MODELS, FeatureEmbedding
 from ctr.optim import GroupOptimizer, LambdaSchedule
 from ctr.optim.pairs import make_optimizers
 from ctr.pruning import Pruning, clear_row_
 from ctr.step import RowModel, TorchStep, make_step
+from ctr.tracking import SQLITE
 from ctr.trainer import TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
@@ -117,8 +118,23 @@ def check(config: TrainConfig) -> None:
     except (ValueError, RuntimeError, CtrError) as error:
         raise ArgumentError(str(error)) from error
     check_data(config.dataset)
+    if config.tracking.name != "none":
+        _check_uri(config.tracking.uri)
     if config.backend is BackendName.auto:
         config.backend = _backend(config)
+
+
+def _check_uri(uri: str) -> None:
+    """Refuses what MLflow would take for a folder of files, which it does not keep runs in any more."""
+    scheme, found, rest = uri.partition("://")
+    if uri == "databricks":  # MLflow's name of a server
+        return
+    if not found or scheme == "file" or (scheme == "sqlite" and not rest.startswith("/")):
+        path = rest if found else uri
+        raise ArgumentError(
+            f"tracking.uri={uri}; expected a database, as {SQLITE}{path.strip('/') or 'mlflow.db'}, or a server, as "
+            "http://127.0.0.1:5000"
+        )
 
 
 def _backend(config: TrainConfig) -> BackendName:
@@ -166,7 +182,7 @@ def narrowed(config: TrainConfig, data: Prepared) -> Prepared:
     ranges, test, rows = data.split.train, data.split.test, data.split.rows_train
     if config.train_rows is not None:
         if config.train_rows > rows:
-            raise ArgumentError(f"train_rows={config.train_rows:,}; there are {rows:,} rows to train on")
+            raise TooFewRows(config.train_rows, rows)
         rows = config.train_rows
         ranges, _ = first_rows(ranges, rows)
     if config.holdout:

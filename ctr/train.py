@@ -337,4 +337,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, "train")

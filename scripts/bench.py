@@ -275,21 +275,24 @@ def show(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--opts", nargs="+", choices=OPTS, default=list(OPTS))
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[512])
-    parser.add_argument("--dim", type=int, nargs="+", default=[None], help="embedding dimension (default: the paper's)")
+    several = {"nargs": "+", "type": int, "metavar": "N"}
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=[None], help="rows of the table (default: the dataset's)"
+        "--datasets", nargs="+", choices=CASES, default=list(CASES), help="whose table and model (default: all)"
     )
-    parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1])
+    parser.add_argument("--opts", nargs="+", choices=OPTS, default=list(OPTS), help="optimizers (default: all)")
+    parser.add_argument("--batch-size", **several, default=[512], help="rows per step (default: 512)")
+    parser.add_argument("--dim", **several, default=[None], help="embedding dimension (default: the paper's)")
+    parser.add_argument("--rows", **several, default=[None], help="rows of the table (default: the dataset's)")
+    parser.add_argument(
+        "--threads", **several, default=[os.cpu_count() or 1], help="of either side (default: one per core)"
+    )
     parser.add_argument(
         "--from-file",
         type=Path,
         metavar="FOLDER",
         help="prepared rows of the one dataset named: end to end, reader included",
     )
-    parser.add_argument("--rounds", type=int, default=None, help="default 30; 8 with --quick")
+    parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, group_adam only")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()

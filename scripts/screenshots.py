@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctr.cli import ArgumentError, run_command
+from ctr.cli import run_command
 from ctr.dashboard import serving
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.studies.report import Links, published
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.cli import ArgumentError
 from ctr.config import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
+from ctr.errors import ArgumentError
 from ctr.native.library import available
 from ctr.train import check
 from tests.commands import composed
@@ -89,6 +89,11 @@ def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
         ("holdout=1", "holdout=1"),
         ("holdout=-0.1", "holdout=-0.1"),
         ("holdout=nan", "holdout=nan"),
+        ("tracking.uri=foo", "tracking.uri=foo; expected a database, as sqlite:///foo, or a server"),
+        ("tracking.uri=./mlruns", "tracking.uri=./mlruns; expected a database"),
+        ("tracking.uri=sqlite://mlflow.db", "expected a database, as sqlite:///mlflow.db"),
+        ("tracking.uri=file:///tmp/mlruns", "tracking.uri=file:///tmp/mlruns; expected a database"),
+        ("tracking.uri=''", "tracking.uri=; expected a database, as sqlite:///mlflow.db"),
         ("+opt.lamda21=1e-3", "lamda21"),
         ("+model.dropout=0.5", "dropout"),
         ("+dataset.foo=1", "foo"),

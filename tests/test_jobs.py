@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ctr.train
-from ctr.cli import ArgumentError, open_data
+from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.datasets.stream import RowStream
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.files import TMP_PREFIX
 from ctr.metrics import alive_rows
 from ctr.result import summarise

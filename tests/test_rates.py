@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from ctr import rates
-from ctr.cli import ArgumentError
 from ctr.commands import override
 from ctr.config import plain_dict
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import options_of
 from ctr.train import check, job
 from tests.commands import composed

@@ -26,7 +26,7 @@ from ctr.datasets.dates import first_fall, to_dates, weekdays
 from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
 from ctr.datasets.synthetic_ipinyou import write_ipinyou
 from ctr.datasets.text import Table, read_header, read_tables
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, DataError
 
 # The fields in model order, with the published vocabulary of the training rows less its "other".
 VOCABULARIES = dict(
@@ -92,22 +92,24 @@ def locate(raw: Path) -> list[Path]:
     """All files to read, in order: each day's click log before its impressions, training before test files."""
     if not raw.is_dir():
         if raw.name.startswith(("imp.", "clk.", "leaderboard.")):
-            raise CtrError(f"{raw}: one log says nothing without the others; name the folder that holds them")
+            raise ArgumentError(f"{raw}: one log says nothing without the others; name the folder that holds them")
         return [raw]
     files = {kind: _find(raw, kind) for kind in ("imp", "clk", "leaderboard.test.data")}
     joined = {kind: _find(raw, f"{kind}.log") for kind in ("train", "test")}
     if joined["train"] or joined["test"]:
         if files["imp"]:
-            raise CtrError(
+            raise ArgumentError(
                 f"{raw}: holds joined logs (train.log.txt) and imp.YYYYMMDD.txt; name a folder with one kind"
             )
         return [path for found in joined.values() for path in found.values()]
     if not files["imp"]:
-        raise CtrError(f"{raw}: no imp.YYYYMMDD.txt of season 2 or 3 and no train.log.txt in it, plain, .bz2 or .gz")
+        raise ArgumentError(
+            f"{raw}: no imp.YYYYMMDD.txt of season 2 or 3 and no train.log.txt in it, plain, .bz2 or .gz"
+        )
     for kind, other in (("imp", "clk"), ("clk", "imp")):
         for day, path in files[kind].items():
             if day not in files[other]:
-                raise CtrError(f"{path}: no {other}.{day}.txt with it; a day needs its impressions and its clicks")
+                raise ArgumentError(f"{path}: no {other}.{day}.txt with it; a day needs its impressions and its clicks")
     pairs = [path for day in files["imp"] for path in (files["clk"][day], files["imp"][day])]
     return [*pairs, *files["leaderboard.test.data"].values()]
 
@@ -121,7 +123,7 @@ def _find(folder: Path, kind: str) -> dict[str, Path]:
         part = (match and match[1]) or ""
         if match and (not part or int(part[:8]) >= FIRST_DAY):
             if part in found:
-                raise CtrError(f"{folder}: both {found[part]} and {path}; name a folder that has one of them")
+                raise ArgumentError(f"{folder}: both {found[part]} and {path}; name a folder that has one of them")
             found[part] = path
     return dict(sorted(found.items()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError
 
 
 def locate_file(raw: Path, name: str, endings: Sequence[str]) -> Path:
@@ -15,7 +15,9 @@ def locate_file(raw: Path, name: str, endings: Sequence[str]) -> Path:
     names = [name + ending for ending in endings]
     found = [raw / name for name in names if (raw / name).exists()]
     if not found:
-        raise CtrError(f"{raw}: the folder has none of {', '.join(names)}")
+        raise ArgumentError(f"{raw}: the folder has none of {', '.join(names)}")
     if len(found) > 1:
-        raise CtrError(f"{raw}: the folder has {' and '.join(path.name for path in found)}; name one with dataset.raw")
+        raise ArgumentError(
+            f"{raw}: the folder has {' and '.join(path.name for path in found)}; name one with dataset.raw"
+        )
     return found[0]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ctr.datasets.manifest import Split, SplitRule
 from ctr.datasets.rows import Rows
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 
 Range = tuple[int, int]
 Day = tuple[int, int, int]
@@ -24,7 +24,8 @@ def split_rows(rows: Rows, rule: SplitRule, days: list[Day], test_part: list[Ran
         test_part: the rows that test if the rule names none.
 
     Raises:
-        CtrError: training or test would be empty, or a day is not in the log; the message lists the days found.
+        ArgumentError: training or test would be empty, or a day is not in the log; the message lists the days found.
+        CtrError: the log holds nothing but its test part.
     """
     if rule.test_days is not None:
         train, test = by_day(days, rule.test_days)
@@ -35,7 +36,7 @@ def split_rows(rows: Rows, rule: SplitRule, days: list[Day], test_part: list[Ran
         if not train:
             raise CtrError("the log holds nothing but its test part; days found: " + listed(days))
     else:
-        raise CtrError("neither dataset.test_days nor dataset.test_fraction says which rows test")
+        raise ArgumentError("neither dataset.test_days nor dataset.test_fraction says which rows test")
     return Split(rule, train, test, count_features(rows, train))
 
 
@@ -45,7 +46,7 @@ def by_position(rows: int, test_fraction: float) -> tuple[list[Range], list[Rang
     share = Fraction(test_fraction).limit_denominator(1_000_000)
     train = int((1 - share) * rows)
     if not 0 < train < rows:
-        raise CtrError(
+        raise ArgumentError(
             f"dataset.test_fraction={test_fraction:g} leaves {train:,} of {rows:,} rows to train on; "
             "training and test both need at least one"
         )
@@ -55,12 +56,12 @@ def by_position(rows: int, test_fraction: float) -> tuple[list[Range], list[Rang
 def by_day(days: list[Day], test_days: list[int]) -> tuple[list[Range], list[Range]]:
     """The rows of the test days test, all others train, both in the order of the log."""
     if missing := sorted(set(test_days) - {day for day, _, _ in days}):
-        raise CtrError(f"dataset.test_days: {missing} not in the log; days found: {listed(days)}")
+        raise ArgumentError(f"dataset.test_days: {missing} not in the log; days found: {listed(days)}")
     train = [(start, stop) for day, start, stop in days if day not in test_days]
     test = [(start, stop) for day, start, stop in days if day in test_days]
     if not train or not test:
         part = "test" if train else "train on"
-        raise CtrError(f"dataset.test_days={test_days} leaves no day to {part}; days found: {listed(days)}")
+        raise ArgumentError(f"dataset.test_days={test_days} leaves no day to {part}; days found: {listed(days)}")
     return train, test
 
 

@@ -18,9 +18,10 @@ from ctr.datasets.columns import FLOAT, LABEL, TEXT
 from ctr.datasets.lines import BLOCK_BYTES
 from ctr.datasets.schema import Block, Dataset, Field, Reading
 from ctr.datasets.text import read_header, read_tables
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, DataError
 
 BATCH_ROWS = 1 << 16
+USUAL_DELIMITERS = (",", ";", "\t", "|")
 
 
 def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), delimiter: str = ",") -> Dataset:
@@ -58,7 +59,7 @@ def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), deli
         header = read_header(path, delimiter, expected)
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise DataError(path, 1, f"more than one column is called {', '.join(twice)}; expected {expected}")
-        _check_names(path, 1, names, header)
+        _check_names(path, names, header, _other_delimiter(header, delimiter))
         types = {label: LABEL, **dict.fromkeys(categorical, TEXT), **dict.fromkeys(dense, FLOAT)}
         columns = {name: types.get(name) for name in header}
         for table in read_tables(path, columns, delimiter, reading, header=True, quoted=True):
@@ -78,13 +79,22 @@ def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), deli
 
 def _locate(raw: Path) -> list[Path]:
     if raw.is_dir():
-        raise CtrError(f"{raw}: is a folder; name the CSV or Parquet file with dataset.raw")
+        raise ArgumentError(f"{raw}: is a folder; name the CSV or Parquet file with dataset.raw")
     return [raw]
 
 
-def _check_names(path: Path, line: int | None, names: Sequence[str], found: Sequence[str]) -> None:
+def _check_names(path: Path, names: Sequence[str], found: Sequence[str], hint: str = "") -> None:
     if missing := [name for name in names if name not in found]:
-        raise DataError(path, line, f"no column {', '.join(missing)}; the columns are {', '.join(found)[:500]}")
+        raise ArgumentError(f"{path}: no column {', '.join(missing)}; the columns are {', '.join(found)[:500]}{hint}")
+
+
+def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
+    """What to add to a message on a header that has hardly a column, but another usual delimiter."""
+    others = [other for other in USUAL_DELIMITERS if other != delimiter and any(other in name for name in header)]
+    if len(header) > 1 or not others:
+        return ""
+    shown = others[0].replace("\t", r"\t")
+    return f"; if they are separated by {shown}: \"dataset.delimiter='{shown}'\""
 
 
 def _is_parquet(path: Path) -> bool:
@@ -101,7 +111,7 @@ def _parquet(
             reading.advance(path, 0, piece)
     try:
         with pq.ParquetFile(path) as file:
-            _check_names(path, None, names, file.schema_arrow.names)
+            _check_names(path, names, file.schema_arrow.names)
             first = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(names)):
                 yield _checked(path, batch, label, names[len(names) - num_dense :], first, reading)

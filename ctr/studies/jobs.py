@@ -15,10 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
 from ctr import rates
-from ctr.cli import ArgumentError, open_data
+from ctr.cli import open_data
 from ctr.commands import command_line, override
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
+from ctr.errors import TooFewRows
 from ctr.store import Store, job_key
 from ctr.studies.options import Job
 
@@ -89,7 +90,7 @@ class Planner:
         rows_train = data.split.rows_train
         if config.train_rows is not None:
             if config.train_rows > rows_train:
-                raise ArgumentError(f"train_rows={config.train_rows:,}; there are {rows_train:,} rows to train on")
+                raise TooFewRows(config.train_rows, rows_train)
             rows_train = config.train_rows
         held_out = round(config.holdout * rows_train)
         return Planned(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from ctr.cli import ArgumentError
+from ctr.errors import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

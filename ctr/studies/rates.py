@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError
 from ctr.studies import paper
 from ctr.studies.options import Options
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
@@ -50,7 +50,7 @@ def choose(
     "auto" asks for table 5's runs and takes the best mean AUC; "paper" takes table 5's number for the model.
 
     Raises:
-        CtrError: the paper has no number for an optimizer with this model.
+        ArgumentError: the paper has no number for an optimizer with this model.
     """
     wanted = [(name, length) for name in dict.fromkeys(plain(opt) for opt in opts) for length in steps]
     if options.lr == "paper":
@@ -122,6 +122,6 @@ def _published(options: Options, opt: str) -> float:
     try:
         return paper.TABLE5[opt][options.model]
     except KeyError:
-        raise CtrError(
+        raise ArgumentError(
             f"lr=paper: the paper has no learning rate for {opt} with {options.model}; try lr=auto"
         ) from None

@@ -11,8 +11,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from ctr.cli import ArgumentError
-from ctr.errors import DIVERGED
+from ctr.errors import DIVERGED, ArgumentError
 from ctr.studies.options import POINTS, Ask, Job, Options
 
 Key = TypeVar("Key", bound=Hashable)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ctr.errors import ArgumentError, TooFewRows
 from ctr.studies import figures, markdown, matched, rates, stream_text
 from ctr.studies.curves import auc_at
 from ctr.studies.options import Ask, Findings, Job, Options
@@ -84,7 +85,21 @@ class Cell:
 
 
 def study(ask: Ask, options: Options) -> Findings:
-    """Every method at every length of stream and every lambda21; the learning rate by the rule at each length."""
+    """Every method at every length of stream and every lambda21; the learning rate by the rule at each length.
+
+    Raises:
+        ArgumentError: a stream is to be longer than the rows to train on.
+    """
+    try:
+        return _study(ask, options)
+    except TooFewRows as error:
+        raise ArgumentError(
+            f"steps={options.steps}: {error.asked // BATCH:,} batches of {BATCH} rows are {error.asked:,} rows, but "
+            f"there are {error.there:,} to train on; expected at most {error.there // BATCH:,}"
+        ) from error
+
+
+def _study(ask: Ask, options: Options) -> Findings:
     runs = Runs(ask)
     found = rates.choose(runs, options, ["adam"], options.steps)
     lrs = {steps: found.get(("adam", steps), rates.NONE) for steps in options.steps}

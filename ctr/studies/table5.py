@@ -88,8 +88,9 @@ def _line(options: Options, opt: str, found: Found, chosen: Rate) -> str:
     if others:
         second = max(others, key=lambda lr: means[lr])
         p = student(*(aucs(found[lr, seed] for seed in options.seeds) for lr in (chosen.value, second)))
-        ahead = markdown.difference(means[chosen.value] - means[second])
-        line += f" The next best is {markdown.power(second)}, {ahead} ahead of it (p = {markdown.p_value(p)})."
+        behind = words.difference(means[chosen.value] - means[second])
+        sure = "" if math.isnan(p) else f" (p = {markdown.p_value(p)})"
+        line += f" The next best, {markdown.power(second)}, is {behind} behind{sure}."
     return line
 
 

@@ -23,7 +23,7 @@ def winner(a: str, b: str, comparison: Comparison) -> str:
     if gain == 0:
         return f"{a} and {b} are equal"
     first = a if gain > 0 else b
-    by = markdown.difference(abs(gain)).lstrip("+")
+    by = difference(gain)
     if math.isnan(comparison.student):
         return f"{first} is higher by {by} (no p-value: too few seeds or no spread)"
     verb = "wins" if comparison.student < SIGNIFICANT else "is higher, not significantly,"
@@ -48,8 +48,20 @@ def sign_agrees(ours: float, papers: float) -> str:
         return "no difference of ours to compare"
     if round(papers, 6) == 0:
         return "the paper has a tie"
+    if _rounds_to_zero(ours):
+        return f"a tie to four digits, where the paper has {markdown.difference(papers)}"
     word = "agrees" if ours * papers > 0 else "disagrees"
     return f"the sign {word} with the paper's {markdown.difference(papers)}"
+
+
+def difference(value: float) -> str:
+    """How large it is, without its sign: ``.0034``."""
+    return "less than .0001" if _rounds_to_zero(value) else markdown.difference(abs(value)).lstrip("+")
+
+
+def _rounds_to_zero(difference: float) -> bool:
+    """To the four digits that are shown."""
+    return round(difference, 4) == 0
 
 
 def near(ours: Summary, papers: float) -> str:

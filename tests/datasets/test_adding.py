@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from omegaconf import MISSING
 
-from ctr.cli import ArgumentError, make_dataset, open_data
+from ctr.cli import make_dataset, open_data
 from ctr.config import SCHEMAS, DatasetConfig
 from ctr.datasets import DATASETS
 from ctr.datasets.prepared import read_vocabulary
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from tests.commands import composed
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-dataset.md").read_text()
@@ -62,6 +62,13 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log.txt").write_text(LOG.replace("2024-05-02", "2 May"))
     with pytest.raises(DataError, match="line 3: column day is '2 May'; expected a day like 2024-05-01"):
         open_data(config.dataset)
+    config.dataset.words = 0
+    with pytest.raises(ArgumentError, match=r"dataset\.words=0; expected at least 1"):
+        open_data(config.dataset)
+    config.dataset.words, config.dataset.raw = 2, "nothing"
+    with pytest.raises(ArgumentError, match="no raw log at nothing") as missing:
+        open_data(config.dataset)
+    assert "dataset.source" not in str(missing.value)  # it has no generator
 
 
 @pytest.mark.parametrize("command", ["train", "prepare"])

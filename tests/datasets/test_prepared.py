@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctr import cli
 from ctr.datasets import criteo
 from ctr.datasets import lines as text_lines
 from ctr.datasets.manifest import Manifest, SplitRule
@@ -255,3 +256,17 @@ def test_touched_input_is_noticed(raw: Path, tmp_path: Path) -> None:
     later = time.time() + 10
     os.utime(raw, (later, later))
     assert not prepared(raw, tmp_path / "out").reused
+
+
+@pytest.mark.parametrize(
+    ("test_days", "warned"),
+    [([20141022], "up to 20141023"), ([20141021, 20141022], "up to 20141023"), ([20141023], None)],
+)
+def test_days_before_those_trained_on_are_warned_of(
+    test_days: list[int], warned: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    cli._warn_once.cache_clear()
+    cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
+    cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
+    assert len(caplog.messages) == (warned is not None)
+    assert warned is None or warned in caplog.text

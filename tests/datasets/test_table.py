@@ -11,7 +11,7 @@ import pytest
 from ctr.datasets import table
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from tests.datasets.logs import Read, read_all
 
 CSV = 'when,bought,city,"unit, of age",age\n1,0,"Paris, TX",y,1.5\n2,1,,m,\n3,0,"say ""hi""",y,-2e1\n'
@@ -94,7 +94,7 @@ def test_unfit_files(tmp_path: Path) -> None:
     path = parquet(tmp_path / "mine", age=["a", "b", "c"])
     with pytest.raises(DataError, match="column age is of type string, which does not fit"):
         read_all(make(), path)
-    with pytest.raises(DataError, match="no column town; the columns are when, bought"):
+    with pytest.raises(ArgumentError, match="no column town; the columns are when, bought"):
         read_all(make(categorical=["town"]), path)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match="not a sound Parquet file"):
@@ -107,9 +107,24 @@ def test_unfit_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a,b\n1,2\n", "no column bought, unit, of age, city, age; the columns are a, b"),
+        ("bought;city\n1;2\n", "bought;city; if they are separated by ;: \"dataset.delimiter=';'\""),
+        ("bought\tcity\n1\t2\n", "if they are separated by \\t: \"dataset.delimiter='\\t'\""),
+    ],
+)
+def test_columns_that_are_not_there(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(ArgumentError) as error:
+        read_all(make(), path)
+    assert str(error.value).endswith(problem)
+
+
+@pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("a,b\n1,2\n", 1, "no column bought, unit, of age, city, age; the columns are a, b"),
         ("bought,bought\n1,2\n", 1, "more than one column is called bought"),
         (CSV + "4,2,x,y,1\n", 5, "column bought is '2'; expected 0 or 1"),
         (CSV + "4,1,x,y,inf\n", 5, "column age is 'inf'; expected a finite number"),

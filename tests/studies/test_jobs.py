@@ -1,14 +1,15 @@
 """From a job's overrides to its configuration, key and command line."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ctr.cli import ArgumentError
 from ctr.commands import command_line, override
 from ctr.config import config_hash, plain_dict
+from ctr.errors import ArgumentError
 from ctr.store import Store
 from ctr.studies import jobs
 from ctr.studies.jobs import Planned, Planner
@@ -25,6 +26,19 @@ def test_overrides_are_read_as_they_were_meant(value: object) -> None:
     (line,) = shlex.split(command_line("m", {"key": value}))[3:]
     assert line == override("key", value)
     assert OverridesParser.create().parse_override(line).value() == value
+
+
+@pytest.mark.parametrize(
+    "value", ["/a b/c.txt", "it's", '"', "`date`", "$HOME", "a\\b!", ["user id", "it;em"], [0.1, 1]]
+)
+def test_a_command_line_can_be_pasted_into_a_shell(value: object) -> None:
+    line = command_line("m", {"key": value}).replace("python -m m", "printf %s")
+    assert subprocess.run(["sh", "-c", line], capture_output=True, text=True).stdout == override("key", value)
+
+
+def test_text_in_quotes_stays_readable() -> None:
+    line = command_line("m", {"dataset.raw": "my file.csv", "dataset.categorical": ["user id"]})
+    assert line == """python -m m "dataset.raw='my file.csv'" "dataset.categorical=['user id']\""""
 
 
 def a_planner(folder: Path, **always: object) -> Planner:

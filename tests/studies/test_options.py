@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ctr.cli import ArgumentError
+from ctr.errors import ArgumentError
 from tests.studies.oracle import options
 
 

@@ -5,8 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from ctr.cli import ArgumentError
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.studies import fig2, fig3, table3, table4, table8
 from ctr.studies.options import Job
 from ctr.studies.registry import STUDIES

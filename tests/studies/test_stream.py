@@ -1,8 +1,12 @@
 """AUC against rows seen: lengths, matching, what is compared with what."""
 
+from collections.abc import Sequence
+
+import pandas as pd
 import pytest
 from scipy import stats
 
+from ctr.errors import ArgumentError, TooFewRows
 from ctr.studies import stream
 from ctr.studies.options import Job
 from tests.studies.oracle import Oracle, features, options
@@ -130,3 +134,15 @@ def test_too_short_a_log_is_a_gap() -> None:
     findings = stream.study(Oracle(short), options(**asked()))
     assert findings.table[findings.table.steps == 1000].auc_mean.isna().all()
     assert "train_rows=512,000; there are 100,000" in findings.text
+
+
+def test_streams_longer_than_the_log_are_refused_by_their_option() -> None:
+    def ask(jobs: Sequence[Job]) -> pd.DataFrame:
+        raise TooFewRows(asked=1000 * 512, there=100_000)
+
+    with pytest.raises(ArgumentError) as error:
+        stream.study(ask, options(**asked()))
+    assert str(error.value) == (
+        "steps=[100, 1000]: 1,000 batches of 512 rows are 512,000 rows, but there are 100,000 to train on; "
+        "expected at most 195"  # 100,000 / 512 = 195.3
+    )

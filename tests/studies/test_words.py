@@ -6,6 +6,7 @@ from ctr.studies import words
 from ctr.studies.options import Job
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
+from ctr.studies.statistics import compare
 from tests.studies.oracle import Oracle, features, options
 
 
@@ -83,3 +84,30 @@ def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert (
         f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ([0.70, 0.71], [0.70, 0.71], "A and B are equal"),
+        ([0.70003, 0.71], [0.70, 0.71], "A is higher, not significantly, by less than .0001 (p = "),
+        ([0.70, 0.71], [0.70003, 0.71], "B is higher, not significantly, by less than .0001 (p = "),
+        ([0.800, 0.801], [0.700, 0.701], "A wins by .1000 (p = 5.00e-5)"),
+    ],
+)
+def test_a_difference_that_rounds_to_nothing_is_said_to_be_small(a: list[float], b: list[float], said: str) -> None:
+    assert words.winner("A", "B", compare(a, b)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("ours", "papers", "said"),
+    [
+        (0.00006, 0.0004, "the sign agrees with the paper's +.0004"),
+        (-0.00006, 0.0004, "the sign disagrees with the paper's +.0004"),
+        (-0.00003, 0.0004, "a tie to four digits, where the paper has +.0004"),
+        (0.0, -0.0004, "a tie to four digits, where the paper has −.0004"),
+        (0.01, 0.0, "the paper has a tie"),
+    ],
+)
+def test_a_tie_has_no_sign_to_agree(ours: float, papers: float, said: str) -> None:
+    assert words.sign_agrees(ours, papers) == said

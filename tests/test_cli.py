@@ -1,0 +1,87 @@
+"""One rule for exit codes: 2 where the arguments ask for what is not there or cannot be, 1 for failures on the way."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ctr.cli import _exit_code, message, open_data
+from ctr.train import job
+from tests.commands import command, composed
+from tests.datasets.criteo_text import lines, write
+
+CSV = ["dataset=csv", "dataset.label=y", "dataset.categorical=[a]", "dataset.raw=mine.csv"]
+AVAZU = ["dataset=avazu", "dataset.source=sample", "dataset.sample_rows=200"]
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("mine.csv").write_text("y,a\n1,x\n0,y\n")
+    write(Path("train.txt"), lines(50))
+    write(Path("bad.txt"), [*lines(50), "0\tx"])
+
+
+def outcome(*overrides: str) -> tuple[int, str]:
+    """Exit code and message of opening the data and of a whole run."""
+    seen = set()
+    config = composed("train", "tracking=none", *overrides)
+    for action in (lambda: open_data(config.dataset), lambda: job(config, Path("run"))):  # type: ignore[arg-type]
+        with pytest.raises(Exception) as error:  # noqa: PT011  # whatever it is: its code is asked for
+            action()
+        seen.add((_exit_code(error.value), message(error.value)))
+    (found,) = seen
+    return found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["dataset=criteo", "dataset.raw=nothing"], "no raw log at nothing"),
+        (["dataset=criteo", "dataset.raw=empty"], "empty: the folder has none of train.txt"),
+        (["dataset=ipinyou", "dataset.raw=empty"], "empty: no imp.YYYYMMDD.txt of season 2 or 3"),
+        ([*CSV, "dataset.raw=empty"], "empty: is a folder"),
+        ([*CSV, "dataset.label=click"], "mine.csv: no column click; the columns are y, a"),
+        ([*AVAZU, "dataset.test_days=[20200101]"], r"\[20200101\] not in the log; days found: "),
+        (["dataset=criteo", "dataset.raw=train.txt", "dataset.test_fraction=1e-9"], "leaves 50 of 50 rows to train on"),
+        ([*CSV, "dataset.source=sample"], "there are no generated rows for dataset=csv"),
+    ],
+)
+def test_what_the_arguments_ask_for_is_not_there(overrides: list[str], text: str) -> None:
+    code, said = outcome(*overrides)
+    assert code == 2
+    assert re.search(text, said)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (["dataset=criteo", "dataset.raw=bad.txt"], "bad.txt, line 51: 2 columns"),
+        ([*CSV, "dataset.label=a", "dataset.categorical=[y]"], "mine.csv, line 2: column a is 'x'; expected 0 or 1"),
+    ],
+)
+def test_what_fails_on_the_way(overrides: list[str], text: str) -> None:
+    code, said = outcome(*overrides)
+    assert code == 1
+    assert text in said
+
+
+def test_no_rate_for_auto_is_a_wrong_argument() -> None:
+    config = composed("train", "tracking=none", "dataset=criteo", "dataset.raw=train.txt", "opt.lr=auto")
+    with pytest.raises(Exception, match="no learning rate was chosen") as error:
+        job(config, Path("run"))  # type: ignore[arg-type]
+    assert _exit_code(error.value) == 2
+
+
+@pytest.mark.parametrize("name", ["train", "prepare", "reproduce"])
+def test_ctrl_c_while_the_libraries_load(name: str) -> None:
+    """A stand-in for Hydra presses it."""
+    Path("hydra.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    done = command(Path(), f"ctr.{name}", "dataset=criteo")
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_only_what_can_be_generated_is_said_to_be() -> None:
+    assert "dataset.source=sample" in outcome("dataset=criteo", "dataset.raw=nothing")[1]
+    assert "dataset.source" not in outcome(*CSV, "dataset.raw=nothing")[1]
