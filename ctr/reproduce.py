@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
-from ctr.cli import ArgumentError, report_failure, run_command
+from ctr.cli import ArgumentError, open_data, report_failure, run_command
 from ctr.config import ReproduceConfig
 from ctr.errors import DIVERGED, CtrError
 from ctr.files import atomic_folder, atomic_write_text
@@ -33,6 +33,7 @@ from ctr.tracking import SQLITE, flatten
 if TYPE_CHECKING:
     from ctr.studies.options import Findings, Options, Study
     from ctr.studies.runner import Runner
+    from ctr.studies.subject import Subject
 
 TRAIN_JOBS = "ctr.train:jobs"
 COMMANDS = "commands.txt"  # in the folder of every result
@@ -133,10 +134,24 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
     if config.folder is not None:
         return Path(config.folder)
     source = config.dataset.source.value
-    names = [config.name, config.dataset.name]
-    names += [config.model.name] if "model" in given else []
-    names += [name for name, usual in ((config.select.value, "test"), (source, "raw")) if name != usual]
+    names = [config.name, config.dataset.name, *_chosen(config, given)]
+    names += [source] if source != "raw" else []
     return Path("runs/studies", "-".join(names))
+
+
+def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
+    """What tells a result from others of the same study on the same data."""
+    names = [config.model.name] if "model" in given else []
+    return names + ([config.select.value] if config.select.value != "test" else [])
+
+
+def subject_of(config: ReproduceConfig, given: list[str]) -> Subject:
+    """What a study is about, once its data was prepared."""
+    from ctr.studies.subject import Subject
+
+    data = open_data(config.dataset, quiet=True).manifest
+    chosen = tuple(_chosen(config, given))
+    return Subject(config.name, config.dataset.name, chosen, data.rows, data.recipe.source, data.data_hash)
 
 
 def expect_own(folder: Path, config: ReproduceConfig) -> None:
@@ -209,13 +224,14 @@ def reproduce(
             if not runner.failures or isinstance(error, ArgumentError):
                 raise
             raise CtrError(f"{error}; {_summary(runner.failures, runner)}") from error
-    _write(findings, runner, folder, f"{config.name} on {options.dataset}")
+    subject = subject_of(config, given)
+    _write(findings, runner, folder, subject.title)
     if config.name == "table5":
         _record_rates(runner, options, findings)
     print(findings.text)
     print(f"  {'written to':<17} {os.path.relpath(folder)}")
     if config.tracking.name == "mlflow":
-        _publish(config, findings, folder)
+        _publish(config, findings, folder, subject)
     failed = _failures(runner, findings)
     if failed:
         raise CtrError(_summary(failed, runner))
@@ -260,11 +276,11 @@ def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None
         write(findings, tmp, title)
 
 
-def _publish(config: ReproduceConfig, findings: Findings, folder: Path) -> None:
+def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject: Subject) -> None:
     from ctr.studies.report import publish
 
     uri = config.tracking.uri
-    links = publish(findings, folder, uri, config.tracking.experiment, config.name, config.dataset.name)
+    links = publish(findings, folder, uri, config.tracking.experiment, subject)
     local = uri.startswith(SQLITE)
     at = links.at(SERVER if local else uri)
     print(f"  {'dashboard':<17} {at.dashboard}{'  (make dashboard starts the server)' if local else ''}")

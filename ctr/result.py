@@ -12,6 +12,7 @@ from ctr import memory
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
+from ctr.store import CODE
 from ctr.trainer import Evaluation, TrainingRun
 
 
@@ -42,6 +43,7 @@ class Result:
     peak_rss_bytes: int
     config_hash: str
     data_hash: str
+    code_hash: str
     git_sha: str | None
     source: str
     rows_skipped: int
@@ -90,6 +92,7 @@ def summarise(
         peak_rss_bytes=memory.peak(),
         config_hash=ctr.config.config_hash(config),
         data_hash=data.manifest.data_hash,
+        code_hash=CODE,
         git_sha=git_sha(),
         source=data.manifest.recipe.source,
         rows_skipped=data.manifest.rows_skipped,

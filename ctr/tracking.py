@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -78,12 +78,19 @@ class MlflowTracker:
         experiment: name of the experiment, made if missing.
         run_name: shown in the list of runs.
         tags: what the run can be found by from the start.
+        earlier: a search for a run to go on with, under the new name, instead of making one; the latest that matches.
+
+    Attributes:
+        run_id: MLflow's.
+        renewed: whether it is an earlier run.
 
     Raises:
         CtrError: the store cannot be reached or used.
     """
 
-    def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None, earlier: str = ""
+    ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else minutes pass at a server that is not there
         from mlflow.exceptions import MlflowException
@@ -92,10 +99,16 @@ class MlflowTracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables"
         try:
             self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
-            run = self._client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {}))
+            found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
+            self.renewed = bool(found)
+            if self.renewed:
+                self._client.update_run(found[0].info.run_id, name=run_name)
+                run = found[0]
+            else:
+                run = self._client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {}))
         except MlflowException as error:
             raise CtrError(f"tracking.uri={uri}: {error.message}") from error
-        self.run_id: str = run.info.run_id
+        self._uri, self.run_id = uri, str(run.info.run_id)
         self._pending: list[Metric] = []
 
     def parameters(self, values: Mapping[str, object]) -> None:
@@ -125,6 +138,15 @@ class MlflowTracker:
 
     def artifact(self, path: Path) -> None:
         self._client.log_artifact(self.run_id, str(path))
+
+    def remove_artifacts(self, keep: Collection[str]) -> None:
+        """Of the files that an earlier run left, those that are not to stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        store = get_artifact_repository(self._client.get_run(self.run_id).info.artifact_uri, tracking_uri=self._uri)
+        for artifact in self._client.list_artifacts(self.run_id):
+            if artifact.path not in keep:
+                store.delete_artifacts(artifact.path)
 
     def text(self, name: str, text: str) -> None:
         self._client.log_text(self.run_id, text, name)

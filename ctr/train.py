@@ -44,7 +44,7 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import CONFIG, RESULT, Store, confirm, job_key
+from ctr.store import CODE, CONFIG, RESULT, Store, confirm, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
@@ -116,6 +116,7 @@ class Member:
                 "source": data.manifest.recipe.source,
                 "config_hash": config_hash,
                 "data_hash": data_hash,
+                "code_hash": CODE,
                 "git_sha": git_sha() or "unknown",
             }
         )

@@ -1,7 +1,7 @@
 """Takes the pictures of README: a study's runs, its dashboard and its report in MLflow, as a person sees them.
 
-    python scripts/screenshots.py --study table2 --dataset criteo                 from mlflow.db into docs/images/
-    python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study fig1 --dataset avazu --out /tmp/pictures
+    python scripts/screenshots.py --study "table2 on criteo"                 from mlflow.db into docs/images/
+    python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study "fig1 on avazu" --out /tmp/pictures
 
 Needs a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on the
 PATH or named by CHROMIUM.
@@ -100,16 +100,16 @@ def main() -> None:
         description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--uri", default="sqlite:///mlflow.db", help="the database (default: %(default)s)")
-    parser.add_argument("--study", required=True, help="table2, fig1, ...")
-    parser.add_argument("--dataset", required=True, help="criteo, avazu, ipinyou, csv")
+    parser.add_argument("--study", required=True, help="how its title begins: table2 on criteo")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (default: %(default)s)")
     options = parser.parse_args()
     with serving(options.uri, 0) as (server, _):
-        studies = published(options.uri)
-        if (options.study, options.dataset) not in studies:
-            there = ", ".join(f"{study} on {dataset}" for study, dataset in studies) or "none"
-            raise ArgumentError(f"{options.uri}: no report of {options.study} on {options.dataset}; published: {there}")
-        links = studies[options.study, options.dataset].at(server)
+        studies = dict(published(options.uri).values())
+        named = [title for title in studies if title.startswith(options.study)]
+        if len(named) != 1:
+            there = "; ".join(studies) or "none"
+            raise ArgumentError(f"--study {options.study}: {len(named)} titles begin so; published: {there}")
+        links = studies[named[0]].at(server)
         options.out.mkdir(parents=True, exist_ok=True)
         with browser() as page:
             for name, show in {"runs": open_runs, "dashboard": open_dashboard, "report": open_report}.items():
