@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
 
+from ctr import processes
 from ctr.errors import CtrError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 SQLITE = "sqlite:///"
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
+PROCESS = "process"  # the tag that says whose run it is
 
 
 class Tracker(Protocol):
@@ -73,6 +75,9 @@ class NoTracker:
 class MlflowTracker:
     """One MLflow run. Curves are kept back and sent in batches.
 
+    Runs in the experiment that a killed process left running are recorded as killed, where it is certain that it is no
+    more (`ctr.processes`).
+
     Args:
         uri: tracking URI; a ``sqlite:///`` database is made if missing, also when several processes want it at once.
         experiment: name of the experiment, made if missing.
@@ -99,13 +104,16 @@ class MlflowTracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables"
         try:
             self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
+            _close_left(self._client, experiment_id)
             found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
             if self.renewed:
                 self._client.update_run(found[0].info.run_id, name=run_name)
                 run = found[0]
             else:
-                run = self._client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {}))
+                mark = processes.mark()
+                marks = {} if mark is None else {PROCESS: mark}
+                run = self._client.create_run(experiment_id, run_name=run_name, tags={**(tags or {}), **marks})
         except MlflowException as error:
             raise CtrError(f"tracking.uri={uri}: {error.message}") from error
         self._uri, self.run_id = uri, str(run.info.run_id)
@@ -154,6 +162,13 @@ class MlflowTracker:
     def finish(self, status: Status) -> None:
         self._flush()
         self._client.set_terminated(self.run_id, status)
+
+
+def _close_left(client: MlflowClient, experiment_id: str) -> None:
+    """Records as killed what ``kill -9`` or a crash left running."""
+    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' AND tags.{PROCESS} != ''"):
+        if processes.ended(run.data.tags[PROCESS]):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> tuple[MlflowClient, Any]:
