@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -87,8 +86,6 @@ class Store:
         """
         with self.lock(key):
             if not force and self.result(key) is not None:
-                earlier = os.path.relpath(self.folder(key) / RESULT)
-                print(f"  finished earlier: {earlier} (force=true runs it again)")
                 return False
             run()
             self._confirm(key, folder)
