@@ -10,6 +10,7 @@ import ctr.environment  # before torch
 
 # isort: split
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
 from ctr.cli import ArgumentError, open_data, report_failure, run_command
+from ctr.commands import override
 from ctr.config import ReproduceConfig
 from ctr.errors import DIVERGED, CtrError
 from ctr.files import atomic_folder, atomic_write_text
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from ctr.studies.subject import Subject
 
 TRAIN_JOBS = "ctr.train:jobs"
-COMMANDS = "commands.txt"  # in the folder of every result
+COMMANDS, SETTINGS = "commands.txt", "settings.json"  # in the folder of every result
 # Keys of +train that a study sets for each of its runs, and what to give in their place.
 INSTEAD = {
     "seed": "seeds=[0,1]",
@@ -173,6 +175,23 @@ def expect_own(folder: Path, config: ReproduceConfig) -> None:
         raise ArgumentError(f"folder={folder} holds files that are not a study's; expected a new or an empty folder")
 
 
+def settings_of(config: ReproduceConfig) -> dict[str, object]:
+    """What a result was made with, by dotted name; without where things lie and how they are run."""
+    elsewhere = ("dataset.prepared", "folder", "jobs", "tracking.", "workers")
+    return {k: v for k, v in flatten(ctr.config.plain_dict(config)).items() if not k.startswith(elsewhere)}
+
+
+def warn_of_replacing(folder: Path, settings: dict[str, object]) -> None:
+    """Says in what an earlier result that is going to be replaced differs, while there is time to stop."""
+    if not (folder / SETTINGS).exists():
+        return
+    earlier = json.loads((folder / SETTINGS).read_text())
+    differs = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
+    if differs:
+        was = " ".join(override(key, earlier.get(key)) for key in differs)
+        print(f"  {os.path.relpath(folder)} holds a result with {was}: it will be replaced; folder=PATH keeps it")
+
+
 def reproduce(
     config: ReproduceConfig, given: list[str], study: Study | None = None, taken: set[Path] | None = None
 ) -> None:
@@ -202,6 +221,8 @@ def reproduce(
                 "as in 'folder=runs/sweep/${name}-${dataset.name}-${select}'"
             )
         taken.add(folder.resolve())
+    settings = settings_of(config)
+    warn_of_replacing(folder, settings)
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
@@ -225,7 +246,7 @@ def reproduce(
                 raise
             raise CtrError(f"{error}; {_summary(runner.failures, runner)}") from error
     subject = subject_of(config, given)
-    _write(findings, runner, folder, subject.title)
+    _write(findings, runner, folder, subject.title, settings)
     if config.name == "table5":
         _record_rates(runner, options, findings)
     print(findings.text)
@@ -268,11 +289,12 @@ def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
     return f"{len(failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
-def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:
+def _write(findings: Findings, runner: Runner, folder: Path, title: str, settings: dict[str, object]) -> None:
     from ctr.studies.report import write
 
     with atomic_folder(folder) as tmp:
         atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in runner.commands.values()))
+        atomic_write_text(tmp / SETTINGS, json.dumps(settings, indent=2) + "\n")
         write(findings, tmp, title)
 
 
