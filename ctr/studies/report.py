@@ -169,8 +169,10 @@ def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, sub
     runs = list(_search(client, [experiment_id], "attributes.status = 'FINISHED' AND metrics.auc > 0"))
     colors = {run.data.tags["method"]: run.data.tags[COLOR] for run in runs if {"method", COLOR} <= {*run.data.tags}}
     missing = set(roles)
-    ours = {_method(run.data.params) for run in runs if _hashes(run.data.tags) in roles}
-    for method in sorted(ours, key=lambda name: (not name.startswith("group"), name)):
+    # What the figures show gets its colours first, in the order in which it was asked for: as on the page.
+    places = {key: (role != SHOWN, number) for number, (key, role) in enumerate(roles.items())}
+    ours = [(places[key], _method(run.data.params)) for run in runs if (key := _hashes(run.data.tags)) in places]
+    for _, method in sorted(ours):
         _color(method, colors)
     for run in runs:  # the latest first
         tags = run.data.tags

@@ -119,11 +119,13 @@ def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path
     """Not what was tried on the way, such as other learning rates."""
     uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
     invented.track(uri, jobs)
-    chosen = replace(invented.findings(jobs), points=invented.findings(jobs.head(15)).points)
+    chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
     report.publish(chosen, tmp_path / "study", uri, "ctr", SUBJECT)
     found = search(uri, dashboard.run_filter(SUBJECT.key))
-    assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].head(15)}
+    assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
     assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
+    colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
+    assert colors == dict(zip(("adam, pruned by norm", "group_adam"), page.PALETTE, strict=False))  # the shown first
     report.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, "ctr", SUBJECT)
     assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
