@@ -115,9 +115,9 @@ def main() -> None:
     with serving(options.uri, options.port) as (address, server):
         try:
             print(f"MLflow on {options.uri}: {address}   (Ctrl-C ends it)")
-            for (study, dataset), links in report.published(options.uri).items():
+            for title, links in report.published(options.uri).values():
                 whole = links.at(address)
-                print(f"\n{study} on {dataset}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")
+                print(f"\n{title}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")
                 print(f"  page       {whole.page}")
             sys.stdout.flush()
             code = server.wait()

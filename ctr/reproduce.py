@@ -10,6 +10,7 @@ import ctr.environment  # before torch
 
 # isort: split
 
+import json
 import math
 import os
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
-from ctr.cli import report_failure, run_command
+from ctr.cli import open_data, report_failure, run_command
+from ctr.commands import override
 from ctr.config import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
 from ctr.files import atomic_folder, atomic_write_text
@@ -33,9 +35,10 @@ from ctr.tracking import SQLITE, flatten
 if TYPE_CHECKING:
     from ctr.studies.options import Findings, Options, Study
     from ctr.studies.runner import Runner
+    from ctr.studies.subject import Subject
 
 TRAIN_JOBS = "ctr.train:jobs"
-COMMANDS = "commands.txt"  # in the folder of every result
+COMMANDS, SETTINGS = "commands.txt", "settings.json"  # in the folder of every result
 # Keys of +train that a study sets for each of its runs, and what to give in their place.
 INSTEAD = {
     "seed": "seeds=[0,1]",
@@ -133,10 +136,24 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
     if config.folder is not None:
         return Path(config.folder)
     source = config.dataset.source.value
-    names = [config.name, config.dataset.name]
-    names += [config.model.name] if "model" in given else []
-    names += [name for name, usual in ((config.select.value, "test"), (source, "raw")) if name != usual]
+    names = [config.name, config.dataset.name, *_chosen(config, given)]
+    names += [source] if source != "raw" else []
     return Path("runs/studies", "-".join(names))
+
+
+def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
+    """What tells a result from others of the same study on the same data."""
+    names = [config.model.name] if "model" in given else []
+    return names + ([config.select.value] if config.select.value != "test" else [])
+
+
+def subject_of(config: ReproduceConfig, given: list[str]) -> Subject:
+    """What a study is about, once its data was prepared."""
+    from ctr.studies.subject import Subject
+
+    data = open_data(config.dataset, quiet=True).manifest
+    chosen = tuple(_chosen(config, given))
+    return Subject(config.name, config.dataset.name, chosen, data.rows, data.recipe.source, data.data_hash)
 
 
 def expect_own(folder: Path, config: ReproduceConfig) -> None:
@@ -156,6 +173,23 @@ def expect_own(folder: Path, config: ReproduceConfig) -> None:
             raise ArgumentError(f"folder={folder} holds {name}, and is replaced as a whole; expected another folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / COMMANDS).exists():
         raise ArgumentError(f"folder={folder} holds files that are not a study's; expected a new or an empty folder")
+
+
+def settings_of(config: ReproduceConfig) -> dict[str, object]:
+    """What a result was made with, by dotted name; without where things lie and how they are run."""
+    elsewhere = ("dataset.prepared", "folder", "jobs", "tracking.", "workers")
+    return {k: v for k, v in flatten(ctr.config.plain_dict(config)).items() if not k.startswith(elsewhere)}
+
+
+def warn_of_replacing(folder: Path, settings: dict[str, object]) -> None:
+    """Says in what an earlier result that is going to be replaced differs, while there is time to stop."""
+    if not (folder / SETTINGS).exists():
+        return
+    earlier = json.loads((folder / SETTINGS).read_text())
+    differs = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
+    if differs:
+        was = " ".join(override(key, earlier.get(key)) for key in differs)
+        print(f"  {os.path.relpath(folder)} holds a result with {was}: it will be replaced; folder=PATH keeps it")
 
 
 def reproduce(
@@ -187,6 +221,8 @@ def reproduce(
                 "as in 'folder=runs/sweep/${name}-${dataset.name}-${select}'"
             )
         taken.add(folder.resolve())
+    settings = settings_of(config)
+    warn_of_replacing(folder, settings)
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
@@ -209,13 +245,14 @@ def reproduce(
             if not runner.failures or isinstance(error, ArgumentError):
                 raise
             raise CtrError(f"{error}; {_summary(runner.failures, runner)}") from error
-    _write(findings, runner, folder, f"{config.name} on {options.dataset}")
+    subject = subject_of(config, given)
+    _write(findings, runner, folder, subject.title, settings)
     if config.name == "table5":
         _record_rates(runner, options, findings)
     print(findings.text)
     print(f"  {'written to':<17} {os.path.relpath(folder)}")
     if config.tracking.name == "mlflow":
-        _publish(config, findings, folder)
+        _publish(config, findings, folder, subject)
     failed = _failures(runner, findings)
     if failed:
         raise CtrError(_summary(failed, runner))
@@ -252,19 +289,20 @@ def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
     return f"{len(failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
-def _write(findings: Findings, runner: Runner, folder: Path, title: str) -> None:
+def _write(findings: Findings, runner: Runner, folder: Path, title: str, settings: dict[str, object]) -> None:
     from ctr.studies.report import write
 
     with atomic_folder(folder) as tmp:
         atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in runner.commands.values()))
+        atomic_write_text(tmp / SETTINGS, json.dumps(settings, indent=2) + "\n")
         write(findings, tmp, title)
 
 
-def _publish(config: ReproduceConfig, findings: Findings, folder: Path) -> None:
+def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject: Subject) -> None:
     from ctr.studies.report import publish
 
     uri = config.tracking.uri
-    links = publish(findings, folder, uri, config.tracking.experiment, config.name, config.dataset.name)
+    links = publish(findings, folder, uri, config.tracking.experiment, subject)
     local = uri.startswith(SQLITE)
     at = links.at(SERVER if local else uri)
     print(f"  {'dashboard':<17} {at.dashboard}{'  (make dashboard starts the server)' if local else ''}")

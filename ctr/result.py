@@ -12,6 +12,7 @@ from ctr import memory
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
+from ctr.store import CODE
 from ctr.trainer import Evaluation, TrainingRun
 
 
@@ -19,9 +20,10 @@ from ctr.trainer import Evaluation, TrainingRun
 class Result:
     """The figures of one run, as in ``result.json``.
 
-    Those of pruning are None without it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are
-    those of the rows held out. ``peak_rss_bytes`` counts from the start of the run, or of its family
-    (`ctr.train.jobs`), to its end; where the system cannot tell (`ctr.memory`), from the start of the process.
+    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
+    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out.
+    ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
+    system cannot tell (`ctr.memory`), from the start of the process.
     """
 
     dataset: str
@@ -42,6 +44,7 @@ class Result:
     peak_rss_bytes: int
     config_hash: str
     data_hash: str
+    code_hash: str
     git_sha: str | None
     source: str
     rows_skipped: int
@@ -49,6 +52,7 @@ class Result:
     calibration: float | None
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
+    opt_options: dict[str, object]
     prune_feature_rate: float | None
     finetune: float | None
     score: str | None
@@ -90,6 +94,7 @@ def summarise(
         peak_rss_bytes=memory.peak(),
         config_hash=ctr.config.config_hash(config),
         data_hash=data.manifest.data_hash,
+        code_hash=CODE,
         git_sha=git_sha(),
         source=data.manifest.recipe.source,
         rows_skipped=data.manifest.rows_skipped,
@@ -97,6 +102,7 @@ def summarise(
         calibration=_defined(figures.calibration),
         normalised_entropy=_defined(figures.normalised_entropy),
         auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
+        opt_options={name: value for name, value in ctr.config.plain_dict(config.opt).items() if name != "name"},
         prune_feature_rate=prune.get("feature_rate"),
         finetune=prune.get("finetune"),
         score=prune.get("score"),

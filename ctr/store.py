@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
@@ -48,13 +48,30 @@ class Store:
         """The figures of a finished run; None if it is not finished."""
         try:
             return json.loads((self.folder(key) / RESULT).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def lock(self, key: str) -> FileLock:
         """To be held by the process that runs the job. The system releases it when that process dies."""
         self.root.mkdir(parents=True, exist_ok=True)
         return FileLock(self.root / f".{key}.lock")
+
+    def busy(self, key: str) -> bool:
+        """Whether a process runs the job just now."""
+        try:
+            with self.lock(key).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def expect_writable(self) -> None:
+        """Makes the folder. CtrError, with its name, if nothing can be written there."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise CtrError(f"jobs={self.root}: {error.strerror}; expected a folder that can be written to") from error
 
     def once(self, key: str, folder: Path, run: Callable[[], object], *, force: bool = False) -> bool:
         """Runs a job that leaves its files in ``folder``, and keeps them, unless it was finished earlier.
@@ -69,8 +86,6 @@ class Store:
         """
         with self.lock(key):
             if not force and self.result(key) is not None:
-                earlier = os.path.relpath(self.folder(key) / RESULT)
-                print(f"  finished earlier: {earlier} (force=true runs it again)")
                 return False
             run()
             self._confirm(key, folder)

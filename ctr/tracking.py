@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
 
+from ctr import processes
 from ctr.errors import CtrError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 SQLITE = "sqlite:///"
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
+PROCESS = "process"  # the tag that says whose run it is
 
 
 class Tracker(Protocol):
@@ -73,17 +75,27 @@ class NoTracker:
 class MlflowTracker:
     """One MLflow run. Curves are kept back and sent in batches.
 
+    Runs in the experiment that a killed process left running are recorded as killed, where it is certain that it is no
+    more (`ctr.processes`).
+
     Args:
         uri: tracking URI; a ``sqlite:///`` database is made if missing, also when several processes want it at once.
         experiment: name of the experiment, made if missing.
         run_name: shown in the list of runs.
         tags: what the run can be found by from the start.
+        earlier: a search for a run to go on with, under the new name, instead of making one; the latest that matches.
+
+    Attributes:
+        run_id: MLflow's.
+        renewed: whether it is an earlier run.
 
     Raises:
         CtrError: the store cannot be reached or used.
     """
 
-    def __init__(self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None, earlier: str = ""
+    ) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else minutes pass at a server that is not there
         from mlflow.exceptions import MlflowException
@@ -92,10 +104,19 @@ class MlflowTracker:
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables"
         try:
             self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
-            run = self._client.create_run(experiment_id, run_name=run_name, tags=dict(tags or {}))
+            _close_left(self._client, experiment_id)
+            found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
+            self.renewed = bool(found)
+            if self.renewed:
+                self._client.update_run(found[0].info.run_id, name=run_name)
+                run = found[0]
+            else:
+                mark = processes.mark()
+                marks = {} if mark is None else {PROCESS: mark}
+                run = self._client.create_run(experiment_id, run_name=run_name, tags={**(tags or {}), **marks})
         except MlflowException as error:
             raise CtrError(f"tracking.uri={uri}: {error.message}") from error
-        self.run_id: str = run.info.run_id
+        self._uri, self.run_id = uri, str(run.info.run_id)
         self._pending: list[Metric] = []
 
     def parameters(self, values: Mapping[str, object]) -> None:
@@ -126,12 +147,28 @@ class MlflowTracker:
     def artifact(self, path: Path) -> None:
         self._client.log_artifact(self.run_id, str(path))
 
+    def remove_artifacts(self, keep: Collection[str]) -> None:
+        """Of the files that an earlier run left, those that are not to stay."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        store = get_artifact_repository(self._client.get_run(self.run_id).info.artifact_uri, tracking_uri=self._uri)
+        for artifact in self._client.list_artifacts(self.run_id):
+            if artifact.path not in keep:
+                store.delete_artifacts(artifact.path)
+
     def text(self, name: str, text: str) -> None:
         self._client.log_text(self.run_id, text, name)
 
     def finish(self, status: Status) -> None:
         self._flush()
         self._client.set_terminated(self.run_id, status)
+
+
+def _close_left(client: MlflowClient, experiment_id: str) -> None:
+    """Records as killed what ``kill -9`` or a crash left running."""
+    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' AND tags.{PROCESS} != ''"):
+        if processes.ended(run.data.tags[PROCESS]):
+            client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> tuple[MlflowClient, Any]:

@@ -15,6 +15,7 @@ import ctr.environment  # before torch
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -31,7 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import ctr.config
-from ctr import memory, rates
+from ctr import memory, rates, sweep
 from ctr.cli import bar, open_data, report_failure, run_command
 from ctr.config import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -44,7 +45,7 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import CONFIG, RESULT, Store, confirm, job_key
+from ctr.store import CODE, CONFIG, RESULT, Store, confirm, job_key
 from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
@@ -116,6 +117,7 @@ class Member:
                 "source": data.manifest.recipe.source,
                 "config_hash": config_hash,
                 "data_hash": data_hash,
+                "code_hash": CODE,
                 "git_sha": git_sha() or "unknown",
             }
         )
@@ -247,6 +249,7 @@ def jobs(
     folders: Sequence[Path],
     on_rows: Callable[[int], None] | None = None,
     keys: Sequence[str] | None = None,
+    head: str = "",
 ) -> list[BaseException | None]:
     """One or several runs that differ in ``prune`` and ``retrain`` alone, a family: what they share is trained once.
 
@@ -260,6 +263,7 @@ def jobs(
         on_rows: called with the number of rows trained or tested since the last call; then no bars are drawn and no
             tables printed.
         keys: where given, what each run was planned as in the store: one that is something else by now fails.
+        head: printed above each table.
 
     Returns:
         For each run the error that ended it, or None. A run that fails does not stop the others.
@@ -284,10 +288,11 @@ def jobs(
 
     def on_result(member: Member, result: Result) -> None:
         if on_rows is None:
-            print(table(result, member.folder))
+            lines = [*([head] if head else []), table(result, member.folder)]
             if member.config.tracking.name == "mlflow":
                 uri = member.config.tracking.uri
-                print(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+                lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+            print("\n".join(lines), flush=True)  # at once: other jobs of a sweep may print too
 
     with ending(members):
         for member in members:
@@ -305,19 +310,26 @@ def passes(configs: Sequence[TrainConfig]) -> float:
     return 1 + sum(p.finetune for p in prunings if p is not None) + sum(config.retrain for config in configs)
 
 
-def job(config: TrainConfig, folder: Path) -> None:
+def job(config: TrainConfig, folder: Path, head: str = "") -> None:
     """One run from configuration to printed table, recorded as finished, failed or killed."""
-    (error,) = jobs([config], [folder])
+    (error,) = jobs([config], [folder], head=head)
     if error is not None:
         raise error
 
 
-def job_of_sweep(config: TrainConfig, folder: Path) -> None:
-    """The same, unless the run was finished by an earlier sweep or a study; it is kept for later ones."""
+def job_of_sweep(config: TrainConfig, folder: Path, head: str) -> Path:
+    """The same, unless the run was finished by an earlier sweep or a study; it is kept for later ones. Returns the
+    folder of its result."""
     check(config)
     rates.settle(config)
     key = job_key(ctr.config.config_hash(config), open_data(config.dataset).manifest.data_hash)
-    Store(Path(config.jobs)).once(key, folder, lambda: job(config, folder), force=config.force)
+    store = Store(Path(config.jobs))
+    store.expect_writable()
+    if store.once(key, folder, lambda: job(config, folder, head), force=config.force):
+        return folder
+    earlier = store.folder(key)
+    print(f"{head}\n  finished earlier: {os.path.relpath(earlier / RESULT)} (force=true runs it again)", flush=True)
+    return earlier
 
 
 ctr.config.register()
@@ -328,13 +340,22 @@ def main(config: DictConfig) -> None:
     try:
         run, folder = cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            job_of_sweep(run, folder)
+            sweep.record(job_of_sweep(run, folder, sweep.head()))
         else:
             job(run, folder)
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
+        sweep.record(None, error)
         raise
 
 
+def command() -> None:
+    try:
+        main()
+    finally:
+        if ended := sweep.closing():
+            print(f"\n{ended}")
+
+
 if __name__ == "__main__":
-    run_command(main, "train")
+    run_command(command, "train")

@@ -1,10 +1,12 @@
-"""Takes the pictures of README: a study's runs, its dashboard and its report in MLflow, as a person sees them.
+"""Takes the pictures of README: a study's runs, its dashboard and its report in MLflow, as a person sees them; without
+``--study`` the training curves of all runs.
 
-    python scripts/screenshots.py --study table2 --dataset criteo                 from mlflow.db into docs/images/
-    python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study fig1 --dataset avazu --out /tmp/pictures
+    python scripts/screenshots.py                                            mlflow.png
+    python scripts/screenshots.py --study "table2 on criteo"                 from mlflow.db into docs/images/
+    python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study "fig1 on avazu" --out /tmp/pictures
 
-Needs a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on the
-PATH or named by CHROMIUM.
+Needs runs, or a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on
+the PATH or named by CHROMIUM.
 """
 
 from __future__ import annotations
@@ -84,6 +86,19 @@ def open_dashboard(page: Page, links: Links) -> None:
     page.locator(POINTS).first.wait_for(state="attached")
 
 
+def open_curves(page: Page, server: str) -> None:
+    """The training curves of all runs, once they are drawn."""
+    experiment = "1"  # the first after MLflow's own
+    goto(page, f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    page.locator(SCATTER).first.wait_for(state="attached")
+
+
+def take(page: Page, path: Path) -> None:
+    page.wait_for_timeout(1500)  # until what slides and fades has come to rest
+    page.screenshot(path=path)
+    print(path)
+
+
 def open_report(page: Page, links: Links) -> Frame:
     """The interactive page within MLflow's viewer of artifacts, once its points are drawn; returns its frame."""
     goto(page, links.page)
@@ -100,23 +115,26 @@ def main() -> None:
         description=first, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--uri", default="sqlite:///mlflow.db", help="the database (default: %(default)s)")
-    parser.add_argument("--study", required=True, help="table2, fig1, ...")
-    parser.add_argument("--dataset", required=True, help="criteo, avazu, ipinyou, csv")
+    parser.add_argument("--study", help="how its title begins: table2 on criteo")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (default: %(default)s)")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     with serving(options.uri, 0) as (server, _):
-        studies = published(options.uri)
-        if (options.study, options.dataset) not in studies:
-            there = ", ".join(f"{study} on {dataset}" for study, dataset in studies) or "none"
-            raise ArgumentError(f"{options.uri}: no report of {options.study} on {options.dataset}; published: {there}")
-        links = studies[options.study, options.dataset].at(server)
-        options.out.mkdir(parents=True, exist_ok=True)
+        if options.study is None:
+            with browser(1400, 760) as page:
+                open_curves(page, server)
+                take(page, options.out / "mlflow.png")
+            return
+        studies = dict(published(options.uri).values())
+        named = [title for title in studies if title.startswith(options.study)]
+        if len(named) != 1:
+            there = "; ".join(studies) or "none"
+            raise ArgumentError(f"--study {options.study}: {len(named)} titles begin so; published: {there}")
+        links = studies[named[0]].at(server)
         with browser() as page:
             for name, show in {"runs": open_runs, "dashboard": open_dashboard, "report": open_report}.items():
                 show(page, links)
-                page.wait_for_timeout(1500)  # until what slides and fades has come to rest
-                page.screenshot(path=options.out / f"{name}.png")
-                print(options.out / f"{name}.png")
+                take(page, options.out / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a person sees, in a real browser: runs, dashboard and report in MLflow, and the page by itself, offline."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,10 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 from playwright.sync_api import Page, expect
 
 look = script("screenshots")
-RUNS = 30
+SEEDS = range(12)
+CELLS = 10
+RUNS = CELLS * len(SEEDS)
+DRAWN = 100  # the most that MLflow loads at once
 
 # Parallel coordinates are drawn on a canvas, a stroke for each run: counted since it was last cleared.
 COUNT_LINES = """
@@ -46,9 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def links(ready_database: Path, folder: Path) -> Iterator[report.Links]:
     """A published study on a running server."""
-    uri, jobs = invented.database(ready_database, folder), invented.rows()
+    uri, jobs = invented.database(ready_database, folder), invented.rows(SEEDS)
     invented.track(uri, jobs)
-    links = report.publish(invented.findings(jobs), folder / "files", uri, "ctr", "table2", "criteo")
+    links = report.publish(invented.findings(jobs), folder / "files", uri, "ctr", invented.SUBJECT)
     with serving(uri, 0) as (server, _):
         yield links.at(server)
 
@@ -61,25 +65,30 @@ def page() -> Iterator[Page]:
 
 def test_mlflow(links: report.Links, page: Page) -> None:
     look.open_runs(page, links)
-    expect(page.get_by_text(f"{RUNS} matching runs")).to_be_visible()
+    expect(page.get_by_text(f"{DRAWN} matching runs")).to_be_visible()
     expect(page.get_by_role("link", name="group_adam seed 0").first).to_be_visible()
 
     page.add_init_script(COUNT_LINES)
     look.open_dashboard(page, links)
-    # All runs, not the first ten; each a point of the one scatter plot.
-    expect(page.locator(look.POINTS)).to_have_count(RUNS)
+    # As many as MLflow loads, not the first ten; each a point of the one scatter plot.
+    expect(page.locator(look.POINTS)).to_have_count(DRAWN)
+    drawn = page.evaluate("document.querySelector('.js-plotly-plot').data.flatMap(trace => trace.x)")
+    jobs = invented.rows(SEEDS).dropna(subset="auc")
+    seeds = sorted(map(str, SEEDS))[: DRAWN // CELLS]  # every cell, with the first seeds in the order of their text
+    wanted = [math.log10(rate) for rate, seed in zip(jobs.feature_rate, jobs.seed, strict=True) if str(seed) in seeds]
+    assert sorted(drawn) == pytest.approx(sorted(wanted))
     expect(page.get_by_role("heading", name="Parallel Coordinates")).to_have_count(2)
-    page.wait_for_function(LINES_DRAWN, arg=RUNS)  # none is left out for want of a value
+    page.wait_for_function(LINES_DRAWN, arg=DRAWN)  # none is left out for want of a value
     expect(page.get_by_text("Group by: opt.name")).to_be_visible()
     colors = page.locator(look.POINTS).evaluate_all("points => points.map(point => getComputedStyle(point).fill)")
     assert len({*colors}) == 2  # one per method
 
     look.goto(page, links.report)
-    expect(page.get_by_text("report: table2 on criteo").first).to_be_visible()
+    expect(page.get_by_text("report: table2 on criteo (1,234 rows)").first).to_be_visible()
     expect(page.get_by_text("Invented figures,")).to_be_visible()
 
     inside = look.open_report(page, links)
-    assert inside.locator(look.POINTS).count() == RUNS + 10  # and a mean per method and lambda21
+    assert inside.locator(look.POINTS).count() == RUNS + CELLS  # and a mean per method and lambda21
 
 
 def test_the_page_alone_and_offline(links: report.Links, folder: Path) -> None:
@@ -88,13 +97,13 @@ def test_the_page_alone_and_offline(links: report.Links, folder: Path) -> None:
         page.on("request", lambda request: asked.append(request.url))
         page.goto((folder / "files" / "page.html").as_uri())
         points = page.locator(look.POINTS)
-        expect(points).to_have_count(RUNS + 10)
+        expect(points).to_have_count(RUNS + CELLS)
         expect(page.get_by_text("Invented figures,")).to_be_visible()
         expect(page.get_by_role("cell", name=".8022").first).to_be_visible()
         # The toggles: the paper's points come with a click, a method's runs and means go with one.
         toggles = page.locator(".legendtoggle")
         toggles.nth(2).click()
-        expect(points).to_have_count(RUNS + 10 + 5)
+        expect(points).to_have_count(RUNS + CELLS + 5)
         page.wait_for_timeout(500)  # two clicks within 300 ms would be a double click
         toggles.nth(0).click()
         expect(points).to_have_count(RUNS // 2 + 5 + 5)

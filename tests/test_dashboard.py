@@ -15,7 +15,7 @@ from tests.studies import invented
 def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: Path) -> None:
     uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(2)
     invented.track(uri, jobs)
-    links = report.publish(invented.findings(jobs), tmp_path / "files", uri, "ctr", "fig1", "criteo")
+    links = report.publish(invented.findings(jobs), tmp_path / "files", uri, "ctr", invented.SUBJECT)
     process = subprocess.Popen(
         [sys.executable, "-m", "ctr.dashboard", "--port", "0"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -26,7 +26,7 @@ def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: P
     rest, errors = process.communicate(timeout=60)
     assert lines[0].startswith("MLflow on sqlite:///mlflow.db: http://127.0.0.1:")
     server = lines[0].split()[3]
-    assert lines[2] == "fig1 on criteo\n"
+    assert lines[2] == "table2 on criteo (1,234 rows)\n"
     whole = links.at(server)
     assert [line.split() for line in lines[3:]] == [
         ["dashboard", whole.dashboard],

@@ -165,12 +165,26 @@ def nothing(ask: Ask, options: Options) -> Findings:
     return Findings(pd.DataFrame({"auc": [0.5]}), f"{options.select}\n", {}, pd.DataFrame())
 
 
-def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_and_an_earlier_result_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The latter not without a word on what differs, before anything is run."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    for select in ("test", "validation"):
-        reproduced(nothing, "study=table2", *SAMPLE, "folder=out", "tracking=none", f"select={select}")
+    given = ["study=table2", *SAMPLE, "folder=out", "tracking=none"]
+    for select, seeds, said in [
+        ("test", "seeds=2", ""),
+        ("test", "seeds=2", ""),
+        ("validation", "seeds=2", "out holds a result with select=test: it will be replaced; folder=PATH keeps it"),
+        ("test", "seeds=[4,7]", "out holds a result with seeds=2 select=validation: it will be replaced; folder"),
+    ]:
+        reproduced(nothing, *given, f"select={select}", seeds, "workers=1")
         assert (tmp_path / "out" / "result.md").read_text() == f"{select}\n"
+        first = capsys.readouterr().out.splitlines()[0].strip()
+        assert first.startswith(said) if said else first == select
+    with pytest.raises(AssertionError, match="nothing must run"):
+        reproduced(no_study, *given, "workers=2")
+    assert "with seeds=[4,7]: it will be replaced" in capsys.readouterr().out
 
 
 def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +231,7 @@ def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole
         with pytest.raises(KeyboardInterrupt):
             reproduced(drawn, "study=table2", *SAMPLE, f"folder={folder}", "tracking=none")
     assert of_result() == earlier
-    assert {path.name for path in tmp_path.iterdir()} == {"out"}
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "data"}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert got["features_present"] == len({(f, v) for row in train for f, v in enumerate(row[14:])})
     assert got["positives_train"] == sum(int(row[0]) for row in train)
     assert got["positives_test"] == sum(int(row[0]) for row in rows[342:])
+    options = {"lr": 1e-3, "lambda21": 0.01, "lambda1": 0, "lambda2": 0, "betas": [0.9, 0.999], "eps": 1e-8}
+    assert options.items() <= got["opt_options"].items()  # type: ignore[attr-defined]
     assert 0 < got["features_nonzero"] < got["features_present"]  # type: ignore[operator]
     assert got["feature_rate"] == got["features_nonzero"] / got["features_present"]  # type: ignore[operator]
     printed = capsys.readouterr().out
@@ -288,6 +290,12 @@ def test_sweep_goes_on_after_a_failed_job(tmp_path: Path) -> None:
     done = command(tmp_path, "ctr.train", "-m", *sweep)
     assert done.returncode == 2
     assert "leaves 400 of 400 rows to train on" in done.stderr
+    head, failed, finished = done.stdout.splitlines()[-3:]
+    assert head.split() == ["job", "overrides", "test", "AUC", "feature", "rate", "folder"]
+    assert failed.startswith(
+        "  #0   dataset.test_fraction=1e-09  failed: dataset.test_fraction=1e-09 leaves 400 of 400"
+    )
+    assert finished.startswith("  #1   dataset.test_fraction=0.5    0.")
     assert result(tmp_path / "sweep")["rows_train"] == 200
 
 
@@ -299,6 +307,16 @@ def test_sweep_skips_what_is_finished(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert len(list((tmp_path / f"sweep{number}").rglob("result.json"))) == ran
         assert done.stdout.count("finished earlier: runs/jobs/") == (2 if number == 1 else 0)
+        blocks, _, table = done.stdout.partition("\n\n")
+        assert len(table.splitlines()) == (4 if number == 1 else 3)
+        for seed, line in enumerate(table.splitlines()[1:]):
+            job, overrides, auc, rate, folder = line.split()
+            figures = json.loads((tmp_path / folder / "result.json").read_text())
+            assert (job, overrides, figures["seed"]) == (f"#{seed}", f"seed={seed}", seed)
+            assert (auc, rate) == (f"{figures['auc']:.4f}", f"{figures['feature_rate']:.4f}")
+            (head,) = [line for line in blocks.splitlines() if line.startswith(f"#{seed}  ")]
+            assert {*options, f"seed={seed}"} <= {*head.split()}
+            assert folder in blocks.partition(head)[2]
     kept = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "jobs").rglob("result.json")]
     assert sorted(found["seed"] for found in kept) == [0, 1, 2]
     single = command(tmp_path, "ctr.train", *options, "seed=0", "run_dir=single")

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ctr.studies.subject import SHOWN, Subject, tag
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -25,7 +27,7 @@ TAG = "mlflow.sharedViewState."
 log = logging.getLogger("ctr")
 
 
-def create(client: MlflowClient, experiment_id: str, study: str, dataset: str) -> str:
+def create(client: MlflowClient, experiment_id: str, subject: Subject) -> str:
     """Writes the view of a study, anew if there is one; returns its `address`.
 
     With an MLflow other than `SUPPORTED` nothing is written, and a warning says so.
@@ -38,21 +40,21 @@ def create(client: MlflowClient, experiment_id: str, study: str, dataset: str) -
             mlflow.__version__,
             ", ".join(SUPPORTED),
         )
-        return address(experiment_id, study, dataset)
+        return address(experiment_id, subject.key)
     now = int(time.time() * 1000)
-    compressed = base64.b64encode(zlib.compress(json.dumps(state(study, dataset)).encode())).decode()
-    envelope = {"name": f"{study} on {dataset}", "createdAt": now, "updatedAt": now, "state": f"deflate;{compressed}"}
-    client.set_experiment_tag(experiment_id, TAG + _key(study, dataset), json.dumps(envelope))
-    return address(experiment_id, study, dataset)
+    compressed = base64.b64encode(zlib.compress(json.dumps(state(subject)).encode())).decode()
+    envelope = {"name": subject.title, "createdAt": now, "updatedAt": now, "state": f"deflate;{compressed}"}
+    client.set_experiment_tag(experiment_id, TAG + subject.key, json.dumps(envelope))
+    return address(experiment_id, subject.key)
 
 
-def address(experiment_id: str, study: str, dataset: str) -> str:
+def address(experiment_id: str, key: str) -> str:
     """Where a study's view is, relative to the server's root; with an MLflow other than `SUPPORTED`, the study's runs
     in the charts that MLflow chooses."""
     runs = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
     if _supported():
-        return f"{runs}&viewStateShareKey={quote(_key(study, dataset))}"
-    return f"{runs}&searchFilter={quote(run_filter(study, dataset))}"
+        return f"{runs}&viewStateShareKey={quote(key)}"
+    return f"{runs}&searchFilter={quote(run_filter(key))}"
 
 
 def _supported() -> bool:
@@ -61,13 +63,9 @@ def _supported() -> bool:
     return ".".join(mlflow.__version__.split(".")[:2]) in SUPPORTED
 
 
-def _key(study: str, dataset: str) -> str:
-    return f"{study}-{dataset}"
-
-
-def run_filter(study: str, dataset: str) -> str:
-    """The study's finished runs; a report has no AUC of its own."""
-    return f"tags.study LIKE '%{study}%' AND tags.dataset = '{dataset}' AND metrics.auc > 0"
+def run_filter(key: str) -> str:
+    """The runs that are points of the study's figures. The interface draws no more than the first 100 that it finds."""
+    return f"tags.`{tag(key)}` = '{SHOWN}'"
 
 
 def coordinates(params: Mapping[str, str]) -> dict[str, float]:
@@ -76,8 +74,9 @@ def coordinates(params: Mapping[str, str]) -> dict[str, float]:
     return {"lambda21": float(params.get("opt.lambda21", 0)), "finetune": float(params.get("prune.finetune", 0))}
 
 
-def state(study: str, dataset: str) -> dict[str, Any]:
-    """What the interface is to show: every run, whatever their number, in the colour of its method."""
+def state(subject: Subject) -> dict[str, Any]:
+    """What the interface is to show: the runs in the colour of their method. They are sorted by seed, so that the first
+    100 are some of every cell, where there are more."""
     rate = {"key": "log10_feature_rate", "type": "METRIC"}
     auc = {"key": "auc", "type": "METRIC"}
     charts: list[dict[str, Any]] = [
@@ -97,13 +96,13 @@ def state(study: str, dataset: str) -> dict[str, Any]:
     ]
     shown = {"metricSectionId": "study", "runsCountToCompare": 100, "deleted": False, "isGenerated": False}
     sections = [
-        {"uuid": "study", "name": f"{study} on {dataset}", "display": True, "columns": 2, "cardHeight": 480},
+        {"uuid": "study", "name": subject.title, "display": True, "columns": 2, "cardHeight": 480},
         {"uuid": "metrics", "name": "Model metrics", "display": False},  # MLflow adds a chart per metric to this one
     ]
     return {
-        "searchFilter": run_filter(study, dataset),
-        "orderByKey": "metrics.`auc`",
-        "orderByAsc": False,
+        "searchFilter": run_filter(subject.key),
+        "orderByKey": "params.`seed`",
+        "orderByAsc": True,
         "selectedColumns": [
             *(f"tags.`{name}`" for name in ("method", "seed")),
             "params.`opt.lr`",

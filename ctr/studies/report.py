@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from ctr.errors import CtrError
 from ctr.files import atomic_path, atomic_write_text
 from ctr.studies import dashboard, page
+from ctr.studies.subject import SHOWN, TRIED, Subject, tag
 from ctr.tracking import MlflowTracker
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
@@ -67,69 +67,68 @@ def write(findings: Findings, folder: Path, title: str) -> None:
     page.write(findings, folder / "page.html", title)
 
 
-def publish(findings: Findings, folder: Path, uri: str, experiment: str, study: str, dataset: str) -> Links:
+def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:
     """Writes the files of a study and makes it visible in MLflow.
 
-    * One report run, with every file of ``folder`` and the text as its description. Those that were published before
-      for the same study and dataset are deleted once it is complete (``mlflow gc`` frees their room).
-    * The study's training runs, found by their ``config_hash`` and ``data_hash``, get the tags ``study`` (all
-      that they serve, with commas), ``method`` and one colour per method; a run that no longer serves it loses the tag.
-    * A dashboard view of these runs (`ctr.studies.dashboard`).
+    * One report run, with every file of ``folder`` and the text as its description. The one that was published before
+      about the same subject is brought up to date, so that its links stay alive.
+    * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
+      ``method`` and one colour per method; a run that no longer serves the study loses the tag.
+    * A dashboard view of those that are points of its figures (`ctr.studies.dashboard`).
 
     Args:
         findings: what the study found.
         folder: gets the files; what else lies there, such as ``commands.txt``, is kept with the report too.
         uri, experiment: where the training runs were tracked.
-        study: table2, fig1, ...
-        dataset: as in the runs' tag ``dataset``.
+        subject: by which the study is told from others.
 
     Raises:
         CtrError: the extra ``report`` is not installed, or MLflow cannot be used.
     """
-    write(findings, folder, f"{study} on {dataset}")
-    tracker = MlflowTracker(uri, experiment, f"report: {study} on {dataset}")
+    write(findings, folder, subject.title)
+    earlier = f"{_REPORTS} AND tags.subject = '{subject.key}'"
+    tracker = MlflowTracker(uri, experiment, f"report: {subject.title}", earlier=earlier)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
     try:
         experiment_id = client.get_run(tracker.run_id).info.experiment_id
-        _mark_runs(client, experiment_id, findings.runs, study, dataset)
-        view = dashboard.create(client, experiment_id, study, dataset)
-        for path in sorted(folder.iterdir()):
-            if path.is_file() and not path.name.startswith("."):
-                tracker.artifact(path)
+        _mark_runs(client, experiment_id, findings, subject)
+        view = dashboard.create(client, experiment_id, subject)
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        for path in files:
+            tracker.artifact(path)
+        tracker.remove_artifacts(keep={path.name for path in files})
+        about = {"study": subject.study, "dataset": subject.dataset, "source": subject.source}
+        about |= {"data_hash": subject.data_hash, "subject": subject.key, "title": subject.title}
         # Last, so that what is called a report is a whole one.
-        tracker.tags({"study": study, "dataset": dataset, NOTE: _note(findings.text), "kind": "report"})
+        tracker.tags({**about, NOTE: _note(findings.text), "kind": "report"})
     except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if not tracker.renewed:  # an earlier report stays one
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         if isinstance(error, MlflowException):
             raise CtrError(f"tracking.uri={uri}: {error.message}") from error
         raise
     tracker.finish("FINISHED")
-    for old in _search(
-        client, [experiment_id], f"{_REPORTS} AND tags.study = '{study}' AND tags.dataset = '{dataset}'"
-    ):
-        if old.info.run_id != tracker.run_id:
-            client.delete_run(old.info.run_id)
     return _links(view, experiment_id, tracker.run_id)
 
 
 _REPORTS = "tags.kind = 'report'"
 
 
-def published(uri: str) -> dict[tuple[str, str], Links]:
-    """The studies in a database: (study, dataset) -> links, in order of their names."""
+def published(uri: str) -> dict[str, tuple[str, Links]]:
+    """The studies in a database: key of the subject -> title and links, in order of their keys."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = {}
-    for run in _search(client, experiments, f"{_REPORTS} AND attributes.status = 'FINISHED'"):
-        study, dataset, experiment_id = run.data.tags["study"], run.data.tags["dataset"], run.info.experiment_id
-        view = dashboard.address(experiment_id, study, dataset)
-        found[study, dataset] = _links(view, experiment_id, run.info.run_id)
+    found: dict[str, tuple[str, Links]] = {}
+    for run in _search(client, experiments, f"{_REPORTS} AND tags.subject != '' AND attributes.status = 'FINISHED'"):
+        key, title, experiment_id = run.data.tags["subject"], run.data.tags["title"], run.info.experiment_id
+        view = dashboard.address(experiment_id, key)
+        found.setdefault(key, (title, _links(view, experiment_id, run.info.run_id)))  # the latest comes first
     return dict(sorted(found.items()))
 
 
@@ -161,55 +160,64 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
             return
 
 
-def _mark_runs(client: MlflowClient, experiment_id: str, rows: pd.DataFrame, study: str, dataset: str) -> None:
+def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
     """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them, and the
     metrics that its charts need of every run."""
     from mlflow.entities import Metric, RunTag
 
-    wanted = {(row["config_hash"], row["data_hash"]) for row in _hashed(rows)}
+    roles, mark = _roles(findings), tag(subject.key)
     runs = list(_search(client, [experiment_id], "attributes.status = 'FINISHED' AND metrics.auc > 0"))
     colors = {run.data.tags["method"]: run.data.tags[COLOR] for run in runs if {"method", COLOR} <= {*run.data.tags}}
-    missing = set(wanted)
-    ours = {_method(run.data.params) for run in runs if _hashes(run) in wanted}
-    for method in sorted(ours, key=lambda name: (not name.startswith("group"), name)):
+    missing = set(roles)
+    # What the figures show gets its colours first, in the order in which it was asked for: as on the page.
+    places = {key: (role != SHOWN, number) for number, (key, role) in enumerate(roles.items())}
+    ours = [(places[key], _method(run.data.params)) for run in runs if (key := _hashes(run.data.tags)) in places]
+    for _, method in sorted(ours):
         _color(method, colors)
     for run in runs:  # the latest first
         tags = run.data.tags
-        key = _hashes(run)
-        studies = {name for name in tags.get("study", "").split(",") if name}
+        key = _hashes(tags)
         if key in missing:
             missing.remove(key)  # a second run of the same configuration would be a second point at the same place
             method = _method(run.data.params)
-            new = {"study": ",".join(sorted(studies | {study})), "method": method, COLOR: _color(method, colors)}
+            new = {mark: roles[key], "method": method, COLOR: _color(method, colors)}
             needed = dashboard.coordinates(run.data.params)
-        elif study in studies and tags.get("dataset") == dataset:
-            new = {"study": ",".join(sorted(studies - {study}))}
-            needed = {}
-        else:
-            continue
-        changed = [RunTag(name, value) for name, value in new.items() if tags.get(name) != value]
-        added = [Metric(name, needed[name], run.info.end_time, 0) for name in needed if name not in run.data.metrics]
-        if changed or added:
-            client.log_batch(run.info.run_id, metrics=added, tags=changed)
+            changed = [RunTag(name, value) for name, value in new.items() if tags.get(name) != value]
+            added = [
+                Metric(name, needed[name], run.info.end_time, 0) for name in needed if name not in run.data.metrics
+            ]
+            if changed or added:
+                client.log_batch(run.info.run_id, metrics=added, tags=changed)
+        elif mark in tags:
+            client.delete_tag(run.info.run_id, mark)
     if missing:
         log.warning(
             "%d of the study's %d runs are not in this MLflow experiment: the dashboard cannot show them; "
             "the report has them all",
             len(missing),
-            len(wanted),
+            len(roles),
         )
 
 
-def _hashes(run: Run) -> tuple[object, object]:
-    return run.data.tags.get("config_hash"), run.data.tags.get("data_hash")
+HASHES = ("config_hash", "data_hash", "code_hash")  # what a run computed: other code has other figures
 
 
-def _hashed(rows: pd.DataFrame) -> Iterable[Mapping[str, object]]:
-    """The rows of jobs that succeeded."""
-    if not {"config_hash", "data_hash"} <= {*rows.columns}:
-        return []
-    done = rows.dropna(subset=["config_hash", "data_hash"])
-    return done[["config_hash", "data_hash"]].to_dict("records")
+def _hashes(values: Mapping[str, object]) -> tuple[object, ...]:
+    return tuple(values.get(name) for name in HASHES)
+
+
+def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
+    """Of each run that succeeded, by its hashes, whether it is a point of the study's figures; all are where there are
+    no points."""
+    figures = ["seed", "auc", "feature_rate"]
+    if not {*HASHES, *figures} <= {*findings.runs.columns}:
+        return {}
+    points = set(findings.points[figures].itertuples(index=False, name=None))
+    done = findings.runs.dropna(subset=[*HASHES])
+    return {
+        _hashes(row): SHOWN if not points or tuple(row[name] for name in figures) in points else TRIED
+        for row in done.to_dict("records")
+    }
 
 
 def _method(params: Mapping[str, str]) -> str:

@@ -140,7 +140,7 @@ class Runner:
 
         Raises:
             HydraException, OmegaConfBaseException, ArgumentError: a job that cannot work; nothing was run.
-            CtrError: a raw log that is not as expected.
+            CtrError: a raw log that is not as expected, or a store that cannot be written to.
         """
         planned = [self._planner.plan(job) for job in jobs]
         self.commands.update((job.key, job.command) for job in planned)
@@ -148,6 +148,7 @@ class Runner:
             job.key: job for job in planned if job.key not in self._errors and self._store.result(job.key) is None
         }
         if missing:
+            self._store.expect_writable()
             self._run(self._families(missing.values()))
         return table([self._row(job, plan) for job, plan in zip(jobs, planned, strict=True)])
 
@@ -178,7 +179,7 @@ class Runner:
                 assert family is not None
                 try:
                     answer = worker.connection.recv()
-                except (EOFError, ConnectionResetError):
+                except (EOFError, OSError):  # OSError: it died amid an answer
                     self._died(worker, family, waiting)
                     continue
                 worker.works = worker.began = True
@@ -189,12 +190,7 @@ class Runner:
                 worker.family = None
                 self._settle(worker.rows, family)
                 self._errors.update(answer.errors)
-                left = [job for job in family.jobs if job.key in answer.busy]
-                if left:  # another study runs them just now; when nothing else is to do, it is waited for
-                    again = Family(left, self._passes([job.config for job in left]))
-                    again.wait = True
-                    self._bar.total += again.rows
-                    waiting.append(again)
+                self._wait_for([job for job in family.jobs if job.key in answer.busy], waiting)
 
     def _give_out(self, waiting: list[Family]) -> None:
         for worker in [worker for worker in self._workers if worker.family is None and worker.dead]:
@@ -217,7 +213,7 @@ class Runner:
         self._bar.refresh()
 
     def _died(self, worker: Worker, family: Family, waiting: list[Family]) -> None:
-        """A worker is no more, killed or crashed: so are its jobs but those that it finished.
+        """A worker is no more, killed or crashed: so are its jobs but those that it finished or another study runs.
 
         One that had worked before and did not begin these jobs died idle: another worker gets them.
         """
@@ -232,9 +228,18 @@ class Runner:
         if code < 0:
             cause = f"was ended by {signal.Signals(-code).name}"
             cause += "; perhaps out of memory: fewer workers need less" if -code == signal.SIGKILL else ""
-        for job in family.jobs:
-            if self._store.result(job.key) is None:
-                self._errors[job.key] = f"the worker process {cause}"
+        unfinished = [job for job in family.jobs if self._store.result(job.key) is None]
+        busy = [job for job in unfinished if self._store.busy(job.key)]
+        self._errors.update((job.key, f"the worker process {cause}") for job in unfinished if job not in busy)
+        self._wait_for(busy, waiting)
+
+    def _wait_for(self, jobs: list[Planned], waiting: list[Family]) -> None:
+        """Puts jobs that another study runs just now at the end: when nothing else is to do, they are waited for."""
+        if jobs:
+            again = Family(jobs, self._passes([job.config for job in jobs]))
+            again.wait = True
+            self._bar.total += again.rows
+            waiting.append(again)
 
     def _row(self, job: Job, planned: Planned) -> dict[str, object]:
         error = self._errors.get(planned.key)

@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -79,60 +79,70 @@ def _receive(connection: Connection, orders: queue.SimpleQueue[Order]) -> None:
 
 
 def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store: Store) -> Done:
+    busy: list[str] = []
     with ExitStack() as held:
-        mine: list[tuple[str, TrainConfig]] = []
-        busy = []
-        # In the order of their names: two that wait for each other's jobs must not wait for ever.
-        for key, config in sorted(zip(order.keys, order.configs, strict=True), key=lambda job: job[0]):
-            try:
-                held.enter_context(store.lock(key).acquire(timeout=-1 if order.wait else 0))
-            except Timeout:
-                busy.append(key)
-                continue
-            if store.result(key) is None:  # another process may have finished it meanwhile
-                mine.append((key, config))
-        if not mine:
-            return Done({}, busy)
-        folders = [store.folder(key) for key, _ in mine]
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
-            folder.mkdir(parents=True)
-        with _logged(folders):
-            try:
-                for key, _ in mine:
-                    expect_code(key)
-                errors = run([config for _, config in mine], folders, on_rows, [key for key, _ in mine])
-            except Exception as raised:
-                errors = [None if (folder / RESULT).exists() else raised for folder in folders]
-        failed: dict[str, str] = {}
-        for (key, _), folder, error in zip(mine, folders, errors, strict=True):
-            if error is not None:
-                failed[key] = message(error)
-                (folder / RESULT).unlink(missing_ok=True)
-                with (folder / LOG).open("a") as file:
-                    traceback.print_exception(error, file=file)
-        return Done(failed, busy)
+        try:
+            mine: list[tuple[str, TrainConfig]] = []
+            # In the order of their names: two that wait for each other's jobs must not wait for ever.
+            for key, config in sorted(zip(order.keys, order.configs, strict=True), key=lambda job: job[0]):
+                try:
+                    held.enter_context(store.lock(key).acquire(timeout=-1 if order.wait else 0))
+                except Timeout:
+                    busy.append(key)
+                    continue
+                if store.result(key) is None:  # another process may have finished it meanwhile
+                    mine.append((key, config))
+            return Done(_attempt(mine, on_rows, run, store) if mine else {}, busy)
+        except Exception as error:  # a full disk, for example: the study is to name it, and there may be no log
+            own = [key for key in order.keys if key not in busy and not (store.folder(key) / RESULT).exists()]
+            return Done(dict.fromkeys(own, message(error)), busy)
+
+
+def _attempt(
+    jobs: list[tuple[str, TrainConfig]], on_rows: Callable[[int], None], run: RunFamily, store: Store
+) -> dict[str, str]:
+    """Runs jobs whose locks are held; the errors of those that failed, by key."""
+    folders = [store.folder(key) for key, _ in jobs]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+        folder.mkdir(parents=True)
+    with _logged(folders):
+        try:
+            for key, _ in jobs:
+                expect_code(key)
+            errors = run([config for _, config in jobs], folders, on_rows, [key for key, _ in jobs])
+        except Exception as raised:
+            errors = [None if (folder / RESULT).exists() else raised for folder in folders]
+    failed: dict[str, str] = {}
+    for (key, _), folder, error in zip(jobs, folders, errors, strict=True):
+        if error is not None:
+            failed[key] = message(error)
+            (folder / RESULT).unlink(missing_ok=True)
+            with suppress(OSError), (folder / LOG).open("a") as file:  # the disk may be what failed
+                traceback.print_exception(error, file=file)
+    return failed
 
 
 @contextmanager
 def _logged(folders: Sequence[Path]) -> Iterator[None]:
     """Logs into each folder; what goes to stdout and stderr, of native code too, lands in the first one's log."""
     root = logging.getLogger()
-    handlers = [logging.FileHandler(folder / LOG) for folder in folders]
-    first = os.open(folders[0] / LOG, os.O_WRONLY | os.O_APPEND)
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root.addHandler(handler)
-    os.dup2(first, sys.stdout.fileno())
-    os.dup2(first, sys.stderr.fileno())
-    os.close(first)
-    try:
+    with ExitStack() as undo:
+        for folder in folders:
+            handler = logging.FileHandler(folder / LOG)
+            undo.callback(handler.close)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            root.addHandler(handler)
+            undo.callback(root.removeHandler, handler)
+        first = os.open(folders[0] / LOG, os.O_WRONLY | os.O_APPEND)
+        undo.callback(os.close, first)
+        for stream in (sys.stdout, sys.stderr):
+            before = os.dup(stream.fileno())
+            undo.callback(os.close, before)
+            undo.callback(os.dup2, before, stream.fileno())
+            os.dup2(first, stream.fileno())
+        undo.callback(sys.stdout.flush)
         yield
-    finally:
-        sys.stdout.flush()
-        for handler in handlers:
-            root.removeHandler(handler)
-            handler.close()
 
 
 def _terminate(*_: object) -> None:

@@ -1,8 +1,10 @@
 """What runs a family in the tests of the runner: seconds and figures are made up from the configuration."""
 
+import errno
 import json
 import os
 import signal
+import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
-from ctr.store import confirm
+from ctr.store import LOG, RESULT, confirm
 from tests.datasets.criteo_text import lines
 
 
@@ -21,7 +23,8 @@ def jobs(
 ) -> list[BaseException | None]:
     """Sleeps ``window`` hundredths of a second, then each run ends as its seed says.
 
-    13 fails, 14 too but leaves a result, 99 kills the process. 15 changes the log.
+    13 fails, 14 too but leaves a result, 99 kills the process, 98 does so amid an answer. 15 changes the log.
+    16 fails and finds that nothing can be written any more.
     """
     with Path("calls.jsonl").open("a") as file:
         file.write(json.dumps({"pid": os.getpid(), "seeds": [config.seed for config in configs]}) + "\n")
@@ -32,6 +35,13 @@ def jobs(
     for config, folder, key in zip(configs, folders, keys, strict=True):
         if config.seed == 99:
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == 98:
+            os.write(on_rows.__self__.fileno(), struct.pack("!i", 100) + b"so much of them")  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == 16:
+            (folder / LOG).unlink()
+            (folder / LOG).symlink_to("/dev/full")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / RESULT))
         if config.seed == 13:
             errors.append(CtrError("the loss is nan"))
             continue

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from ctr.studies.options import Findings
+from ctr.studies.subject import Subject
 
 LAMBDAS = [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
 SEEDS = [0, 1, 2]
 RATES = [0.5, 0.06, 0.018, 0.0042, 0.0025]
+SUBJECT = Subject("table2", "criteo", (), 1234, "raw", "d0" * 8)
 
 
 def database(ready: Path, folder: Path) -> str:
@@ -26,21 +29,25 @@ def database(ready: Path, folder: Path) -> str:
     return uri
 
 
-def rows() -> pd.DataFrame:
-    """One row per job as a study gets them: two optimizers, five rates, three seeds; two jobs failed."""
+def rows(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
+    """One row per job as a study gets them: two optimizers, five rates, some seeds; two jobs failed."""
     random = np.random.default_rng(0)
     found = []
     for opt in ("group_adam", "adam"):
         for lambda21, rate in zip(LAMBDAS, RATES, strict=True):
-            for seed in SEEDS:
+            for seed in seeds:
                 auc = 0.752 - 0.012 * math.log10(1 / rate) ** 1.5 / 4 * (1.6 if opt == "adam" else 1)
                 rate_here = rate * math.exp(random.normal(0, 0.15))
                 job = {"dataset": "criteo", "opt": opt, "opt.lambda21": lambda21, "seed": seed}
                 figures = {"auc": auc + random.normal(0, 0.001), "feature_rate": rate_here, "logloss": 0.45}
                 name = hashlib.sha256(repr(job).encode()).hexdigest()[:12]
-                found.append({**job, **figures, "config_hash": name, "data_hash": "d0", "error": None})
+                found.append({**job, **figures, "error": None, **hashes(name)})
     failed = {"dataset": "criteo", "opt": "adam", "opt.lambda21": 1.0, "error": "no memory"}
     return pd.DataFrame([*found, {**failed, "seed": 0}, {**failed, "seed": 1}])
+
+
+def hashes(config: str) -> dict[str, str]:
+    return {"config_hash": config, "data_hash": SUBJECT.data_hash, "code_hash": "c0"}
 
 
 def track(uri: str, jobs: pd.DataFrame) -> None:
@@ -56,7 +63,7 @@ def track(uri: str, jobs: pd.DataFrame) -> None:
             params |= {"prune.name": "magnitude", "prune.score": "norm", "prune.finetune": 0.1 * job["seed"]}
         metrics = {name: job[name] for name in ("auc", "feature_rate", "logloss")}
         metrics["log10_feature_rate"] = math.log10(job["feature_rate"])
-        tags = {name: job[name] for name in ("dataset", "opt", "seed", "config_hash", "data_hash")}
+        tags = {name: job[name] for name in ("dataset", "opt", "seed", "config_hash", "data_hash", "code_hash")}
         client.log_batch(
             run_id,
             metrics=[Metric(name, value, 0, 500) for name, value in metrics.items()],

@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ from mlflow.tracking import MlflowClient
 from ctr.errors import CtrError
 from ctr.studies import dashboard, page, report
 from ctr.studies.options import Findings
+from ctr.studies.subject import Subject
 from tests.studies import invented
+from tests.studies.invented import SUBJECT
 
 
 def search(uri: str, query: str) -> list[Run]:
     return list(MlflowClient(uri).search_runs(["1"], query))
 
 
-def publish(jobs: pd.DataFrame, uri: str, folder: Path, study: str = "table2") -> report.Links:
-    return report.publish(invented.findings(jobs), folder, uri, "ctr", study, "criteo")
+FIG1 = replace(SUBJECT, study="fig1")
+
+
+def publish(jobs: pd.DataFrame, uri: str, folder: Path, subject: Subject = SUBJECT) -> report.Links:
+    return report.publish(invented.findings(jobs), folder, uri, "ctr", subject)
 
 
 def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -43,17 +49,18 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert {artifact.path for artifact in MlflowClient(uri).list_artifacts(run.info.run_id)} == names
     assert run.info.status == "FINISHED"
     assert run.data.tags["mlflow.note.content"] == (folder / "result.md").read_text()
-    assert run.info.run_id in first.report
+    report_id = run.info.run_id
+    assert report_id in first.report
     assert len(pd.read_csv(folder / "runs.csv")) == len(jobs)
 
-    marked = search(uri, dashboard.run_filter("table2", "criteo"))
+    marked = search(uri, dashboard.run_filter(SUBJECT.key))
     assert {run.data.tags["config_hash"] for run in marked} == {*done["config_hash"]}
-    assert {run.data.tags["data_hash"] for run in marked} == {"d0"}
+    assert {run.data.tags["data_hash"] for run in marked} == {SUBJECT.data_hash}
     looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
     assert looks == {("group_adam", page.PALETTE[0]), ("adam, pruned by norm", page.PALETTE[1])}
     assert not caplog.records
     # Each run has a place on every axis, else MLflow would leave it out of the chart.
-    for chart in dashboard.state("table2", "criteo")["compareRunCharts"]:
+    for chart in dashboard.state(SUBJECT)["compareRunCharts"]:
         for run in marked:
             assert {*chart.get("selectedParams", [])} <= {*run.data.params}
             assert {*chart.get("selectedMetrics", [])} <= {*run.data.metrics}
@@ -61,16 +68,66 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert found == {("group_adam", value, 0) for value in invented.LAMBDAS} | {("adam", 0, x) for x in (0, 0.1, 0.2)}
 
     # Another study on some of the runs; then the first one again, on fewer.
-    publish(jobs.head(5), uri, tmp_path / "fig1-criteo", "fig1")
-    second = publish(jobs.head(10), uri, folder)
-    assert len(search(uri, dashboard.run_filter("fig1", "criteo"))) == 5
-    assert len(search(uri, dashboard.run_filter("table2", "criteo"))) == 10
+    publish(jobs.head(5), uri, tmp_path / "fig1-criteo", FIG1)
+    (folder / "fig1.svg").rename(folder / "fig2.svg")
+    (folder / "fig1.png").unlink()
+    second = report.publish(replace(invented.findings(jobs.head(10)), figures={}), folder, uri, "ctr", SUBJECT)
+    assert len(search(uri, dashboard.run_filter(FIG1.key))) == 5
+    assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 10
     assert {run.data.tags["study"] for run in search(uri, "tags.kind = 'report'")} == {"table2", "fig1"}
     assert len(search(uri, "tags.kind = 'report'")) == 2
-    assert second.report != first.report
-    assert second.dashboard == first.dashboard
-    assert report.published(uri)["table2", "criteo"] == second
-    assert {*report.published(uri)} == {("fig1", "criteo"), ("table2", "criteo")}
+    assert second == first  # links that were printed stay alive
+    names = names - {"fig1.svg", "fig1.png"} | {"fig2.svg"}
+    assert {artifact.path for artifact in MlflowClient(uri).list_artifacts(report_id)} == names
+    kept = Path(mlflow.artifacts.download_artifacts(run_id=report_id, artifact_path="runs.csv", tracking_uri=uri))
+    assert len(pd.read_csv(kept)) == 10
+    assert report.published(uri) == {
+        FIG1.key: ("fig1 on criteo (1,234 rows)", report.published(uri)[FIG1.key][1]),
+        SUBJECT.key: ("table2 on criteo (1,234 rows)", second),
+    }
+
+
+def test_other_data_has_a_report_and_a_view_of_its_own(ready_database: Path, tmp_path: Path) -> None:
+    """Real and generated rows of the same dataset, as the same study has them one after the other."""
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    made = replace(SUBJECT, source="generated", data_hash="e1" * 8)
+    generated = jobs.head(12).assign(data_hash=made.data_hash)
+    invented.track(uri, pd.concat([jobs, generated]))
+    first, other = publish(jobs, uri, tmp_path / "a"), publish(generated, uri, tmp_path / "b", made)
+    assert publish(jobs, uri, tmp_path / "a") == first
+    titles = {"table2 on criteo (1,234 rows)": first, "table2 on criteo (1,234 generated rows)": other}
+    assert dict(report.published(uri).values()) == titles
+    assert len({first.dashboard, other.dashboard, first.report, other.report}) == 4
+    for subject, count in ((SUBJECT, 30), (made, 12)):
+        found = search(uri, dashboard.run_filter(subject.key))
+        assert [run.data.tags["data_hash"] for run in found] == [subject.data_hash] * count
+    saved = MlflowClient(uri).get_experiment("1").tags
+    names = {json.loads(view)["name"] for name, view in saved.items() if name.startswith(dashboard.TAG)}
+    assert names == {*titles}
+
+
+def test_the_same_run_of_other_code_is_not_taken_for_the_studys(ready_database: Path, tmp_path: Path) -> None:
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(1)
+    invented.track(uri, jobs)
+    invented.track(uri, jobs.assign(code_hash="later", auc=0.1))
+    publish(jobs, uri, tmp_path / "study")
+    (found,) = search(uri, dashboard.run_filter(SUBJECT.key))
+    assert found.data.metrics["auc"] == jobs["auc"][0]
+
+
+def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path: Path) -> None:
+    """Not what was tried on the way, such as other learning rates."""
+    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    invented.track(uri, jobs)
+    chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
+    report.publish(chosen, tmp_path / "study", uri, "ctr", SUBJECT)
+    found = search(uri, dashboard.run_filter(SUBJECT.key))
+    assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
+    assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
+    colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
+    assert colors == dict(zip(("adam, pruned by norm", "group_adam"), page.PALETTE, strict=False))  # the shown first
+    report.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, "ctr", SUBJECT)
+    assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
 
 @pytest.mark.parametrize("call", ["artifact", "tags", "finish"])
@@ -88,11 +145,10 @@ def test_a_report_that_is_stopped_half_way_leaves_the_earlier_one(
     monkeypatch.setattr(report.MlflowTracker, call, stopped)
     with pytest.raises(KeyboardInterrupt):
         publish(jobs, uri, tmp_path / "study")
-    assert report.published(uri) == {("table2", "criteo"): first}
-    last = publish(jobs, uri, tmp_path / "study")
-    assert report.published(uri) == {("table2", "criteo"): last}
+    assert report.published(uri) == {SUBJECT.key: (SUBJECT.title, first)}
+    assert publish(jobs, uri, tmp_path / "study") == first
     (run,) = search(uri, "tags.kind = 'report'")
-    assert run.info.run_id in last.report
+    assert run.info.run_id in first.report
 
 
 def test_runs_that_are_not_tracked_are_said_to_be_missing(
@@ -121,15 +177,15 @@ def test_links_as_addresses() -> None:
 
 def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> None:
     client = MlflowClient(invented.database(ready_database, tmp_path))
-    address = dashboard.create(client, "1", "fig1", "avazu")
-    assert address.endswith("viewStateShareKey=fig1-avazu")
-    saved = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.fig1-avazu"])
+    address = dashboard.create(client, "1", FIG1)
+    assert address.endswith("viewStateShareKey=fig1-criteo-d0d0d0d0")
+    saved = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.fig1-criteo-d0d0d0d0"])
     assert {name: type(value) for name, value in saved.items()} == {
         "name": str, "createdAt": int, "updatedAt": int, "state": str
     }  # fmt: skip
     kind, _, packed = saved["state"].partition(";")
     assert kind == "deflate"
-    assert json.loads(zlib.decompress(base64.b64decode(packed))) == dashboard.state("fig1", "avazu")
+    assert json.loads(zlib.decompress(base64.b64decode(packed))) == dashboard.state(FIG1)
 
 
 def test_another_mlflow_gets_no_view_and_says_so(
@@ -137,9 +193,9 @@ def test_another_mlflow_gets_no_view_and_says_so(
 ) -> None:
     client = MlflowClient(invented.database(ready_database, tmp_path))
     monkeypatch.setattr(mlflow, "__version__", "3.30.1")
-    address = dashboard.create(client, "1", "fig1", "avazu")
+    address = dashboard.create(client, "1", FIG1)
     assert "viewStateShareKey" not in address
-    assert "searchFilter=tags.study" in address
+    assert "searchFilter=tags.%60study.fig1-criteo-d0d0d0d0%60" in address
     assert not client.get_experiment("1").tags
     assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 alone" in caplog.text
 

@@ -200,6 +200,72 @@ def test_killed_worker_is_replaced() -> None:
     assert len({call["pid"] for call in calls()}) == 2
 
 
+def test_a_worker_that_is_killed_amid_an_answer() -> None:
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(98, window=2), a_job(1)])
+    assert "was ended by SIGKILL" in found["error"][0]
+    assert found["auc"][1] == 0.51
+
+
+def test_a_full_disk_is_named() -> None:
+    """Also where the log cannot be written either."""
+    with a_runner(workers=1) as runner:
+        found = runner.ask([a_job(16), a_job(1)])
+    assert found["error"][0] == f"{found['folder'][0]}/result.json: No space left on device"
+    assert found["auc"][1] == 0.51
+    assert len({call["pid"] for call in calls()}) == 1  # the worker goes on
+
+
+def test_what_stops_a_worker_before_it_runs_is_named() -> None:
+    with a_runner(workers=1) as runner:
+        key = runner._planner.plan(a_job(1)).key
+        Path("jobs", f".{key}.lock").mkdir(parents=True)
+        found = runner.ask([a_job(1), a_job(2)])
+    assert found["error"][0] == f"{Path.cwd()}/jobs/.{key}.lock: Is a directory"
+    assert found["auc"][1] == 0.52
+
+
+def test_a_store_that_cannot_be_written_is_named_before_anything_runs() -> None:
+    Path("jobs").write_text("in the way")
+    with a_runner() as runner, pytest.raises(CtrError, match=r"^jobs=jobs: File exists; expected a folder"):
+        runner.ask([a_job(1)])
+    assert calls() == []
+
+
+def test_what_a_worker_prints_between_its_jobs_is_not_in_their_logs(tmp_path: Path) -> None:
+    (tmp_path / "train.log").touch()
+    code = (
+        "import os; from pathlib import Path; from ctr.studies.worker import _logged\n"
+        "with _logged([Path('.')]): os.write(1, b'within,'); os.write(2, b'both')\n"
+        "os.write(1, b'out'); os.write(2, b'err')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("out", "err")
+    assert (tmp_path / "train.log").read_text() == "within,both"
+
+
+def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
+    """Its family holds a job that another process runs just now: that one is waited for, not given up."""
+    with a_runner(workers=1) as runner:
+        shared, own = pruned(99, 0.5, window=2), {"opt": "adam", "seed": 99, "window": 2}
+        folder = Path("jobs", runner._planner.plan(shared).key)
+        begun = threading.Event()
+
+        def other() -> None:
+            with Store(folder.parent).lock(folder.name):
+                begun.set()
+                until_calls(1)
+                time.sleep(1)  # until the runner finds its worker dead; later is as well
+                folder.mkdir()
+                (folder / "result.json").write_text('{"auc": 0.7}')
+
+        threading.Thread(target=other).start()
+        begun.wait()
+        found = runner.ask([shared, own])
+    assert found["auc"][0] == 0.7
+    assert "was ended by SIGKILL" in found["error"][1]
+
+
 def test_workers_that_died_idle_are_replaced() -> None:
     with a_runner() as runner:
         pids = [int(pid) for pid in runner.ask([a_job(0, window=50), a_job(1, window=50)])["pid"]]
