@@ -172,4 +172,5 @@ def main(descriptor: str, function: str, root: str) -> None:
     try:
         serve(Connection(int(descriptor)), load(function), Store(Path(root)))
     except (Terminated, BrokenPipeError):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the runner's end is told twice: by the connection and by it
         sys.exit(143)
