@@ -27,6 +27,7 @@ from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError, TooFewRows
 from ctr.models import MODELS, FeatureEmbedding
+from ctr.native.support import MAX_THREADS
 from ctr.optim import GroupOptimizer, LambdaSchedule
 from ctr.optim.pairs import make_optimizers
 from ctr.pruning import Pruning, clear_row_
@@ -94,7 +95,7 @@ def check(config: TrainConfig) -> None:
     for key, value, most in (
         ("batch_size", config.batch_size, 2**31 - 1),
         ("window", config.window, 2**31 - 1),
-        ("threads", config.threads, 1024),
+        ("threads", config.threads, MAX_THREADS),
     ):
         if not 1 <= value <= most:
             raise ArgumentError(f"{key}={value}; expected 1 to {most:,}")

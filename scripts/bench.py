@@ -40,7 +40,7 @@ from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
 from ctr.native.step import NativeStep
-from ctr.native.support import MAX_DIM
+from ctr.native.support import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.optim.pairs import make_optimizers
 from ctr.trainer import TrainingRun, train
 
@@ -233,7 +233,11 @@ def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, 
 
 def end_to_end(dataset: str, case: Case, opt: str, size: int, threads: int, rounds: int, path: Path) -> dict[str, Any]:
     """The trainer from a prepared file (reading, progress bar, AUC) against the step alone on rows in memory."""
-    per_turn, rows = max(2, TURN_ROWS // size), Rows(path)
+    per_turn = max(2, TURN_ROWS // size)
+    try:
+        rows = Rows(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise CtrError(f"{path}: {error}; expected prepared rows, in the folder that ctr.prepare names") from error
     needed = per_turn * (rounds + 1) * size
     if len(rows) < needed:
         raise CtrError(f"{path} has {len(rows):,} rows; {rounds} rounds of {size} rows a batch take {needed:,}")
@@ -279,7 +283,7 @@ def main() -> None:
     parser.add_argument(
         "--datasets", nargs="+", choices=CASES, default=list(CASES), help="whose table and model (default: all)"
     )
-    parser.add_argument("--opts", nargs="+", choices=OPTS, default=list(OPTS), help="optimizers (default: all)")
+    parser.add_argument("--opts", nargs="+", choices=OPTS, help="optimizers (default: all; group_adam with --quick)")
     parser.add_argument("--batch-size", **several, default=[512], help="rows per step (default: 512)")
     parser.add_argument("--dim", **several, default=[None], help="embedding dimension (default: the paper's)")
     parser.add_argument("--rows", **several, default=[None], help="rows of the table (default: the dataset's)")
@@ -293,7 +297,7 @@ def main() -> None:
         help="prepared rows of the one dataset named: end to end, reader included",
     )
     parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, group_adam only")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds; group_adam unless --opts says others")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
     if not available():
@@ -302,13 +306,14 @@ def main() -> None:
         for value in getattr(args, name):
             if value is not None and value < 1:
                 parser.error(f"--{name.replace('_', '-')} {value}; expected at least 1")
-    if any(dim is not None and dim > MAX_DIM for dim in args.dim):
-        parser.error(f"--dim above {MAX_DIM}, the most that the compiled step takes")
+    for name, most in (("dim", MAX_DIM), ("rows", MAX_ROWS), ("threads", MAX_THREADS)):
+        if any(value is not None and value > most for value in getattr(args, name)):
+            parser.error(f"--{name} above {most:,}, the most that the compiled step takes")
     if args.rounds is not None and args.rounds < 1:
         parser.error(f"--rounds {args.rounds}; expected at least 1")
     if args.from_file is not None and len(args.datasets) > 1:
         parser.error("--from-file needs --datasets with the one that it holds")
-    opts = ["group_adam"] if args.quick else args.opts
+    opts = args.opts or (["group_adam"] if args.quick else list(OPTS))
     rounds = args.rounds or (8 if args.quick else 30)
     results = []
     for dataset in args.datasets:

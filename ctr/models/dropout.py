@@ -24,7 +24,7 @@ def draw_bits(batch: int, count: int) -> Tensor:
     They come from torch's default generator on the CPU, whatever device they are used on: its state is the whole state
     of the dropout.
     """
-    return torch.empty(batch, count, dtype=torch.int64).random_(-(1 << 63), None)
+    return torch.empty(batch, count, dtype=torch.int64, device="cpu").random_(-(1 << 63), None)
 
 
 def half_dropout(x: Tensor, bits: Tensor) -> Tensor:

@@ -72,36 +72,33 @@ def library() -> ctypes.CDLL | None:
     """The compiled library; None, said once in the log, where there is none, or one of other sources than lie here: the
     code that a run is kept under (`ctr.store`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
     named = os.environ.get("CTR_NATIVE_LIBRARY")
-    paths = [Path(named)] if named else sorted(Path(__file__).parent.glob("_kernels*.so"))
-    if not paths:
-        log.warning("the compiled kernels are not built; using torch, several times slower (pip install . builds them)")
-        return None
-    found = _find(paths)
+    paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    found = _find([Path(named).expanduser().absolute()] if named else paths)
     if isinstance(found, str):
-        log.warning(
-            "the compiled kernels %s; using torch, several times slower (pip install -e . builds them anew)", found
-        )
+        cure = "pip install -e . builds them anew" if not named else f"CTR_NATIVE_LIBRARY={named} names them"
+        log.warning("the compiled kernels %s; using torch, several times slower (%s)", found, cure)
         return None
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
-    if not found.ctr_fits_processor():
-        log.warning("the compiled kernels were built for another processor; using torch (pip install . rebuilds them)")
-        return None
     return found
 
 
 def _find(paths: list[Path]) -> ctypes.CDLL | str:
-    """The first library that is built from the sources that lie here (every Python that built one left its own, and all
-    serve); or why there is none."""
-    why = f"are built from other sources than those in {SOURCES}"
+    """The first library that is built from the sources that lie here, for a processor like this one (every Python that
+    built one left its own, and all serve); or why there is none."""
+    why = "are not built"
     for path in paths:
         try:
             found = ctypes.CDLL(str(path))
         except OSError as error:
             why = f"do not load ({error})"
             continue
-        if _is_built_from(SOURCES, found):
+        if not _is_built_from(SOURCES, found):
+            why = f"are built from other sources than those in {SOURCES}"
+        elif not found.ctr_fits_processor():
+            why = "were built for another processor"
+        else:
             return found
     return why
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from ctr.errors import CtrError
@@ -125,22 +126,53 @@ def _opnn(model: OPNN, program: Program) -> None:
 _MODELS: dict[type[nn.Module], Callable[[Any, Program], None]] = {MLP: _mlp, DCN: _dcn, OPNN: _opnn}
 
 
-# What the models are made of. Another module, or one of these that does more than it says, is not known here.
-_PARTS = (CrossLayers, FeatureEmbedding, PairProducts, nn.Linear, nn.ModuleList, nn.ReLU, nn.Sequential)
-
-
 def translatable(model: nn.Module) -> bool:
-    """Whether `translate` knows the model: one of ours, with the layers that its class gives it."""
-    if type(model) not in _MODELS or (isinstance(model, DCN) and len(model.cross.weight) == 0):
+    """Whether `translate` knows the model: one of ours, with the layers that its class gives it, each used once and
+    doing nothing else."""
+    if type(model) not in _MODELS or not (_table_as_built(model) and _net_as_built(model)):
         return False
-    for module in model.modules():
-        hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        if (module is not model and type(module) not in _PARTS) or hooked or "forward" in vars(module):
-            return False
-        if isinstance(module, nn.Linear) and module.bias is None:
-            return False
-    deep = getattr(model, "deep", ())
-    return [type(layer) for layer in deep] == [nn.Linear, nn.ReLU] * (len(deep) // 2)
+    everywhere = list(model.named_parameters(remove_duplicate=False))
+    if len(everywhere) != len(list(model.parameters())):  # each place would take the gradient of the other
+        return False
+    return not any(map(_hooked, model.modules())) and not any(_watched(p) for _, p in everywhere)
+
+
+def _table_as_built(model: nn.Module) -> bool:
+    table = getattr(model, "embedding", None)
+    if type(table) is not FeatureEmbedding:
+        return False
+    seen = table.seen
+    return seen.shape == table.weight.shape[:1] and seen.dtype == torch.bool and seen.is_contiguous()
+
+
+def _net_as_built(model: Any) -> bool:
+    if isinstance(model, OPNN):
+        linears, dim = list(model.hidden), model.embedding.weight.shape[1]
+        pairs = model.pairs
+        known = pairs is None or (type(pairs) is PairProducts and pairs.weight.shape[::2] == (dim, dim))
+    else:
+        layers = list(model.deep) if type(model.deep) is nn.Sequential else []
+        linears = layers[::2]
+        known = [type(layer) for layer in layers[1::2]] == [nn.ReLU] * len(linears)
+    if isinstance(model, DCN):
+        cross = model.cross
+        known &= type(cross) is CrossLayers and cross.weight.shape == cross.bias.shape and len(cross.weight) > 0
+    known &= len(linears) > 0 and all(type(layer) is nn.Linear for layer in [*linears, model.output])
+    return bool(known and all(layer.bias is not None for layer in linears) and _is_head(model.output))
+
+
+def _is_head(output: nn.Linear) -> bool:
+    return output.bias is not None and output.out_features == 1
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether it does more, or other things, than its class."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or bool({"forward", "from_rows", "draw"} & vars(module).keys())
+
+
+def _watched(parameter: nn.Parameter) -> bool:
+    return bool(parameter._backward_hooks) or bool(getattr(parameter, "_post_accumulate_grad_hooks", None))
 
 
 def translate(model: nn.Module, offsets: dict[int, int], fields: int, dense: int) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from ctr.models import OPNN, FeatureEmbedding
 from ctr.native import library as native
 from ctr.native.convert import last_D
 from ctr.native.program import translate
-from ctr.native.support import MAX_ROWS, unsupported
-from ctr.optim.core import CHUNK, GroupOptimizer, may_vanish, penalty, shrink
+from ctr.native.support import MAX_ROWS, MAX_THREADS, unsupported, unsupported_options
+from ctr.optim.core import CHUNK, GroupOptimizer, penalty, shrink
 from ctr.optim.group_adam import GroupAdam
 
 ADAM, ADAGRAD = range(2)
@@ -39,11 +40,11 @@ class NativeStep:
 
     Args:
         model, row_optimizer, net_optimizer: for which :func:`unsupported` is None.
-        threads: how many work together, at least 1.
+        threads: how many work together.
 
     Raises:
         CtrError: :func:`unsupported` says why it cannot.
-        ValueError: ``threads`` is below 1.
+        ValueError: ``threads`` is below 1 or above 1,024.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class NativeStep:
         reason = unsupported(model, row_optimizer, net_optimizer)
         if reason is not None:
             raise CtrError(f"the compiled step cannot train this: {reason}")
-        if threads < 1:
-            raise ValueError(f"threads={threads}; expected at least 1")
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads={threads}; expected 1 to {MAX_THREADS:,}")
         self._library = native.loaded()
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0
@@ -68,7 +69,8 @@ class NativeStep:
         self._batch, self._rows, self._options = native.Batch(), native.RowOptions(), native.NetOptions()
         self._loss = ctypes.c_double()
         self._threads, self._handle, self._shape = threads, None, (0, 0)
-        self._process = os.getpid()
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._places = self._where()
 
     def __del__(self) -> None:
         # The threads that it would wait for are in the process that made it, not in a fork of that.
@@ -116,7 +118,7 @@ class NativeStep:
         sizes = [p.numel() for p in parameters]
         starts = np.cumsum([0, *sizes]).tolist()
         padding = 64  # a vector load of the last value reads beyond it
-        self._memory = torch.zeros(3, starts[-1] + padding)
+        self._memory = torch.zeros(3, starts[-1] + padding, dtype=torch.float32, device="cpu")
         self._net = self._memory[:, : starts[-1]]  # values, first moments, second moments
         self._offsets = {id(p): start for p, start in zip(parameters, starts, strict=False)}
         for p, start in zip(parameters, starts, strict=False):
@@ -149,20 +151,26 @@ class NativeStep:
             CtrError: an id is out of range, the batch's parts differ in length or its columns from those of the batch
                 before, the learning rate is 0, or D could be; nothing is updated.
         """
-        if not self.model.training:  # 20 us to say it again to every module
-            self.model.train()
-        logits = self._fill(batch)
-        self._set_rows(self.steps + 1)
-        self._set_net(self.steps + 1)
-        bad = self._library.ctr_step_train(
-            self._handle, self._batch, self._table_struct, self._rows, self._history.ctypes.data, self._options,
-            self._params_struct, self._loss,
-        )  # fmt: skip
-        self._check(bad, batch.ids)
-        if math.isfinite(self._loss.value):
-            self.steps += 1
-            self.row_optimizer.state[self._weight]["step"] = self.steps
-        return logits, self._loss.value
+        with self._lock:
+            if not self.model.training:  # 20 us to say it again to every module
+                self.model.train()
+            logits = self._fill(batch)
+            if not len(logits):
+                return logits, math.nan
+            rows, net = self.row_optimizer.param_groups[0], self.net_optimizer.param_groups[0]
+            if (reason := unsupported_options(rows, net)) is not None:
+                raise CtrError(f"the compiled step cannot go on: {reason}")
+            self._set_rows(self.steps + 1)
+            self._set_net(self.steps + 1)
+            bad = self._library.ctr_step_train(
+                self._handle, self._batch, self._table_struct, self._rows, self._history.ctypes.data, self._options,
+                self._params_struct, self._loss,
+            )  # fmt: skip
+            self._check(bad, batch.ids)
+            if math.isfinite(self._loss.value):
+                self.steps += 1
+                self.row_optimizer.state[self._weight]["step"] = self.steps
+            return logits, self._loss.value
 
     def predict(self, batch: Batch) -> Tensor:
         """Logits in evaluation mode.
@@ -170,23 +178,33 @@ class NativeStep:
         Raises:
             CtrError: an id is out of range, or the batch's parts differ in length, or its columns from those before.
         """
-        if self.model.training:
-            self.model.eval()
-        logits = self._fill(batch)
-        unseen_zero = self._embedding.unseen == "zero"
-        bad = self._library.ctr_step_predict(
-            self._handle, self._batch, self._table_struct, self._params_struct, unseen_zero
-        )
-        self._check(bad, batch.ids)
-        return logits
+        with self._lock:
+            if self.model.training:
+                self.model.eval()
+            logits = self._fill(batch)
+            unseen_zero = self._embedding.unseen == "zero"
+            bad = self._library.ctr_step_predict(
+                self._handle, self._batch, self._table_struct, self._params_struct, unseen_zero
+            )
+            self._check(bad, batch.ids)
+            return logits
+
+    def _where(self) -> tuple[object, ...]:
+        """What the compiled code holds on to, and the model may not change behind its back."""
+        embedding = self._embedding
+        return embedding.weight.data_ptr(), embedding.seen.data_ptr(), getattr(self.model, "dropout", None)
 
     def _fill(self, batch: Batch) -> Tensor:
         """Points the batch structure at a batch; returns the tensor that its logits go to."""
-        rows = len(batch)
         ids, dense, label = batch.ids, batch.dense, batch.label
-        shape = (ids.shape[1], 0 if dense is None else dense.shape[1])
         if self._process != os.getpid():
             raise CtrError("this step was made before the process forked, and its threads are not in the fork")
+        if self._where() != self._places:
+            raise CtrError("the embedding's weight or seen, or dropout, was replaced after the step was made")
+        if ids.dim() != 2 or label.dim() != 1 or (dense is not None and dense.dim() != 2):
+            shapes = ", ".join(str(tuple(part.shape)) for part in (ids, dense, label) if part is not None)
+            raise CtrError(f"a batch of {shapes}; expected ids [B, F], dense [B, K] or None, labels [B]")
+        rows, shape = len(label), (ids.shape[1], 0 if dense is None else dense.shape[1])
         if len(ids) != rows or (dense is not None and len(dense) != rows):
             parts = [len(part) for part in (ids, dense, label) if part is not None]
             raise CtrError(f"a batch whose ids, dense columns (if any) and labels have {parts} rows")
@@ -194,13 +212,14 @@ class NativeStep:
             self._start(*shape)
         if shape != self._shape:
             raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
-        bits = self.model.draw(rows) if isinstance(self.model, OPNN) else None
-        logits = torch.empty(rows)
+        logits = torch.empty(rows, dtype=torch.float32, device="cpu")
         self._held = [_ids(ids), _plain(label, torch.float32)]
         self._batch.ids, self._batch.label = (t.data_ptr() for t in self._held)
         if dense is not None:
             self._held.append(_plain(dense, torch.float32))
             self._batch.dense = self._held[-1].data_ptr()
+        self._drawn_from = torch.get_rng_state() if isinstance(self.model, OPNN) else None
+        bits = self.model.draw(rows) if isinstance(self.model, OPNN) else None
         if bits is not None:
             self._held.append(bits)
         self._batch.bits = None if bits is None else bits.data_ptr()
@@ -210,6 +229,8 @@ class NativeStep:
 
     def _check(self, bad: int, ids: Tensor) -> None:
         if bad >= 0:
+            if self._drawn_from is not None:
+                torch.set_rng_state(self._drawn_from)  # as if the batch had not been
             row, field = divmod(bad, self._shape[0])
             raise CtrError(
                 f"id {int(ids[row, field])} of field {field} is not within the table's {len(self._weight):,} rows"
@@ -218,10 +239,6 @@ class NativeStep:
     def _set_rows(self, t: int) -> None:
         group = self.row_optimizer.param_groups[0]
         lr, eps = float(group["lr"]), group["eps"]
-        if lr <= 0:
-            raise CtrError(f"lr={lr}; the compiled step needs a positive learning rate (backend=torch takes 0)")
-        if may_vanish(group, torch.float32):  # a schedule may have moved lambda2
-            raise CtrError("D could be 0: the compiled step needs eps > 0 or lambda2 > 0")
         o = self._rows
         correction2 = 1.0
         if self._adam_rows:
@@ -284,11 +301,19 @@ class NativeStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what :meth:`state_dict` gave, by copying; ValueError if it is not one of this kind and size."""
-        if state.get("backend") != "native" or state["table"].shape != self._table.shape:
+        parts = {"steps", "table", "history", "row_groups", "net_optimizer"}
+        if state.get("backend") != "native" or not parts <= state.keys() or state["table"].shape != self._table.shape:
             raise ValueError(
                 "this state is not one of the compiled step for a table of this size; one of the torch step goes on "
                 "with backend=torch"
             )
+        moment = "exp_avg" if isinstance(self.net_optimizer, Adam) else "sum"
+        theirs = [
+            tuple(each[moment].shape) if moment in each else None for each in state["net_optimizer"]["state"].values()
+        ]
+        mine = [tuple(p.shape) for p in self.net_optimizer.param_groups[0]["params"]]
+        if theirs != mine:
+            raise ValueError(f"this state is of a net with parameters {theirs}; this one has {mine}")
         self.steps = state["steps"]
         self._table.copy_(state["table"])
         self._history = np.zeros((max(1024, 2 * len(state["history"])), 2), np.float32)
@@ -302,10 +327,12 @@ class NativeStep:
 
 def _ids(ids: Tensor) -> Tensor:
     """As int32; what does not fit stays out of range."""
-    if ids.is_floating_point():
+    if ids.dtype == torch.int32:
+        return _plain(ids, torch.int32)
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
         raise CtrError(f"ids of type {ids.dtype}; expected integers")
-    return _plain(ids if ids.dtype == torch.int32 else ids.clamp(-1, MAX_ROWS), torch.int32)
+    return _plain(ids.long().clamp(-1, MAX_ROWS), torch.int32)
 
 
 def _plain(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.to(dtype).contiguous()
+    return values.to("cpu", dtype).contiguous()

@@ -1,9 +1,9 @@
 """The compiled library is used only where it is built from the sources that lie beside it."""
 
+import _ctypes
 import logging
 import shutil
 from collections.abc import Iterator
-from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -41,15 +41,27 @@ def test_a_library_of_other_sources_is_not_used(
     assert REBUILD in said
 
 
-@pytest.mark.skipif(find_library("c") is None, reason="needs a library of the system")
 def test_a_library_that_does_not_say_what_it_is_built_from_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As those built before it was asked for; also if it is named."""
-    monkeypatch.setenv("CTR_NATIVE_LIBRARY", str(find_library("c")))
+    monkeypatch.setenv("CTR_NATIVE_LIBRARY", _ctypes.__file__)
     with caplog.at_level(logging.WARNING, "ctr"):
         assert not library.available()
-    assert REBUILD in caplog.text
+    assert "built from other sources" in caplog.text
+    assert f"CTR_NATIVE_LIBRARY={_ctypes.__file__} names them" in caplog.text
+
+
+def test_a_named_library_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library.library()
+    if found is None:
+        pytest.skip("the compiled kernels are not built")
+    shutil.copy(found._name, tmp_path / "mine.so")
+    monkeypatch.chdir(tmp_path)
+    for name, there in (("mine.so", True), ("./mine.so", True), ("other.so", False), (".", False)):
+        monkeypatch.setenv("CTR_NATIVE_LIBRARY", name)
+        library.library.cache_clear()
+        assert library.available() == there
 
 
 def test_one_of_these_sources_is_found_behind_a_stale_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

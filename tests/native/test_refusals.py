@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -28,33 +29,73 @@ def test_says_what_it_does_not_support():
     assert unsupported(model.double(), *make_optimizers(model, "adam", {"lr": 0.1}))
 
 
-def with_tanh(model):
-    model.deep[1] = nn.Tanh()
+def put(path, make):
+    """A change that puts what ``make`` makes of the present module, or parameter, in its place."""
+
+    def change(model):
+        parent, _, name = path.rpartition(".")
+        owner = model.get_submodule(parent)
+        setattr(owner, name, make(getattr(owner, name)))
+
+    return change
 
 
-def without_bias(model):
-    model.deep[0] = nn.Linear(model.deep[0].in_features, model.deep[0].out_features, bias=False)
+def unbiased(layer):
+    return nn.Linear(layer.in_features, layer.out_features, bias=False)
 
 
-def with_two_activations(model):
-    model.deep.insert(1, nn.ReLU())
+def doubled(module, inputs, output):
+    return output * 2
 
 
-def with_a_hook(model):
-    model.deep[0].register_forward_hook(lambda module, inputs, output: output * 2)
+def tied(layers):
+    layers = [*layers, nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU()]
+    layers[8].weight = layers[6].weight
+    return nn.Sequential(*layers)
 
 
-def with_another_forward(model):
-    model.deep.forward = lambda x: x
+CHANGES = {
+    "another activation": ("mlp dcn", put("deep.1", lambda _: nn.Tanh())),
+    "no bias": ("mlp dcn", put("deep.0", unbiased)),
+    "two activations": ("mlp dcn", lambda model: model.deep.insert(1, nn.ReLU())),
+    "no deep layers": ("dcn", put("deep", lambda _: nn.Sequential())),
+    "an activation among linear layers": ("opnn", lambda model: model.hidden.append(nn.ReLU())),
+    "linear for cross": ("dcn", put("cross", lambda old: nn.Linear(43, 43))),
+    "something for cross": ("dcn", put("cross", lambda old: nn.Sequential(old))),
+    "two outputs": ("mlp dcn opnn", put("output", lambda old: nn.Linear(old.in_features, 2))),
+    "a wrapped output": ("mlp dcn opnn", put("output", lambda old: nn.Sequential(old))),
+    "a layer used twice": ("mlp", lambda model: model.deep.extend([nn.Linear(16, 16), nn.ReLU()] * 2)),
+    "a weight used twice": ("mlp", put("deep", tied)),
+    "a forward hook": ("mlp dcn", lambda model: model.deep[0].register_forward_hook(doubled)),
+    "a backward hook": ("mlp", lambda model: model.deep[0].register_full_backward_pre_hook(lambda module, grad: None)),
+    "a hook of a weight": ("mlp", lambda model: model.output.weight.register_hook(lambda grad: grad * 2)),
+    "another forward": ("mlp dcn", lambda model: setattr(model.deep, "forward", lambda x: x)),
+    "another from_rows": ("mlp dcn opnn", lambda model: setattr(model, "from_rows", lambda rows, dense: rows)),
+    "a short seen": ("mlp", lambda model: setattr(model.embedding, "seen", torch.zeros(3, dtype=torch.bool))),
+}
 
 
-@pytest.mark.parametrize("change", [with_tanh, without_bias, with_two_activations, with_a_hook, with_another_forward])
-@pytest.mark.parametrize("name", ["mlp", "dcn"])
+@pytest.mark.parametrize(("name", "change"), [(name, key) for key in CHANGES for name in CHANGES[key][0].split()])
 def test_layers_that_were_changed_are_not_taken_for_the_models_own(name, change):
     model = build(name)
     assert unsupported(model, *make_optimizers(model, "adam", {"lr": 0.1})) is None
-    change(model)
+    CHANGES[change][1](model)
     assert "does not know this" in unsupported(model, *make_optimizers(model, "adam", {"lr": 0.1}))
+
+
+def test_optimizers_that_do_more_are_not_taken():
+    model = build("mlp")
+    for which in (0, 1):
+        for register in ("register_step_pre_hook", "register_step_post_hook"):
+            optimizers = make_optimizers(model, "adam", {"lr": 0.1})
+            getattr(optimizers[which], register)(lambda *_: None)
+            assert "hooks" in unsupported(model, *optimizers)
+    rows, net = make_optimizers(model, "adam", {"lr": 0.1})
+    rows.add_param_group({"params": []})
+    assert "param group" in unsupported(model, rows, net)
+    rows, net = make_optimizers(model, "adam", {"lr": 0.1})
+    net.param_groups[0]["params"].append(model.output.bias)
+    assert "all parameters" in unsupported(model, rows, net)
 
 
 @pytest.mark.parametrize("which", ["embedding.weight", "output.bias"])
@@ -97,6 +138,129 @@ def test_a_batch_whose_parts_differ_in_length_is_refused(ids, dense):
         step.train(Batch(torch.zeros(ids, FIELDS, dtype=torch.int32), torch.zeros(dense, 3), torch.zeros(8)))
 
 
+def test_a_batch_of_other_dimensions_is_refused():
+    step, batch = native(build("mlp")), batches(1)[0]
+    deep = torch.stack([batch.ids, batch.ids], 2)
+    wide, twice = torch.stack([batch.dense, batch.dense], 2), torch.stack([batch.label, batch.label], 1)
+    for ids, dense, label in (
+        (deep, batch.dense, batch.label),
+        (batch.ids, wide, batch.label),
+        (batch.ids, batch.dense, twice),
+        (batch.ids[:, 0], batch.dense, batch.label),
+        (batch.ids, batch.dense[:, 0], batch.label),
+        (batch.ids, batch.dense, batch.label[0]),
+    ):
+        with pytest.raises(CtrError, match=r"expected ids \[B, F\]"):
+            step.train(Batch(ids, dense, label))
+    assert step.steps == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_empty_batch_changes_nothing(name):
+    model = build(name)
+    step = native(model)
+    first, second = batches(2)
+    step.train(first)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    logits, loss = step.train(Batch(first.ids[:0], first.dense[:0], first.label[:0]))
+    assert len(logits) == 0
+    assert loss != loss
+    assert step.steps == 1
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert len(step.predict(Batch(first.ids[:0], first.dense[:0], first.label[:0]))) == 0
+    step.train(second)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int64])
+def test_other_integers_are_ids_too(kind):
+    steps = [native(build("mlp")) for _ in range(2)]
+    batch = batches(1)[0]
+    ids = batch.ids % 100
+    one, _ = steps[0].train(Batch(ids, batch.dense, batch.label))
+    other, _ = steps[1].train(Batch(ids.to(kind), batch.dense, batch.label))
+    assert torch.equal(one, other)
+
+
+def test_a_refused_batch_draws_no_dropout():
+    step, batch = native(build("opnn")), batches(1)[0]
+    bad = batch.ids.clone()
+    bad[1, 1] = -1
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with pytest.raises(CtrError, match="id -1"):
+        step.train(Batch(bad, batch.dense, batch.label))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_default_type_of_torch_does_not_matter():
+    expected, _ = native(build("mlp")).train(batches(1)[0])
+    batch, model = batches(1)[0], build("mlp")
+    torch.set_default_dtype(torch.float64)
+    try:
+        logits, _ = native(model).train(batch)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(logits, expected)
+
+
+def test_two_threads_may_share_a_step():
+    step, some = native(build("mlp")), batches(30)
+    alone = native(build("mlp"))
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(lambda: [step.predict(batch) for batch in some * 10])
+        for batch in some:
+            step.train(batch)
+        reading.result()
+    for batch in some:
+        alone.train(batch)
+    assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), alone.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("which", "option", "value"),
+    [("net", "weight_decay", 0.1), ("net", "maximize", True), ("row", "maximize", True), ("row", "lr", 0.0)],
+)
+def test_options_that_come_to_what_it_does_not_know(which, option, value):
+    model = build("mlp")
+    step = native(model)
+    first, second = batches(2)
+    step.train(first)
+    getattr(step, f"{which}_optimizer").param_groups[0][option] = value
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with pytest.raises(CtrError, match="cannot go on"):
+        step.train(second)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_parts_that_were_replaced_are_noticed():
+    batch = batches(1)[0]
+    for change in (
+        lambda model: model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True),
+        lambda model: setattr(model.embedding, "seen", model.embedding.seen.clone()),
+        lambda model: setattr(model, "dropout", 0),
+    ):
+        model = build("opnn")
+        step = native(model)
+        step.train(batch)
+        change(model)
+        with pytest.raises(CtrError, match="replaced"):
+            step.train(batch)
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    first, second = batches(2)
+    mine, other = native(build("mlp")), native(build("mlp", hidden=[8]))
+    for step in (mine, other):
+        step.train(first)
+    before = copy.deepcopy(mine.state_dict())
+    state = other.state_dict()
+    for wrong in (state, {"backend": "native"}, {key: state[key] for key in state if key != "history"}):
+        with pytest.raises(ValueError, match="this state is"):
+            mine.load_state_dict(wrong)
+    assert torch.equal(mine.state_dict()["table"], before["table"])
+    mine.train(second)
+
+
 @pytest.mark.parametrize("bad", [2**32, 2**32 + 5, -(2**32), 2**62])
 def test_long_ids_do_not_wrap(bad):
     batch = batches(1)[0]
@@ -113,8 +277,9 @@ def test_long_ids_do_not_wrap(bad):
 
 def test_a_step_needs_a_thread_and_is_not_copied():
     model = build("mlp")
-    with pytest.raises(ValueError, match="threads=0"):
-        NativeStep(model, *make_optimizers(model, "adam", {"lr": 0.1}), threads=0)
+    for threads in (0, 1025):
+        with pytest.raises(ValueError, match=f"threads={threads}"):
+            NativeStep(model, *make_optimizers(model, "adam", {"lr": 0.1}), threads=threads)
     step = native(model)
     step.train(batches(1)[0])
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
