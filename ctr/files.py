@@ -12,8 +12,21 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from ctr.errors import CtrError
 
 TMP_PREFIX = ".tmp-"
+
+
+def expect_writable(folder: Path, key: str) -> None:
+    """Makes a folder. CtrError, with the ``key`` that named it, if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CtrError(f"{key}: {error.strerror}; expected a folder that can be written to") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import ctr.environment  # before torch
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from functools import reduce
 from importlib import resources
@@ -25,11 +26,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 import ctr.config
-from ctr.cli import open_data, report_failure, run_command
+from ctr.cli import check_data, open_data, report_failure, run_command
 from ctr.commands import override
 from ctr.config import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
-from ctr.files import atomic_folder, atomic_write_text
+from ctr.files import atomic_folder, atomic_write_text, expect_writable
 from ctr.tracking import SQLITE, flatten
 
 if TYPE_CHECKING:
@@ -221,12 +222,17 @@ def reproduce(
                 "as in 'folder=runs/sweep/${name}-${dataset.name}-${select}'"
             )
         taken.add(folder.resolve())
+    check_data(config.dataset)
+    expect_writable(folder.resolve().parent, f"folder={folder}")
     settings = settings_of(config)
     warn_of_replacing(folder, settings)
+    import pandas as pd
+
     from ctr.run import check  # torch: seconds that --help does not need
     from ctr.store import Store
     from ctr.studies.registry import STUDIES
     from ctr.studies.runner import Runner
+    from ctr.studies.runs import FINISHED
     from ctr.train import passes
 
     runner = Runner(
@@ -256,6 +262,9 @@ def reproduce(
     failed = _failures(runner, findings)
     if failed:
         raise CtrError(_summary(failed, runner))
+    finished = [row for row in findings.runs.to_dict("records") if row.get("outcome") == FINISHED]
+    if finished and all(pd.isna(row["auc"]) for row in finished):
+        raise CtrError("no run has an AUC, so that nothing was compared: the test part has rows of one label only")
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:
@@ -325,6 +334,8 @@ def main(config: DictConfig) -> None:
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
         reproduce(cast(ReproduceConfig, config), given, taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt):
+            print("\nthe same command goes on from here", file=sys.stderr)
         report_failure(error)
         raise
 

@@ -12,13 +12,12 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
-from ctr.files import atomic_folder
+from ctr.files import atomic_folder, expect_writable
 
 # What a run's figures depend on beside its configuration and its data. (How rows are prepared is in the data's hash.)
 SOURCES = (
@@ -66,12 +65,7 @@ class Store:
 
     def expect_writable(self) -> None:
         """Makes the folder. CtrError, with its name, if nothing can be written there."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=self.root):
-                pass
-        except OSError as error:
-            raise CtrError(f"jobs={self.root}: {error.strerror}; expected a folder that can be written to") from error
+        expect_writable(self.root, f"jobs={self.root}")
 
     def once(self, key: str, folder: Path, run: Callable[[], object], *, force: bool = False) -> bool:
         """Runs a job that leaves its files in ``folder``, and keeps them, unless it was finished earlier.

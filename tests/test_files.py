@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text
+from ctr.errors import CtrError
+from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text, expect_writable
 
 
 def names(folder: Path) -> list[str]:
@@ -141,3 +142,11 @@ with {kind}(Path({str(tmp_path)!r}) / "rows") as tmp:
     assert killed.returncode == -signal.SIGKILL
     (leftover,) = names(tmp_path)
     assert leftover.startswith(TMP_PREFIX)
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_its_key(tmp_path: Path) -> None:
+    expect_writable(tmp_path / "a" / "b", "jobs=a/b")
+    assert names(tmp_path / "a" / "b") == []
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CtrError, match=r"jobs=file/b: .*expected a folder that can be written to"):
+        expect_writable(tmp_path / "file" / "b", "jobs=file/b")

@@ -187,6 +187,32 @@ def test_an_empty_folder_and_an_earlier_result_are_replaced(
     assert "with seeds=[4,7]: it will be replaced" in capsys.readouterr().out
 
 
+def test_what_cannot_be_written_or_read_is_said_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(CtrError, match=r"folder=file/y: .*expected a folder that can be written to"):
+        reproduced(no_study, "study=table2", *SAMPLE, "folder=file/y", "tracking=none")
+    given = ["study=table2", "folder=out", "tracking=none"]
+    reproduced(nothing, *given, *SAMPLE)
+    capsys.readouterr()
+    with pytest.raises(ArgumentError, match="no raw log at nowhere"):
+        reproduced(no_study, *given, "dataset.raw=nowhere", "seeds=2")
+    assert capsys.readouterr().out == ""  # nothing is replaced
+
+
+def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last row of five has one label only."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clicks.csv").write_text("clicked,user\n0,a\n1,c\n0,a\n1,c\n0,a\n")
+    overrides = ["study=table5", "dataset=csv", "dataset.raw=clicks.csv", "dataset.label=clicked", "model=mlp"]
+    overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1"]
+    with pytest.raises(CtrError, match=r"no run has an AUC.*one label only"):
+        reproduced(STUDIES["table5"], *overrides)
+    assert (tmp_path / "runs" / "studies" / "table5-csv-mlp" / "runs.csv").exists()
+
+
 def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     taken: set[Path] = set()

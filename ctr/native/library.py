@@ -126,6 +126,8 @@ def loaded() -> ctypes.CDLL:
 class _Memory:
     """Zeroed memory in huge pages; lives as long as an array on it."""
 
+    _address: int | None = None  # also where Ctrl-C comes before there is one
+
     def __init__(self, items: int) -> None:
         self._bytes = items * 4
         self._address = loaded().ctr_allocate(self._bytes)

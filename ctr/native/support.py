@@ -55,7 +55,7 @@ def unsupported_options(rows: dict[str, Any], net: dict[str, Any]) -> str | None
         return "of the row optimizer's options it has only group_dim=0, maximize=False and check_finite=False"
     if not float(rows["lr"]) > 0:
         return f"the row optimizer has lr={float(rows['lr'])}; it needs lr > 0"
-    return "D could be 0: it needs eps > 0 or lambda2 > 0" if may_vanish(rows, torch.float32) else None
+    return "D could be 0: it needs eps / lr + 2 lambda2 > 0 in float32" if may_vanish(rows, torch.float32) else None
 
 
 def _optimized(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> bool:

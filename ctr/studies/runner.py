@@ -104,6 +104,7 @@ class Runner:
         self._planner = Planner(store, always, tags, check)
         self._workers: list[Worker] = []
         self._bar: Any = None
+        self._parts = 0  # times that there were runs to do
         self._errors: dict[str, str] = {}
         self.commands: dict[str, str] = {}
 
@@ -165,9 +166,12 @@ class Runner:
         return sorted(families, key=lambda family: -family.rows)
 
     def _run(self, waiting: list[Family]) -> None:
+        self._parts += 1
         if self._bar is None:
             self._bar = bar(0, "rows", "study")
             self._bar.smoothing = 0  # workers report in bursts: the rate of all rows so far says more
+        # What a study asks for next depends on what it found: the bar's end is that of what it asked for so far.
+        self._bar.set_description(f"study, part {self._parts}", refresh=False)
         self._bar.total += sum(family.rows for family in waiting)
         self._bar.refresh()
         while waiting or any(worker.family for worker in self._workers):
