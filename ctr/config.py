@@ -317,6 +317,24 @@ def register() -> None:
             store.store(name, schema, group=f"schema/{group}")
 
 
+def dotted(config: DictConfig) -> dict[str, object]:
+    """Every key by its dotted name, as a command line has it, with its value as it stands there: ``???`` where one is
+    to be given. Hydra's own are left out."""
+    found: dict[str, object] = {}
+
+    def add(values: dict[Any, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                add(value, f"{prefix}{key}.")
+            else:
+                found[f"{prefix}{key}"] = value
+
+    values = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(values, dict)
+    add({key: value for key, value in values.items() if key != "hydra"}, "")
+    return found
+
+
 def refuse_unknown(config: DictConfig, schema: type) -> None:
     """Raises for a key that no schema has, by name: Hydra itself lets ``+opt.lamda21=1e-3`` pass."""
     values = plain_dict(config)

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from importlib import resources
-from typing import Any, cast
+from typing import cast
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -49,7 +49,7 @@ def _keys(command: str, config: DictConfig, choices: Mapping[str, str | None]) -
     for group, choice in choices.items():
         if choice is not None and group in config:
             meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}").items()}
-    for key, value in _flat(OmegaConf.to_container(config, resolve=False)):
+    for key, value in ctr.config.dotted(config).items():
         if key not in choices and key.rpartition(".")[2] != "name":  # these are chosen by their group
             assigned = f"{key}=???" if value == "???" else _assigned(config, key)
             yield from _beside(f"  {assigned}", meant.get(key, ""))
@@ -72,16 +72,6 @@ def _beside(left: str, right: str) -> Iterator[str]:
     for line in lines:
         yield f"{left:<{COLUMN}}{line}".rstrip()
         left = ""
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys and their values as they stand there, ``???`` where one is to be given."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            if prefix or key != "hydra":
-                yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def comments(name: str) -> dict[str, str]:

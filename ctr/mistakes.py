@@ -9,10 +9,10 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import cast
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -20,7 +20,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from ctr.config import SCHEMAS, TrainConfig
+from ctr.config import SCHEMAS, TrainConfig, dotted
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
 
@@ -123,21 +123,13 @@ def _nearest(key: str, keys: list[str]) -> list[str]:
 
 def _keys(config: DictConfig) -> dict[str, object]:
     """Every key by its dotted name, and the groups."""
-    flat: dict[str, object] = {}
-
-    def add(values: dict[Any, Any], prefix: str) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict) and value:
-                if not prefix:
-                    flat[str(key)] = None
-                add(value, f"{prefix}{key}.")
-            else:
-                flat[f"{prefix}{key}"] = value
-
-    values = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(values, dict)
-    add({key: value for key, value in values.items() if key != "hydra"}, "")
-    return flat
+    found: dict[str, object] = {}
+    for key, value in dotted(config).items():
+        group, inner, _ = key.partition(".")
+        if inner:
+            found.setdefault(group, None)
+        found[key] = value
+    return found
 
 
 def _names(schema: type) -> set[str]:

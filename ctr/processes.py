@@ -27,7 +27,7 @@ def ended(marked: str) -> bool:
 def _place() -> str | None:
     try:
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat(PROC / 'self/ns/pid').st_ino}"  # noqa: PTH116
+        return f"{boot}/{(PROC / 'self/ns/pid').stat().st_ino}"
     except OSError:
         return None
 

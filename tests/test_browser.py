@@ -52,7 +52,7 @@ def links(ready_database: Path, folder: Path) -> Iterator[report.Links]:
     """A published study on a running server."""
     uri, jobs = invented.database(ready_database, folder), invented.rows(SEEDS)
     invented.track(uri, jobs)
-    links = report.publish(invented.findings(jobs), folder / "files", uri, "ctr", invented.SUBJECT)
+    links = invented.publish(invented.findings(jobs), folder / "files", uri, invented.SUBJECT)
     with serving(uri, 0) as (server, _):
         yield links.at(server)
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ctr.studies import report
 from tests.commands import command
 from tests.studies import invented
 
@@ -15,7 +14,7 @@ from tests.studies import invented
 def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: Path) -> None:
     uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(2)
     invented.track(uri, jobs)
-    links = report.publish(invented.findings(jobs), tmp_path / "files", uri, "ctr", invented.SUBJECT)
+    links = invented.publish(invented.findings(jobs), tmp_path / "files", uri, invented.SUBJECT)
     process = subprocess.Popen(
         [sys.executable, "-m", "ctr.dashboard", "--port", "0"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -106,15 +106,13 @@ def _dcn(model: DCN, program: Program) -> None:
 
 def _opnn(model: OPNN, program: Program) -> None:
     rows = (0, program.width)
-    pairs = program.fields * (program.fields - 1) // 2
-    products = program.dim**2 if model.pairs is None else model.pairs.weight.shape[1]
-    if model.pairs is not None:
-        _fits("the products", products, pairs)
+    products = program.dim**2 if model.pairs is None else program.fields * (program.fields - 1) // 2
     out = (program.columns(products), products)
     program.dense_at = program.columns(program.dense)
     if model.pairs is None:
         program.layer(SUPERPOSITION, rows, out, extra=program.dim, add=1)
     else:
+        _fits("the products", model.pairs.weight.shape[1], products)
         program.layer(PAIRS, rows, out, extra=program.dim, add=1, **program.parameters(model.pairs))
     source = (0, program.width)
     for module in model.hidden:
@@ -157,12 +155,9 @@ def _net_as_built(model: Any) -> bool:
     if isinstance(model, DCN):
         cross = model.cross
         known &= type(cross) is CrossLayers and cross.weight.shape == cross.bias.shape and len(cross.weight) > 0
-    known &= len(linears) > 0 and all(type(layer) is nn.Linear for layer in [*linears, model.output])
-    return bool(known and all(layer.bias is not None for layer in linears) and _is_head(model.output))
-
-
-def _is_head(output: nn.Linear) -> bool:
-    return output.bias is not None and output.out_features == 1
+    known &= len(linears) > 0
+    known &= all(type(layer) is nn.Linear and layer.bias is not None for layer in [*linears, model.output])
+    return bool(known and model.output.out_features == 1)
 
 
 def _hooked(module: nn.Module) -> bool:

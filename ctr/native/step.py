@@ -218,8 +218,9 @@ class NativeStep:
         if dense is not None:
             self._held.append(_plain(dense, torch.float32))
             self._batch.dense = self._held[-1].data_ptr()
-        self._drawn_from = torch.get_rng_state() if isinstance(self.model, OPNN) else None
-        bits = self.model.draw(rows) if isinstance(self.model, OPNN) else None
+        self._drawn_from = bits = None
+        if isinstance(self.model, OPNN):
+            self._drawn_from, bits = torch.get_rng_state(), self.model.draw(rows)
         if bits is not None:
             self._held.append(bits)
         self._batch.bits = None if bits is None else bits.data_ptr()

@@ -68,7 +68,7 @@ def write(findings: Findings, folder: Path, title: str) -> None:
 
 
 def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:
-    """Writes the files of a study and makes it visible in MLflow.
+    """Makes a study whose files are written visible in MLflow.
 
     * One report run, with every file of ``folder`` and the text as its description. The one that was published before
       about the same subject is brought up to date, so that its links stay alive.
@@ -78,14 +78,13 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
 
     Args:
         findings: what the study found.
-        folder: gets the files; what else lies there, such as ``commands.txt``, is kept with the report too.
+        folder: where `write` put the files; what else lies there, such as ``commands.txt``, is kept with them.
         uri, experiment: where the training runs were tracked.
         subject: by which the study is told from others.
 
     Raises:
-        CtrError: the extra ``report`` is not installed, or MLflow cannot be used.
+        CtrError: MLflow cannot be used.
     """
-    write(findings, folder, subject.title)
     earlier = f"{_REPORTS} AND tags.subject = '{subject.key}'"
     tracker = MlflowTracker(uri, experiment, f"report: {subject.title}", earlier=earlier)
     from mlflow.exceptions import MlflowException

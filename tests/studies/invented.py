@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from ctr.studies import report
 from ctr.studies.options import Findings
 from ctr.studies.subject import Subject
 
@@ -89,3 +90,9 @@ def findings(jobs: pd.DataFrame) -> Findings:
     axes.semilogx(points["feature_rate"], points["auc"], "o")
     every = pd.concat([points[columns].astype(object), printed.astype(object)])
     return Findings(table, head + "\n".join(lines) + "\n", {"fig1": figure}, jobs, every.infer_objects())
+
+
+def publish(found: Findings, folder: Path, uri: str, subject: Subject = SUBJECT) -> report.Links:
+    """As a study does: its files first."""
+    report.write(found, folder, subject.title)
+    return report.publish(found, folder, uri, "ctr", subject)

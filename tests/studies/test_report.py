@@ -30,7 +30,7 @@ FIG1 = replace(SUBJECT, study="fig1")
 
 
 def publish(jobs: pd.DataFrame, uri: str, folder: Path, subject: Subject = SUBJECT) -> report.Links:
-    return report.publish(invented.findings(jobs), folder, uri, "ctr", subject)
+    return invented.publish(invented.findings(jobs), folder, uri, subject)
 
 
 def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -71,7 +71,7 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     publish(jobs.head(5), uri, tmp_path / "fig1-criteo", FIG1)
     (folder / "fig1.svg").rename(folder / "fig2.svg")
     (folder / "fig1.png").unlink()
-    second = report.publish(replace(invented.findings(jobs.head(10)), figures={}), folder, uri, "ctr", SUBJECT)
+    second = invented.publish(replace(invented.findings(jobs.head(10)), figures={}), folder, uri, SUBJECT)
     assert len(search(uri, dashboard.run_filter(FIG1.key))) == 5
     assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 10
     assert {run.data.tags["study"] for run in search(uri, "tags.kind = 'report'")} == {"table2", "fig1"}
@@ -120,13 +120,13 @@ def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path
     uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
     invented.track(uri, jobs)
     chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
-    report.publish(chosen, tmp_path / "study", uri, "ctr", SUBJECT)
+    invented.publish(chosen, tmp_path / "study", uri, SUBJECT)
     found = search(uri, dashboard.run_filter(SUBJECT.key))
     assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
     assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
     colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
     assert colors == dict(zip(("adam, pruned by norm", "group_adam"), page.PALETTE, strict=False))  # the shown first
-    report.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, "ctr", SUBJECT)
+    invented.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, SUBJECT)
     assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
 
