@@ -1,0 +1,17 @@
+"""Running a study of one's own as the command runs the paper's."""
+
+from typing import Any
+
+from ctr.reproduce import reproduce
+from ctr.studies.options import Ask, Findings, Options
+from tests.commands import composed
+
+SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
+
+
+def no_study(ask: Ask, options: Options) -> Findings:
+    raise AssertionError("nothing must run")
+
+
+def reproduced(study: Any, *overrides: str) -> None:
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
