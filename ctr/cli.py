@@ -21,15 +21,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from tqdm import tqdm
 
-import ctr.help
-from ctr.config import DatasetConfig, EncodingName, Source, plain_dict
+from ctr.config import help
+from ctr.config.messages import CONFIG_ERRORS, explain
+from ctr.config.schema import DatasetConfig, EncodingName, Source, plain_dict
 from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, code_hash, prepare
 from ctr.datasets.schema import Dataset
 from ctr.environment import end_at_once
 from ctr.errors import ArgumentError, CtrError
-from ctr.mistakes import CONFIG_ERRORS, explain
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 GENERATOR_MODULES = tuple(
@@ -95,7 +95,7 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
     try:
         if name and {"--help", "-h"} & set(sys.argv[1:]):
-            print(ctr.help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+            print(help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
         else:
             command()
     except (Exception, KeyboardInterrupt) as error:

@@ -25,8 +25,8 @@ from typing import IO
 
 from ctr.cli import Terminated, run_command
 from ctr.errors import ArgumentError, CtrError
-from ctr.studies import report
-from ctr.tracking import SQLITE
+from ctr.report import mlflow as report
+from ctr.training.tracking import SQLITE
 
 HOST = "127.0.0.1"
 STARTS_WITHIN = 120.0  # seconds

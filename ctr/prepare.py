@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import ctr.environment  # before all that takes time
-
 # isort: split
 
 from typing import cast
@@ -14,11 +12,11 @@ from typing import cast
 import hydra
 from omegaconf import DictConfig
 
-import ctr.config
 from ctr.cli import make_dataset, open_data, report_failure, run_command
-from ctr.config import PrepareConfig
-from ctr.datasets.known import compare
+from ctr.config import schema
+from ctr.config.schema import PrepareConfig
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.published import compare
 from ctr.datasets.schema import Published
 
 
@@ -48,13 +46,13 @@ def table(data: Prepared, published: Published | None) -> str:
     return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
 
 
-ctr.config.register()
+schema.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        ctr.config.refuse_unknown(config, PrepareConfig)
+        schema.refuse_unknown(config, PrepareConfig)
         dataset = cast(PrepareConfig, config).dataset
         print(table(open_data(dataset), make_dataset(dataset).published))
     except (Exception, KeyboardInterrupt) as error:

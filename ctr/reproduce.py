@@ -6,8 +6,6 @@ their defaults stand in ``configs/reproduce.yaml``; ``--help`` lists them.
 
 from __future__ import annotations
 
-import ctr.environment  # before torch
-
 # isort: split
 
 import json
@@ -25,18 +23,18 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-import ctr.config
 from ctr.cli import check_data, open_data, report_failure, run_command
-from ctr.commands import override
-from ctr.config import ReproduceConfig
+from ctr.config import schema
+from ctr.config.command_line import override
+from ctr.config.schema import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
 from ctr.files import atomic_folder, atomic_write_text, expect_writable
-from ctr.tracking import SQLITE, flatten
+from ctr.training.tracking import SQLITE, flatten
 
 if TYPE_CHECKING:
-    from ctr.studies.options import Findings, Options, Study
-    from ctr.studies.runner import Runner
-    from ctr.studies.subject import Subject
+    from ctr.jobs.pool import Runner
+    from ctr.report.subject import Subject
+    from ctr.studies.study import Findings, Options, Study
 
 TRAIN_JOBS = "ctr.train:jobs"
 COMMANDS, SETTINGS = "commands.txt", "settings.json"  # in the folder of every result
@@ -88,9 +86,9 @@ def options_of(config: ReproduceConfig, given: list[str]) -> Options:
     Raises:
         ArgumentError: a value that cannot work.
     """
-    from ctr.studies.options import Options
+    from ctr.studies.study import Options
 
-    values = ctr.config.plain_dict(config)
+    values = schema.plain_dict(config)
     names = [key.lstrip("+") for key in given]
     chosen = [name for name in names if name.startswith(("dataset.", "model."))]
     common: dict[str, object] = {name: reduce(getitem, name.split("."), values) for name in chosen}
@@ -150,7 +148,7 @@ def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
 
 def subject_of(config: ReproduceConfig, given: list[str]) -> Subject:
     """What a study is about, once its data was prepared."""
-    from ctr.studies.subject import Subject
+    from ctr.report.subject import Subject
 
     data = open_data(config.dataset, quiet=True).manifest
     chosen = tuple(_chosen(config, given))
@@ -179,7 +177,7 @@ def expect_own(folder: Path, config: ReproduceConfig) -> None:
 def settings_of(config: ReproduceConfig) -> dict[str, object]:
     """What a result was made with, by dotted name; without where things lie and how they are run."""
     elsewhere = ("dataset.prepared", "folder", "jobs", "tracking.", "workers")
-    return {k: v for k, v in flatten(ctr.config.plain_dict(config)).items() if not k.startswith(elsewhere)}
+    return {k: v for k, v in flatten(schema.plain_dict(config)).items() if not k.startswith(elsewhere)}
 
 
 def warn_of_replacing(folder: Path, settings: dict[str, object]) -> None:
@@ -209,7 +207,7 @@ def reproduce(
         CtrError: runs failed; the rest of the study is done.
     """
     _expect_study(config)
-    ctr.config.refuse_unknown(cast(DictConfig, config), ReproduceConfig)
+    schema.refuse_unknown(cast(DictConfig, config), ReproduceConfig)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
@@ -228,12 +226,12 @@ def reproduce(
     warn_of_replacing(folder, settings)
     import pandas as pd
 
-    from ctr.run import check  # torch: seconds that --help does not need
-    from ctr.store import Store
+    from ctr.jobs.cache import Store
+    from ctr.jobs.pool import Runner
     from ctr.studies.registry import STUDIES
-    from ctr.studies.runner import Runner
     from ctr.studies.runs import FINISHED
     from ctr.train import passes
+    from ctr.training.build import check  # torch: seconds that --help does not need
 
     runner = Runner(
         Store(Path(config.jobs)),
@@ -299,7 +297,7 @@ def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
 
 
 def _write(findings: Findings, runner: Runner, folder: Path, title: str, settings: dict[str, object]) -> None:
-    from ctr.studies.report import write
+    from ctr.report.mlflow import write
 
     with atomic_folder(folder) as tmp:
         atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in runner.commands.values()))
@@ -308,7 +306,7 @@ def _write(findings: Findings, runner: Runner, folder: Path, title: str, setting
 
 
 def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject: Subject) -> None:
-    from ctr.studies.report import publish
+    from ctr.report.mlflow import publish
 
     uri = config.tracking.uri
     links = publish(findings, folder, uri, config.tracking.experiment, subject)
@@ -324,7 +322,7 @@ def _expect_study(config: ReproduceConfig) -> None:
         raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
 
 
-ctr.config.register()
+schema.register()
 _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process one after the other
 
 

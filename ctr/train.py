@@ -8,8 +8,6 @@ Runs that differ in ``prune`` and ``retrain`` alone can be given to `jobs` toget
 
 from __future__ import annotations
 
-import ctr.environment  # before torch
-
 # isort: split
 
 import json
@@ -31,23 +29,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-import ctr.config
-from ctr import memory, rates, sweep
 from ctr.cli import bar, open_data, report_failure, run_command
-from ctr.config import TrainConfig
+from ctr.config import schema
+from ctr.config.schema import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
 from ctr.files import atomic_path, atomic_write_text
-from ctr.forking import Branch, fork
+from ctr.jobs import sweep
+from ctr.jobs.cache import CODE, CONFIG, RESULT, Store, confirm, job_key
 from ctr.metrics import alive_rows
 from ctr.models import summary
-from ctr.pruning import Pruning, prune_
-from ctr.result import Result, git_sha, summarise, table
-from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import CODE, CONFIG, RESULT, Store, confirm, job_key
-from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
-from ctr.trainer import TrainingRun, Window, evaluate, train
+from ctr.training import learning_rates, memory
+from ctr.training.build import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
+from ctr.training.pruning import Pruning, prune_
+from ctr.training.result import Result, git_sha, summarise, table
+from ctr.training.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
+from ctr.training.trainer import TrainingRun, Window, evaluate, train
+from ctr.training.trunk import Branch, fork
 
 __all__ = ["Result", "check", "job", "jobs", "passes", "table"]
 
@@ -88,7 +87,7 @@ class Member:
         """Starts the record, once the values are found to be possible."""
         config = self.config
         check(config)
-        rates.settle(config)
+        learning_rates.settle(config)
         self.pruning = pruning_of(config)
         composed = self.folder / CONFIG
         composed.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +98,12 @@ class Member:
             name += "" if self.pruning is None else f" pruned to {self.pruning.feature_rate:.4g}"
             tracking = config.tracking
             self.tracker = MlflowTracker(tracking.uri, tracking.experiment, name, tracking.tags)
-        self.tracker.parameters(flatten(ctr.config.plain_dict(config)))
+        self.tracker.parameters(flatten(schema.plain_dict(config)))
         self.tracker.artifact(composed)
 
     def tag(self, data: Prepared) -> None:
         config = self.config
-        config_hash, data_hash = ctr.config.config_hash(config), data.manifest.data_hash
+        config_hash, data_hash = schema.config_hash(config), data.manifest.data_hash
         if self.key is not None:
             confirm(self.key, config_hash, data_hash)  # now already: training may take hours
         self.tracker.tags(
@@ -272,7 +271,7 @@ def jobs(
         ValueError: the configurations are not of one family.
         KeyboardInterrupt: stopped; runs that were not done are recorded as killed.
     """
-    if len({ctr.config.family(config) for config in configs}) > 1:
+    if len({schema.family(config) for config in configs}) > 1:
         raise ValueError("runs that are to share their first part may differ in `prune` and `retrain` alone")
     memory.reset_peak()  # a worker has had other runs before
     planned = keys if keys is not None else [None] * len(configs)
@@ -321,8 +320,8 @@ def job_of_sweep(config: TrainConfig, folder: Path, head: str) -> Path:
     """The same, unless the run was finished by an earlier sweep or a study; it is kept for later ones. Returns the
     folder of its result."""
     check(config)
-    rates.settle(config)
-    key = job_key(ctr.config.config_hash(config), open_data(config.dataset).manifest.data_hash)
+    learning_rates.settle(config)
+    key = job_key(schema.config_hash(config), open_data(config.dataset).manifest.data_hash)
     store = Store(Path(config.jobs))
     store.expect_writable()
     if store.once(key, folder, lambda: job(config, folder, head), force=config.force):
@@ -332,7 +331,7 @@ def job_of_sweep(config: TrainConfig, folder: Path, head: str) -> Path:
     return earlier
 
 
-ctr.config.register()
+schema.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")

@@ -29,8 +29,8 @@ from pathlib import Path
 
 from ctr.cli import GENERATED_MARK, bar
 from ctr.datasets import DATASETS
-from ctr.datasets.synthetic import AVAZU_ROWS, CRITEO_ROWS, write_avazu, write_criteo
-from ctr.datasets.synthetic_ipinyou import IPINYOU_ROWS, write_ipinyou
+from ctr.datasets.synthetic.criteo_avazu import AVAZU_ROWS, CRITEO_ROWS, write_avazu, write_criteo
+from ctr.datasets.synthetic.ipinyou import IPINYOU_ROWS, write_ipinyou
 
 
 @dataclass(frozen=True)

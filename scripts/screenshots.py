@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ctr.cli import run_command
 from ctr.dashboard import serving
 from ctr.errors import ArgumentError, CtrError
-from ctr.studies.report import Links, published
+from ctr.report.mlflow import Links, published
 
 if TYPE_CHECKING:
     from playwright.sync_api import Frame, Page

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-import ctr.config
+from ctr.config import schema
 
 
 def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedP
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
-    ctr.config.register()
+    schema.register()
     with initialize_config_module("ctr.conf", version_base="1.3"):
         return compose(name, list(overrides))
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ctr.reproduce import reproduce
-from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.study import Ask, Findings, Options
 from tests.commands import composed
 
 SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]

@@ -8,7 +8,7 @@ import pytest
 
 from ctr.dashboard import serving
 from ctr.errors import CtrError
-from ctr.studies import report
+from ctr.report import mlflow as report
 from tests.scripts import script
 from tests.studies import invented
 

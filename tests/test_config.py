@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.config import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
+from ctr.config.schema import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
 from ctr.errors import ArgumentError
 from ctr.native.library import available
 from ctr.train import check

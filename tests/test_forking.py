@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-import ctr.forking
 from ctr.datasets import criteo
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.stream import RowStream
-from ctr.forking import Branch, fork
 from ctr.models import DCN, OPNN, FeatureEmbedding
 from ctr.optim.pairs import make_optimizers
-from ctr.pruning import prune_
-from ctr.step import make_step
-from ctr.trainer import TrainingRun, evaluate, train
+from ctr.training import trunk
+from ctr.training.pruning import prune_
+from ctr.training.step import make_step
+from ctr.training.trainer import TrainingRun, evaluate, train
+from ctr.training.trunk import Branch, fork
 from tests.datasets.criteo_text import lines, write
 from tests.test_pruning import BACKENDS
 from tests.test_trainer import equal
@@ -109,7 +109,7 @@ def test_copies_are_made_only_where_something_comes_back(data: Prepared, monkeyp
         made.append(state["steps"])
         return copy.deepcopy(state)
 
-    monkeypatch.setattr(ctr.forking, "copy", SimpleNamespace(deepcopy=counted))
+    monkeypatch.setattr(trunk, "copy", SimpleNamespace(deepcopy=counted))
 
     def copies(*branches: tuple[int, bool]) -> list[int]:
         made.clear()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from ctr.help import WIDTH, comments, text
+from ctr.config.help import WIDTH, comments, text
 
 
 def meaning(shown: str, assigned: str) -> str:

@@ -14,17 +14,17 @@ import torch
 
 import ctr.train
 from ctr.cli import open_data
-from ctr.config import config_hash
+from ctr.config.schema import config_hash
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError
 from ctr.files import TMP_PREFIX
+from ctr.jobs.cache import job_key
 from ctr.metrics import alive_rows
-from ctr.result import summarise
-from ctr.run import check, narrowed, retrain, start
-from ctr.store import job_key
-from ctr.tracking import NoTracker
 from ctr.train import jobs, passes
-from ctr.trainer import evaluate, train
+from ctr.training.build import check, narrowed, retrain, start
+from ctr.training.result import summarise
+from ctr.training.tracking import NoTracker
+from ctr.training.trainer import evaluate, train
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 from tests.test_pruning import BACKENDS

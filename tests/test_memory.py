@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr import memory
 from ctr.train import jobs
+from ctr.training import memory
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 

@@ -3,8 +3,8 @@
 import pytest
 
 from ctr.cli import message
-from ctr.config import PrepareConfig, ReproduceConfig, TrainConfig, plain_dict, refuse_unknown
-from ctr.mistakes import CONFIG_ERRORS
+from ctr.config.messages import CONFIG_ERRORS
+from ctr.config.schema import PrepareConfig, ReproduceConfig, TrainConfig, plain_dict, refuse_unknown
 from tests.commands import composed
 
 SCHEMAS = {"train": TrainConfig, "prepare": PrepareConfig, "reproduce": ReproduceConfig}

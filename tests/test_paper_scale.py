@@ -8,7 +8,7 @@ import pytest
 from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
-from ctr.datasets.synthetic import write_criteo
+from ctr.datasets.synthetic.criteo_avazu import write_criteo
 from ctr.prepare import table
 from ctr.train import job
 from tests.commands import composed

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from ctr import processes
-from ctr.tracking import PROCESS, MlflowTracker
+from ctr.training import processes
+from ctr.training.tracking import PROCESS, MlflowTracker
 from tests.studies import invented
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux's /proc")
@@ -55,7 +55,7 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_next_run_closes_what_a_killed_process_left(ready_database: Path, tmp_path: Path) -> None:
     uri = invented.database(ready_database, tmp_path)
     code = (
-        "import sys; from ctr.tracking import MlflowTracker\n"
+        "import sys; from ctr.training.tracking import MlflowTracker\n"
         "MlflowTracker(sys.argv[1], 'ctr', 'of another'); print('begun', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

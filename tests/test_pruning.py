@@ -13,8 +13,8 @@ from ctr.models import FeatureEmbedding
 from ctr.native.library import available
 from ctr.optim import GroupAdagrad, GroupAdam, GroupMomentum, GroupOptimizer
 from ctr.optim.pairs import make_optimizers
-from ctr.pruning import Pruning, clear_row_, prune_, top_rows
-from ctr.step import make_step
+from ctr.training.pruning import Pruning, clear_row_, prune_, top_rows
+from ctr.training.step import make_step
 from tests.native.twin import FEATURES, batches, build
 
 BACKENDS = [
@@ -85,7 +85,7 @@ def test_ranks_against_sorting() -> None:
 
 def test_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of several chunks is ranked as a whole."""
-    monkeypatch.setattr("ctr.pruning.CHUNK", 7)
+    monkeypatch.setattr("ctr.training.pruning.CHUNK", 7)
     torch.manual_seed(0)
     weights = torch.randn(100, 3)
     embedding, optimizer = table(weights.tolist(), list(range(100)))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ctr import rates
-from ctr.commands import override
-from ctr.config import plain_dict
+from ctr.config.command_line import override
+from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import options_of
 from ctr.train import check, job
+from ctr.training import learning_rates
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
@@ -32,7 +32,7 @@ def arguments(folder: Path, *overrides: str) -> list[str]:
     [("adam", "adam"), ("group_amsgrad", "adam"), ("group_adagrad", "adagrad"), ("group_adahessian", "adahessian")],
 )
 def test_family(opt: str, expected: str) -> None:
-    assert rates.family(opt) == expected
+    assert learning_rates.family(opt) == expected
 
 
 def test_recorded_by_circumstances(tmp_path: Path) -> None:
@@ -40,13 +40,13 @@ def test_recorded_by_circumstances(tmp_path: Path) -> None:
         return plain_dict(composed("train", *arguments(tmp_path, *overrides)))
 
     folder = tmp_path / "rows"
-    rates.record(folder, config("opt=adam"), 0.01)
-    rates.record(folder, config("opt=adam", "model.embedding_dim=4"), 0.1)
-    rates.record(folder, config("opt=adagrad"), 0.5)
-    rates.record(folder, config("opt=adam"), 0.001)  # in place of the first
-    assert rates.recorded(folder, config("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
-    assert rates.recorded(folder, config("opt=adam", "model.embedding_dim=4")) == 0.1
-    assert rates.recorded(folder, config("opt=adagrad")) == 0.5
+    learning_rates.record(folder, config("opt=adam"), 0.01)
+    learning_rates.record(folder, config("opt=adam", "model.embedding_dim=4"), 0.1)
+    learning_rates.record(folder, config("opt=adagrad"), 0.5)
+    learning_rates.record(folder, config("opt=adam"), 0.001)  # in place of the first
+    assert learning_rates.recorded(folder, config("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
+    assert learning_rates.recorded(folder, config("opt=adam", "model.embedding_dim=4")) == 0.1
+    assert learning_rates.recorded(folder, config("opt=adagrad")) == 0.5
     for other in (
         ["opt=adagrad", "train_rows=50"],
         ["opt=adam", "model=mlp"],
@@ -58,7 +58,7 @@ def test_recorded_by_circumstances(tmp_path: Path) -> None:
         ["opt=adam", "holdout=0.1"],
     ):
         with pytest.raises(CtrError, match=r"python -m ctr\.reproduce study=table5 dataset=criteo dataset\.source=raw"):
-            rates.recorded(folder, config(*other))
+            learning_rates.recorded(folder, config(*other))
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_recorded_by_circumstances(tmp_path: Path) -> None:
 def test_the_command_chooses_for_the_same_rows_and_circumstances(tmp_path: Path, overrides: list[str]) -> None:
     wanted = plain_dict(composed("train", *overrides))
     with pytest.raises(CtrError) as raised:
-        rates.recorded(tmp_path / "rows", wanted)
+        learning_rates.recorded(tmp_path / "rows", wanted)
     line = shlex.split(str(raised.value).partition("choose one with ")[2])
     assert line[:3] == ["python", "-m", "ctr.reproduce"]
     assert line[3] == "study=table5"
     asked = options_of(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])  # type: ignore[arg-type]
     job = {"dataset": asked.dataset, "model": asked.model, **asked.common, "opt": wanted["opt"]["name"]}
     settled = plain_dict(composed("train", *(override(key, value) for key, value in job.items())))
-    assert rates.circumstances(settled) == rates.circumstances(wanted)
+    assert learning_rates.circumstances(settled) == learning_rates.circumstances(wanted)
     assert settled["dataset"] == wanted["dataset"]
 
 
 def test_no_command_chooses_a_rate_for_other_optimizers(tmp_path: Path) -> None:
     config = plain_dict(composed("train", *arguments(tmp_path, "opt=group_momentum", "opt.lr=auto")))
     with pytest.raises(CtrError, match=r"opt\.lr=auto: rates are chosen for adam, adagrad .* not for momentum; give a"):
-        rates.recorded(tmp_path / "rows", config)
+        learning_rates.recorded(tmp_path / "rows", config)
 
 
 def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
     with pytest.raises(CtrError, match="no learning rate was chosen for these rows yet"):
         job(config, tmp_path / "none")  # type: ignore[arg-type]
     (folder,) = (path for path in (tmp_path / "prepared").iterdir() if path.is_dir())
-    rates.record(folder, plain_dict(config), 0.02)
+    learning_rates.record(folder, plain_dict(config), 0.02)
     job(config, tmp_path / "auto")  # type: ignore[arg-type]
     job(composed("train", *arguments(tmp_path, "opt.lr=0.02")), tmp_path / "number")  # type: ignore[arg-type]
     auto, number = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("auto", "number"))

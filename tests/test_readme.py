@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ctr.config import TrainConfig, refuse_unknown
+from ctr.config.schema import TrainConfig, refuse_unknown
 from tests.commands import composed
 
 ROOT = Path(__file__).parents[1]

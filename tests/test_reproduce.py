@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
-from ctr.studies import rates
-from ctr.studies.options import Ask, Findings, Job, Options
+from ctr.studies import learning_rates
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
+from ctr.studies.study import Ask, Findings, Job, Options
 from tests.commands import command, composed
 from tests.reproducing import SAMPLE, no_study, reproduced
 
@@ -247,7 +247,7 @@ def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatc
 
     def with_sgd(ask: Ask, options: Options) -> Findings:
         runs = Runs(ask)
-        found = rates.choose_one(runs, options, "sgd")
+        found = learning_rates.choose_one(runs, options, "sgd")
         return Findings(pd.DataFrame({"lr": [found.value]}), "", {}, runs.frame())
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]

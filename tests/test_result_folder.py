@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import folder_of, reproduce
-from ctr.studies.options import Ask, Findings, Options
+from ctr.studies.study import Ask, Findings, Options
 from tests.commands import composed
 from tests.reproducing import SAMPLE, no_study, reproduced
 

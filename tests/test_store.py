@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import ctr
-from ctr import store
 from ctr.errors import CtrError
-from ctr.store import SOURCES, Store, code_hash, job_key
+from ctr.jobs import cache
+from ctr.jobs.cache import SOURCES, Store, code_hash, job_key
 
 PACKAGE = Path(ctr.__file__).parent
 
@@ -42,7 +42,7 @@ def test_a_run_of_other_code_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     kept, out = Store(tmp_path / "jobs"), tmp_path / "out"
     before = job_key("c", "d")
     kept.once(before, out, lambda: leaves(out, "c", "d"))
-    monkeypatch.setattr(store, "CODE", "0" * 16)
+    monkeypatch.setattr(cache, "CODE", "0" * 16)
     assert job_key("c", "d") != before
     assert kept.once(job_key("c", "d"), out, lambda: leaves(out, "c", "d"))
     assert kept.result(before) is not None  # the older stays too
@@ -52,7 +52,7 @@ def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
     """A change of anything that the figures depend on, and of nothing else."""
     copy = tmp_path / "ctr"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    assert code_hash(copy) == code_hash(PACKAGE) == store.CODE
+    assert code_hash(copy) == code_hash(PACKAGE) == cache.CODE
     for pattern in SOURCES:
         assert list(copy.glob(pattern)), pattern
     for name in (
@@ -62,10 +62,10 @@ def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
     ):  # fmt: skip
         text = (copy / name).read_text()
         (copy / name).write_text(f"{text}\n")
-        assert code_hash(copy) != store.CODE, name
+        assert code_hash(copy) != cache.CODE, name
         (copy / name).write_text(text)
     for name in ("tracking.py", "studies/table2.py", "dashboard.py"):
         (copy / name).write_text("\n")
-    assert code_hash(copy) == store.CODE
+    assert code_hash(copy) == cache.CODE
     (copy / "optim" / "core.py").rename(copy / "optim" / "other.py")
-    assert code_hash(copy) != store.CODE
+    assert code_hash(copy) != cache.CODE

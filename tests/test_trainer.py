@@ -20,8 +20,8 @@ from ctr.metrics import exact_auc, logloss
 from ctr.models import DCN, FeatureEmbedding
 from ctr.optim import LambdaSchedule
 from ctr.optim.pairs import GROUPED, make_optimizers
-from ctr.step import Backend, make_step
-from ctr.trainer import TrainingRun, Window, evaluate, train
+from ctr.training.step import Backend, make_step
+from ctr.training.trainer import TrainingRun, Window, evaluate, train
 from tests.datasets.criteo_text import lines, write
 
 
@@ -226,7 +226,7 @@ def test_the_generator_of_the_run_s_own_cuda_device(data: Prepared, monkeypatch:
     before = run.state_dict()
     place = torch.device("cuda", 1)
     kept, loaded = torch.tensor([1, 2], dtype=torch.uint8), []
-    monkeypatch.setattr("ctr.trainer.device_of", lambda model: place)
+    monkeypatch.setattr("ctr.training.trainer.device_of", lambda model: place)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: {place: kept}[device])
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: loaded.append((state, device)))
     state = run.state_dict()

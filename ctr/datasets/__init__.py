@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ctr.datasets import avazu, criteo, ipinyou, table
+from ctr.datasets import avazu, criteo, csv, ipinyou
 from ctr.datasets.schema import Dataset
 
 # Called with the options of the format, which are the keys that its configuration has beyond the shared ones.
@@ -10,7 +10,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "criteo": criteo.make,
     "avazu": avazu.make,
     "ipinyou": ipinyou.make,
-    "csv": table.make,
+    "csv": csv.make,
 }
 
 __all__ = ["DATASETS", "Dataset"]

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from ctr.datasets.columns import HEX32, INTEGER, LABEL, ColumnType, characters, unlike
 from ctr.datasets.dates import first_fall, to_dates
-from ctr.datasets.places import locate_file
+from ctr.datasets.locate import locate_file
 from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
-from ctr.datasets.synthetic import write_avazu
+from ctr.datasets.synthetic.criteo_avazu import write_avazu
 from ctr.datasets.text import read_header, read_tables
 from ctr.errors import DataError
 

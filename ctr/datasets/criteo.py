@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.columns import HEX32, INTEGER, LABEL, ColumnType
-from ctr.datasets.places import locate_file
+from ctr.datasets.locate import locate_file
 from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
-from ctr.datasets.synthetic import write_criteo
+from ctr.datasets.synthetic.criteo_avazu import write_criteo
 from ctr.datasets.text import read_tables
 
 INTEGERS = tuple(f"I{i}" for i in range(1, 14))

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from ctr.datasets.columns import INTEGER, LABEL, TEXT, ColumnType, characters, required, unlike
 from ctr.datasets.dates import first_fall, to_dates, weekdays
 from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
-from ctr.datasets.synthetic_ipinyou import write_ipinyou
+from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.datasets.text import Table, read_header, read_tables
 from ctr.errors import ArgumentError, DataError
 

@@ -70,7 +70,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled library; None, said once in the log, where there is none, or one of other sources than lie here: the
-    code that a run is kept under (`ctr.store`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
+    code that a run is kept under (`ctr.jobs.cache`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
     named = os.environ.get("CTR_NATIVE_LIBRARY")
     paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
     found = _find([Path(named).expanduser().absolute()] if named else paths)

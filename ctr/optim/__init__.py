@@ -11,8 +11,8 @@ from ctr.optim.group_adam import GroupAdam
 from ctr.optim.group_amsgrad import GroupAMSGrad
 from ctr.optim.group_momentum import GroupMomentum
 from ctr.optim.group_sgd import GroupSGD
+from ctr.optim.inspect import feature_rate, prox_path, touched_rows, warm_start_from_adam, zero_rows
 from ctr.optim.pairs import GROUPED
-from ctr.optim.rows import feature_rate, prox_path, touched_rows, warm_start_from_adam, zero_rows
 from ctr.optim.schedule import LambdaSchedule
 
 OPTIMIZERS: dict[str, type[GroupOptimizer]] = {f"group_{family}": cls for family, cls in GROUPED.items()}

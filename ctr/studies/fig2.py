@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ctr.studies import figures, markdown, matched, paper, rates, words
+from ctr.report import figures, markdown
+from ctr.report.statistics import Comparison, compare, summary
+from ctr.studies import learning_rates, matched, paper, sentences
 from ctr.studies.curves import auc_at
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Rate
+from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, points
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import Comparison, compare, summary
+from ctr.studies.study import Ask, Findings, Options
 
 NORMS = {
     "s": "s (practical rule)",
@@ -49,7 +50,7 @@ def lambda21_of(norm: str, lambda21: float, lr: float) -> float:
 def study(ask: Ask, options: Options) -> Findings:
     """Group Adam with each norm at as many lambda21 as given: 3 x lambda21 x seeds runs."""
     runs = Runs(ask)
-    lr = rates.choose_one(runs, options, "adam")
+    lr = learning_rates.choose_one(runs, options, "adam")
     places = {norm: {value: lambda21_of(norm, value, lr.value) for value in options.lambda21} for norm in NORMS}
     found = runs(
         {
@@ -141,8 +142,8 @@ def _table(rows: list[dict[str, object]]) -> str:
 
 
 def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate) -> list[str]:
-    lines = words.scope(options, (run for of_norm in line.values() for point in of_norm for run in point.runs))
-    lines.append(words.learning_rate(options, "adam", lr))
+    lines = sentences.scope(options, (run for of_norm in line.values() for point in of_norm for run in point.runs))
+    lines.append(sentences.learning_rate(options, "adam", lr))
     for norm in ("s_tilde", "s_tilde_eq10"):
         gains = [gain_of_s(point, line["s"]) for point in line[norm]]
         known = [gain for gain in gains if gain.pairs]
@@ -150,8 +151,8 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate)
             lines.append(f"Against {NORMS[norm]}: no point lies within the rates of s, nothing to compare.")
             continue
         up = sum(gain.difference > 0 for gain in known)
-        sure = sum(gain.difference > 0 and gain.paired < words.SIGNIFICANT for gain in known)
-        lost = sum(gain.difference < 0 and gain.paired < words.SIGNIFICANT for gain in known)
+        sure = sum(gain.difference > 0 and gain.paired < sentences.SIGNIFICANT for gain in known)
+        lost = sum(gain.difference < 0 and gain.paired < sentences.SIGNIFICANT for gain in known)
         verdict = "agrees" if up == len(known) else "disagrees" if up == 0 else "agrees in part"
         lines.append(
             f"Against {NORMS[norm]}: s is higher at {up} of {len(known)} comparable points ({sure} with paired "
@@ -165,7 +166,7 @@ def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate)
             "was made with: Eq. 10 prints -1, the minimiser of Eq. 6 takes -1/2. Its AUCs are printed as a drawing "
             "only."
         )
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _figure(options: Options, line: dict[str, list[Point]]) -> Figure:
@@ -179,6 +180,6 @@ def _figure(options: Options, line: dict[str, list[Point]]) -> Figure:
         for look, (norm, of_norm) in enumerate(line.items())
     ]
     runs = (run for of_norm in line.values() for point in of_norm for run in point.runs)
-    caption = "Means over seeds, bars: one standard deviation. " + " ".join(words.scope(options, runs))
+    caption = "Means over seeds, bars: one standard deviation. " + " ".join(sentences.scope(options, runs))
     panel = figures.Panel("", figures.RATE, figures.AUC, series)
     return figures.draw([[panel]], f"Figure 2 · {options.dataset}: s against s~", caption)

@@ -6,12 +6,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ctr.errors import CtrError
-from ctr.studies import figures, markdown, rates, words
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Rate
+from ctr.report import figures, markdown
+from ctr.report.statistics import compare, summary
+from ctr.studies import learning_rates, sentences
+from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, job, points
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import compare, summary
+from ctr.studies.study import Ask, Findings, Options
 
 TERMS = {"lambda1": "λ1 alone", "lambda21": "λ21 alone"}
 
@@ -25,7 +26,7 @@ def study(ask: Ask, options: Options) -> Findings:
     if not values:
         raise CtrError("study=fig3: lambda1 and lambda21 hold no value above 0")
     runs = Runs(ask)
-    lr = rates.choose_one(runs, options, "adam")
+    lr = learning_rates.choose_one(runs, options, "adam")
     found = runs(
         {
             (term, value, seed): job(options, "group_adam", seed, lr.value, {**_zeros(), f"opt.{term}": value})
@@ -97,13 +98,13 @@ def _table(by_value: dict[tuple[str, float], list[Run]], values: list[float]) ->
 def _words(
     options: Options, runs: Runs, by_value: dict[tuple[str, float], list[Run]], values: list[float], lr: Rate
 ) -> list[str]:
-    lines = words.scope(options, (run for found in by_value.values() for run in found))
-    lines.append(words.learning_rate(options, "adam", lr))
+    lines = sentences.scope(options, (run for found in by_value.values() for run in found))
+    lines.append(sentences.learning_rate(options, "adam", lr))
     tests = [compare(*(rates_of(by_value[term, value]) for term in ("lambda21", "lambda1"))) for value in values]
     known = [test for test in tests if test.difference == test.difference]
     if known:
         lower = sum(test.difference < 0 for test in known)
-        sure = sum(test.difference < 0 and test.student < words.SIGNIFICANT for test in known)
+        sure = sum(test.difference < 0 and test.student < sentences.SIGNIFICANT for test in known)
         verdict = "agrees" if lower == len(known) else "agrees in part" if lower else "disagrees"
         lines.append(
             f"λ21 leaves fewer features than λ1 of the same value at {lower} of {len(known)} values ({sure} with "
@@ -112,7 +113,7 @@ def _words(
         )
     else:
         lines.append("No value finished with both terms: nothing to compare.")
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _figure(options: Options, by_value: dict[tuple[str, float], list[Run]], values: list[float]) -> Figure:
@@ -121,6 +122,6 @@ def _figure(options: Options, by_value: dict[tuple[str, float], list[Run]], valu
         for look, (term, name) in enumerate(TERMS.items())
     ]
     caption = "Means over seeds, bars: one standard deviation; a rate of 0 has no place on the axis. "
-    caption += " ".join(words.scope(options, (run for found in by_value.values() for run in found)))
+    caption += " ".join(sentences.scope(options, (run for found in by_value.values() for run in found)))
     panel = figures.Panel("", "value of λ1 or of λ21 (log scale)", "feature rate (log scale)", series, log_y=True)
     return figures.draw([[panel]], f"Figure 3 · {options.dataset}: λ1 against λ21", caption)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ctr.studies.options import Job, Options
+from ctr.report.statistics import Comparison, Summary, compare, summary
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job, rates
-from ctr.studies.statistics import Comparison, Summary, compare, summary
+from ctr.studies.study import Job, Options
 
 GroupKey = tuple[float, int]  # lambda21, seed
 PrunedKey = tuple[str, float, float, int]  # score, lambda21, share of rows to fine-tune on, seed

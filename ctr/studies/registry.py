@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctr.studies import fig2, fig3, stream, table2, table3, table4, table5, table8
-from ctr.studies.options import Study
+from ctr.studies.study import Study
 
 # Table 9 of the paper holds the lambda21 of figure 2.
 STUDIES: dict[str, Study] = {

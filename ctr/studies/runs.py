@@ -12,7 +12,7 @@ from typing import TypeVar
 import pandas as pd
 
 from ctr.errors import DIVERGED, ArgumentError
-from ctr.studies.options import POINTS, Ask, Job, Options
+from ctr.studies.study import POINTS, Ask, Job, Options
 
 Key = TypeVar("Key", bound=Hashable)
 

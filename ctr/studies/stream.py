@@ -15,13 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ctr.errors import ArgumentError, TooFewRows
-from ctr.studies import figures, markdown, matched, rates, stream_text
+from ctr.report import figures, markdown
+from ctr.report.statistics import Comparison, Summary, compare, summary
+from ctr.studies import learning_rates, matched, stream_text
 from ctr.studies.curves import auc_at
-from ctr.studies.options import Ask, Findings, Job, Options
-from ctr.studies.rates import BATCH, Rate
+from ctr.studies.learning_rates import BATCH, Rate
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import Comparison, Summary, compare, summary
+from ctr.studies.study import Ask, Findings, Job, Options
 
 SOFT = "Group Adam, soft"
 GROUPS: dict[str, dict[str, object]] = {
@@ -101,8 +102,8 @@ def study(ask: Ask, options: Options) -> Findings:
 
 def _study(ask: Ask, options: Options) -> Findings:
     runs = Runs(ask)
-    found = rates.choose(runs, options, ["adam"], options.steps)
-    lrs = {steps: found.get(("adam", steps), rates.NONE) for steps in options.steps}
+    found = learning_rates.choose(runs, options, ["adam"], options.steps)
+    lrs = {steps: found.get(("adam", steps), learning_rates.NONE) for steps in options.steps}
     group = runs(
         {
             (method, steps, lambda21, seed): matched.group_adam(

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ctr.studies import markdown, words
-from ctr.studies.options import Options
-from ctr.studies.rates import BATCH, Rate
+from ctr.report import markdown
+from ctr.report.statistics import Comparison
+from ctr.studies import sentences
+from ctr.studies.learning_rates import BATCH, Rate
 from ctr.studies.runs import Runs
-from ctr.studies.statistics import Comparison
+from ctr.studies.study import Options
 
 if TYPE_CHECKING:
     from ctr.studies.stream import Cell
@@ -33,9 +34,14 @@ def write(options: Options, runs: Runs, cells: Sequence[Cell], lrs: Mapping[int,
         here = [cell for cell in cells if cell.lambda21 == lambda21]
         parts += [f"## λ21 = {markdown.power(lambda21)}", _table(here), markdown.bullets(_words(here))]
     soft = (run for cell in cells for run in cell.soft)
-    rates = [words.learning_rate(options, "adam", lr, f" at {steps:,} steps") for steps, lr in lrs.items()]
-    tail = [*words.scope(options, soft), *rates, words.choice(options, "Fine-tuning schedules were"), _counts(cells)]
-    parts += ["## Of all", markdown.bullets([*tail, *words.notes(runs)])]
+    rates = [sentences.learning_rate(options, "adam", lr, f" at {steps:,} steps") for steps, lr in lrs.items()]
+    tail = [
+        *sentences.scope(options, soft),
+        *rates,
+        sentences.choice(options, "Fine-tuning schedules were"),
+        _counts(cells),
+    ]
+    parts += ["## Of all", markdown.bullets([*tail, *sentences.notes(runs)])]
     return "\n\n".join(parts) + "\n"
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ctr.studies import figures, markdown, matched, paper, rates, words
+from ctr.report import figures, markdown
+from ctr.report.statistics import summary
+from ctr.studies import learning_rates, matched, paper, sentences
+from ctr.studies.learning_rates import Rate
 from ctr.studies.matched import Match
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Rate
 from ctr.studies.runs import Runs, points
-from ctr.studies.statistics import summary
+from ctr.studies.study import Ask, Findings, Options
 
 NAMES = {"norm": "Adam, pruned by norm", "effect": "Adam, pruned by effect"}
 
@@ -27,7 +28,7 @@ def fig1(ask: Ask, options: Options) -> Findings:
 
 def _findings(ask: Ask, options: Options, title: str) -> Findings:
     runs = Runs(ask)
-    lr = rates.choose_one(runs, options, "adam")
+    lr = learning_rates.choose_one(runs, options, "adam")
     matches = matched.match(runs, options, lr.value)
     text = "\n\n".join(
         [
@@ -171,18 +172,18 @@ def _beside_the_paper(options: Options, matches: list[Match]) -> list[str]:
 
 
 def _words(options: Options, runs: Runs, matches: list[Match], lr: Rate) -> list[str]:
-    lines = words.scope(options, (run for match in matches for run in match.group.values()))
-    lines.append(words.learning_rate(options, "adam", lr))
-    lines.append(words.choice(options, "Adam's fine-tuning schedules were"))
+    lines = sentences.scope(options, (run for match in matches for run in match.group.values()))
+    lines.append(sentences.learning_rate(options, "adam", lr))
+    lines.append(sentences.choice(options, "Adam's fine-tuning schedules were"))
     lines.append(_counts(matches))
     for score in options.scores:
         against = NAMES[score]
-        lines.append(words.tally("Group Adam", against, (m.auc for m in matches if m.score == score)) + ".")
+        lines.append(sentences.tally("Group Adam", against, (m.auc for m in matches if m.score == score)) + ".")
     for match in matches:
         line = f"λ21 = {markdown.power(match.lambda21)}, by {match.score}: "
-        line += words.winner("Group Adam", "pruned Adam", match.auc)
+        line += sentences.winner("Group Adam", "pruned Adam", match.auc)
         lines.append(line + _against_the_paper(options, match) + (f"; gap: {match.gap}" if match.gap else "") + ".")
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _against_the_paper(options: Options, match: Match) -> str:
@@ -191,10 +192,12 @@ def _against_the_paper(options: Options, match: Match) -> str:
     cell, adam = paper.table2(options.model, match.lambda21), paper.adam_auc(options.model, match.lambda21)
     if cell is None or adam is None:
         return "; not in the paper"
-    line = f"; {words.sign_agrees(match.auc.difference, cell.group_adam - adam)} (its p = {markdown.p_value(cell.p)})"
-    if words.full_size(options, match.group.values()):
-        line += f"; Group Adam's AUC against the paper's: {words.near(match.group_auc, cell.group_adam)}"
-        line += f"; pruned Adam's: {words.near(match.pruned_auc, adam)}"
+    line = (
+        f"; {sentences.sign_agrees(match.auc.difference, cell.group_adam - adam)} (its p = {markdown.p_value(cell.p)})"
+    )
+    if sentences.full_size(options, match.group.values()):
+        line += f"; Group Adam's AUC against the paper's: {sentences.near(match.group_auc, cell.group_adam)}"
+        line += f"; pruned Adam's: {sentences.near(match.pruned_auc, adam)}"
     return line
 
 
@@ -225,7 +228,7 @@ def figure(options: Options, matches: list[Match]) -> Figure:
     ]
     panel = figures.Panel("", figures.RATE, figures.AUC, series)
     caption = "Means over seeds, bars: one standard deviation. " + " ".join(
-        words.scope(options, (run for match in first for run in match.group.values()))
+        sentences.scope(options, (run for match in first for run in match.group.values()))
     )
     zero = sum(summary([run.feature_rate for run in match.group.values()]).mean == 0 for match in first)
     caption += f" Not drawn: {zero} λ21 at which no feature is left." if zero else ""

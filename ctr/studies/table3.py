@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ctr.studies import markdown, paper, rates, words
-from ctr.studies.options import Ask, Findings, Job, Options
+from ctr.report import markdown
+from ctr.report.statistics import Comparison, Summary, compare, summary
+from ctr.studies import learning_rates, paper, sentences
+from ctr.studies.learning_rates import Rate
 from ctr.studies.paper import Regularisers
-from ctr.studies.rates import Rate
 from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import Comparison, Summary, compare, summary
+from ctr.studies.study import Ask, Findings, Job, Options
 
 FAMILIES = {"adam": ("Adam", "Group Adam"), "adagrad": ("Adagrad", "Group Adagrad")}
 PAPERS, BEST = "the paper's regularisers", "the best of the grid"
@@ -49,8 +50,8 @@ class Row:
 def study(ask: Ask, options: Options) -> Findings:
     """Plain, the paper's regularisers (tables 6 and 7) and the best of lambda1 x lambda21 x lambda2 at hand."""
     runs = Runs(ask)
-    found = rates.choose(runs, options, list(FAMILIES))
-    lrs = {family: found.get((family, None), rates.NONE) for family in FAMILIES}
+    found = learning_rates.choose(runs, options, list(FAMILIES))
+    lrs = {family: found.get((family, None), learning_rates.NONE) for family in FAMILIES}
     grid = [
         Regularisers(lambda1, lambda21, lambda2)
         for lambda1 in options.lambda1
@@ -194,30 +195,30 @@ def _beside_the_paper(options: Options, rows: list[Row]) -> str:
 
 
 def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, Rate], tried: list[Run]) -> list[str]:
-    lines = words.scope(options, (run for row in rows for run in (*row.plain, *row.group)))
-    lines += [words.learning_rate(options, family, lr) for family, lr in lrs.items()]
+    lines = sentences.scope(options, (run for row in rows for run in (*row.plain, *row.group)))
+    lines += [sentences.learning_rate(options, family, lr) for family, lr in lrs.items()]
     choices = len(tried) // (len(options.seeds) * len(FAMILIES))
-    lines.append(words.choice(options, f"The best of the grid was, among {choices} choices,"))
+    lines.append(sentences.choice(options, f"The best of the grid was, among {choices} choices,"))
     for row in rows:
         plain, group = FAMILIES[row.family]
-        line = f"{group} with {row.which} ({described(row.lambdas)}): {words.winner(group, plain, row.auc)}"
+        line = f"{group} with {row.which} ({described(row.lambdas)}): {sentences.winner(group, plain, row.auc)}"
         _, _, group_auc, group_rate = row.summaries()
         if group_auc.n:
             line += f"; feature rate {markdown.rate(group_rate.mean)}"
         if paper.covers(options.dataset, options.model) and group_auc.n:
             cell = paper.TABLE3[options.model][row.family]
             line += f" (paper: {markdown.rate(cell.group_rate)})"
-            line += f"; {words.sign_agrees(row.auc.difference, cell.group - cell.plain)}"
+            line += f"; {sentences.sign_agrees(row.auc.difference, cell.group - cell.plain)}"
             line += f" (its p = {markdown.p_value(cell.p)})"
-            if words.full_size(options, row.group):
-                line += f"; AUC against the paper's: {words.near(group_auc, cell.group)}"
+            if sentences.full_size(options, row.group):
+                line += f"; AUC against the paper's: {sentences.near(group_auc, cell.group)}"
         lines.append(line + ".")
     if options.model == "opnn" and paper.covers(options.dataset, options.model):
         lines.append(
             "The paper prints a feature rate of 0.827 for plain Adam and Adagrad with OPNN; a plain optimizer zeroes "
             "no feature that it has seen, ours is 1."
         )
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _record(options: Options, row: Row, lr: float) -> dict[str, object]:

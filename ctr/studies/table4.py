@@ -8,12 +8,13 @@ from itertools import pairwise
 import pandas as pd
 
 from ctr.errors import CtrError
-from ctr.studies import markdown, paper, rates, table3, words
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Rate
+from ctr.report import markdown
+from ctr.report.statistics import student, summary
+from ctr.studies import learning_rates, paper, sentences, table3
+from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs, aucs, job
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import student, summary
+from ctr.studies.study import Ask, Findings, Options
 
 
 def study(ask: Ask, options: Options) -> Findings:
@@ -25,7 +26,7 @@ def study(ask: Ask, options: Options) -> Findings:
     if lambdas is None:
         raise CtrError(f"study=table4: the paper has no regularisers for {options.model}; expected dcn, mlp or opnn")
     runs = Runs(ask)
-    lr = rates.choose_one(runs, options, "adam")
+    lr = learning_rates.choose_one(runs, options, "adam")
     found = runs(
         {
             (dim, seed): job(
@@ -98,13 +99,13 @@ def _like_the_paper(by_dim: dict[int, list[Run]], options: Options) -> str:
 
 
 def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate) -> list[str]:
-    lines = words.scope(options, (run for found in by_dim.values() for run in found))
-    lines.append(words.learning_rate(options, "adam", lr))
+    lines = sentences.scope(options, (run for found in by_dim.values() for run in found))
+    lines.append(sentences.learning_rate(options, "adam", lr))
     if not _has_it(options):
         lines.append("The paper's table 4 is of DCN on Criteo alone.")
     done = {dim: found for dim, found in sorted(by_dim.items()) if summary(aucs(found)).n}
     if len(done) < 2:
-        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *words.notes(runs)]
+        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *sentences.notes(runs)]
     falling = [summary(rates_of(found)).mean for found in done.values()]
     pairs = list(pairwise(falling))
     down = sum(a > b for a, b in pairs)
@@ -120,7 +121,7 @@ def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate)
     gap = summary(aucs(done[best])).mean - summary(aucs(done[second])).mean
     p = markdown.p_value(student(aucs(done[best]), aucs(done[second])))
     lines.append(f"{line}, {markdown.difference(gap)} ahead of dimension {second} (p = {p}).")
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _points(by_dim: dict[int, list[Run]], options: Options, lambda21: float) -> pd.DataFrame:

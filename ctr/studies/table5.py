@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from ctr.rates import SEARCHED as OPTS
-from ctr.studies import markdown, paper, rates, words
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Found, Rate
+from ctr.report import markdown
+from ctr.report.statistics import student, summary
+from ctr.studies import learning_rates, paper, sentences
+from ctr.studies.learning_rates import Found, Rate
 from ctr.studies.runs import Runs, aucs
-from ctr.studies.statistics import student, summary
+from ctr.studies.study import Ask, Findings, Options
+from ctr.training.learning_rates import SEARCHED as OPTS
 
 NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
 
@@ -20,9 +21,9 @@ NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
 def study(ask: Ask, options: Options) -> Findings:
     """Every learning rate with every seed, for Adam and Adagrad: 2 x lrs x seeds runs, more where an end is best."""
     runs = Runs(ask)
-    searched = rates.search(runs, options, [(opt, None) for opt in OPTS])
+    searched = learning_rates.search(runs, options, [(opt, None) for opt in OPTS])
     by_opt = {opt: searched[opt, None] for opt in OPTS}
-    chosen = {opt: rates.best(by_opt[opt]) for opt in OPTS}
+    chosen = {opt: learning_rates.best(by_opt[opt]) for opt in OPTS}
     rows = [_row(options, opt, lr, by_opt[opt], chosen[opt]) for opt in OPTS for lr in chosen[opt].tried]
     lines = [_line(options, opt, by_opt[opt], chosen[opt]) for opt in OPTS]
     of = "held-out training rows" if options.select == "validation" else "the test part"
@@ -34,8 +35,8 @@ def study(ask: Ask, options: Options) -> Findings:
             markdown.bullets(
                 [
                     *lines,
-                    *words.scope(options, (run for f in by_opt.values() for run in f.values())),
-                    *words.notes(runs),
+                    *sentences.scope(options, (run for f in by_opt.values() for run in f.values())),
+                    *sentences.notes(runs),
                 ]
             ),
         ]
@@ -82,13 +83,13 @@ def _cell(row: dict[str, Any]) -> str:
 def _line(options: Options, opt: str, found: Found, chosen: Rate) -> str:
     if math.isnan(chosen.value):
         return f"{opt}: no run finished, nothing was chosen."
-    line = words.learning_rate(options, opt, chosen)
+    line = sentences.learning_rate(options, opt, chosen)
     means = {lr: summary(aucs(found[lr, seed] for seed in options.seeds)).mean for lr in chosen.tried}
     others = [lr for lr in chosen.tried if lr != chosen.value and not math.isnan(means[lr])]
     if others:
         second = max(others, key=lambda lr: means[lr])
         p = student(*(aucs(found[lr, seed] for seed in options.seeds) for lr in (chosen.value, second)))
-        behind = words.difference(means[chosen.value] - means[second])
+        behind = sentences.difference(means[chosen.value] - means[second])
         sure = "" if math.isnan(p) else f" (p = {markdown.p_value(p)})"
         line += f" The next best, {markdown.power(second)}, is {behind} behind{sure}."
     return line

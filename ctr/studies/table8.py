@@ -6,13 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from ctr.studies import markdown, matched, paper, rates, words
+from ctr.report import markdown
+from ctr.report.statistics import compare, summary
+from ctr.studies import learning_rates, matched, paper, sentences
+from ctr.studies.learning_rates import Rate
 from ctr.studies.matched import GroupKey, PrunedKey
-from ctr.studies.options import Ask, Findings, Options
-from ctr.studies.rates import Rate
 from ctr.studies.runs import Run, Runs, points
 from ctr.studies.runs import rates as rates_of
-from ctr.studies.statistics import compare, summary
+from ctr.studies.study import Ask, Findings, Options
 
 
 def study(ask: Ask, options: Options) -> Findings:
@@ -21,7 +22,7 @@ def study(ask: Ask, options: Options) -> Findings:
     ``select=validation`` runs each schedule on held-out rows as well, to tell the best.
     """
     runs = Runs(ask)
-    lr = rates.choose_one(runs, options, "adam")
+    lr = learning_rates.choose_one(runs, options, "adam")
     group = matched.group_runs(runs, options, lr.value)
     tried = matched.all_schedules(runs, options, lr.value, group)
     held_out = options.select == "validation"
@@ -122,8 +123,8 @@ def _words(
     rows: list[dict[str, Any]],
     lr: Rate,
 ) -> list[str]:
-    lines = [*words.scope(options, group.values()), words.learning_rate(options, "adam", lr)]
-    lines.append(words.choice(options, "The best schedules were"))
+    lines = [*sentences.scope(options, group.values()), sentences.learning_rate(options, "adam", lr)]
+    lines.append(sentences.choice(options, "The best schedules were"))
     where = " on the held-out rows" if options.select == "validation" else ""
     for score in options.scores:
         for lambda21 in options.lambda21:
@@ -141,7 +142,7 @@ def _words(
         f"gap at λ21 = {markdown.power(row['lambda21'])}, by {row['score']}, {row['finetune']:.0%}: {row['gap']}."
         for row in gaps
     ]
-    return lines + words.notes(runs)
+    return lines + sentences.notes(runs)
 
 
 def _against_the_paper(options: Options, lambda21: float, best: float) -> str:

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import MISSING
 
 from ctr.cli import make_dataset, open_data
-from ctr.config import SCHEMAS, DatasetConfig
+from ctr.config.schema import SCHEMAS, DatasetConfig
 from ctr.datasets import DATASETS
 from ctr.datasets.prepared import read_vocabulary
 from ctr.errors import ArgumentError, CtrError, DataError

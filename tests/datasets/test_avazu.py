@@ -9,7 +9,7 @@ import pytest
 from ctr.datasets import avazu
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
-from ctr.datasets.synthetic import write_avazu
+from ctr.datasets.synthetic.criteo_avazu import write_avazu
 from ctr.errors import CtrError, DataError
 from tests.datasets.logs import cells, edit, read_all
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ctr.datasets import synthetic
-from ctr.datasets.click_model import (
+from ctr.datasets.synthetic import criteo_avazu
+from ctr.datasets.synthetic.click_model import (
     BLANK,
     BLANK_COUNT,
     ClickModel,
@@ -192,7 +192,7 @@ def test_distinct_values_shrink_with_the_log() -> None:
 
 def test_log_shows_about_as_many_values_as_it_should() -> None:
     rows = 200_000
-    model = synthetic.criteo_model(rows)
+    model = criteo_avazu.criteo_model(rows)
     block = model.draw(0, rows)
     for name, exponent in [("C3", 1.0), ("C24", 0.24 * (math.log10(286181) - 2.5)), ("C21", 1.0)]:
         ranks = block.ranks[name]
@@ -201,9 +201,9 @@ def test_log_shows_about_as_many_values_as_it_should() -> None:
 
 
 def test_full_size_field_shows_its_published_vocabulary() -> None:
-    model = synthetic.criteo_model(synthetic.CRITEO_ROWS)
+    model = criteo_avazu.criteo_model(criteo_avazu.CRITEO_ROWS)
     seen = np.zeros(model.population["C24"], dtype=bool)
-    rows = round(synthetic.CRITEO_ROWS * 0.966)  # the rest is blank
+    rows = round(criteo_avazu.CRITEO_ROWS * 0.966)  # the rest is blank
     for first in range(0, rows, 1 << 18):
         index = np.arange(first, min(first + (1 << 18), rows))
         seen[model.zipf("C24", model.uniform("C24", index))] = True
@@ -212,7 +212,7 @@ def test_full_size_field_shows_its_published_vocabulary() -> None:
 
 @pytest.mark.parametrize("rows", [1, 2, 37])
 def test_tiny_logs(rows: int) -> None:
-    assert len(synthetic.criteo_model(rows).draw(0, rows).click) == rows
+    assert len(criteo_avazu.criteo_model(rows).draw(0, rows).click) == rows
 
 
 def test_no_rows_is_an_error() -> None:

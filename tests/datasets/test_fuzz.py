@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr.datasets import avazu, criteo, ipinyou, lines, table, text
+from ctr.datasets import avazu, criteo, csv, ipinyou, lines, text
 from ctr.datasets.schema import BadRows, Dataset, Reading
-from ctr.datasets.synthetic import write_avazu, write_criteo
-from ctr.datasets.synthetic_ipinyou import write_ipinyou
+from ctr.datasets.synthetic.criteo_avazu import write_avazu, write_criteo
+from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.errors import CtrError, DataError
 from tests.datasets.logs import cells
 
@@ -216,7 +216,7 @@ def test_csv(tmp_path: Path) -> None:
     rows = cells(tmp_path / "mine.csv", ",")
     quoted = "\n".join(",".join(f'"{value}"' if i % 5 == 0 else value for i, value in enumerate(row)) for row in rows)
     (tmp_path / "mine.csv").write_text(quoted + "\n")
-    dataset = table.make(label="click", categorical=["site_id", "C14", "hour"], dense=["C15", "C20"])
+    dataset = csv.make(label="click", categorical=["site_id", "C14", "hour"], dense=["C15", "C20"])
     fuzz(dataset, tmp_path / "mine.csv", b",", 1, 900)
 
 

@@ -12,7 +12,7 @@ from ctr.datasets import ipinyou
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.datasets.schema import Reading
-from ctr.datasets.synthetic_ipinyou import write_ipinyou
+from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.errors import CtrError, DataError
 from tests.datasets.logs import Read, cells, edit, read_all
 

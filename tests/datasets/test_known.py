@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ctr.datasets import DATASETS
-from ctr.datasets.known import compare
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.published import compare
 from ctr.datasets.schema import Published
 from ctr.prepare import table
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from ctr.datasets import DATASETS
-from ctr.datasets.known import compare, values_in
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.published import compare, values_in
 
 
 def prepared(name: str, samples: Path, tmp_path: Path, **rule: object) -> Prepared:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr.datasets import synthetic, synthetic_ipinyou
-from ctr.datasets.click_model import BLANK, BLANK_COUNT, named_ranks
-from ctr.datasets.synthetic import avazu_model, clock, criteo_model, write_avazu, write_criteo
-from ctr.datasets.synthetic_ipinyou import AGENTS, ipinyou_model, write_ipinyou
+from ctr.datasets.synthetic import criteo_avazu
+from ctr.datasets.synthetic import ipinyou as synthetic_ipinyou
+from ctr.datasets.synthetic.click_model import BLANK, BLANK_COUNT, named_ranks
+from ctr.datasets.synthetic.criteo_avazu import avazu_model, clock, criteo_model, write_avazu, write_criteo
+from ctr.datasets.synthetic.ipinyou import AGENTS, ipinyou_model, write_ipinyou
 
 ROWS = 3000
 Writer = Callable[..., None]
@@ -61,7 +62,7 @@ def test_same_bytes_always_and_for_any_block_size(
     write(tmp_path / "one", 1000, seed=5)
     assert digest(tmp_path / "one") == expected
     told: list[int] = []
-    monkeypatch.setattr(synthetic, "BLOCK_ROWS", 77)
+    monkeypatch.setattr(criteo_avazu, "BLOCK_ROWS", 77)
     write(tmp_path / "two", 1000, seed=5, progress=told.append)
     assert digest(tmp_path / "two") == expected
     assert sum(told) == 1000
@@ -180,11 +181,11 @@ def test_avazu_row_comes_from_a_site_or_an_app(avazu: Path) -> None:
 @pytest.mark.parametrize("model", [avazu_model, ipinyou_model, criteo_model])
 def test_every_value_has_a_text_at_full_size(model: Callable[..., object]) -> None:
     """Columns whose values stand in a list must not draw beyond its end."""
-    full = {avazu_model: synthetic.AVAZU_ROWS, ipinyou_model: synthetic_ipinyou.IPINYOU_ROWS}
-    population = model(full.get(model, synthetic.CRITEO_ROWS)).population  # type: ignore[attr-defined]
+    full = {avazu_model: criteo_avazu.AVAZU_ROWS, ipinyou_model: synthetic_ipinyou.IPINYOU_ROWS}
+    population = model(full.get(model, criteo_avazu.CRITEO_ROWS)).population  # type: ignore[attr-defined]
     assert max(population.values()) < 2**31
     if model is avazu_model:
-        for name, codes in synthetic._AVAZU_CODES.items():
+        for name, codes in criteo_avazu._AVAZU_CODES.items():
             assert population[name] <= len(codes) == len(set(codes))
     if model is ipinyou_model:
         assert population["IP"] <= 223 * 2**16

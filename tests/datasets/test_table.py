@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ctr.datasets import table
+from ctr.datasets import csv
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.errors import ArgumentError, CtrError, DataError
@@ -18,8 +18,8 @@ CSV = 'when,bought,city,"unit, of age",age\n1,0,"Paris, TX",y,1.5\n2,1,,m,\n3,0,
 OPTIONS = {"label": "bought", "categorical": ["unit, of age", "city"], "dense": ["age"]}
 
 
-def make(**changes: object) -> table.Dataset:
-    return table.make(**{**OPTIONS, **changes})  # type: ignore[arg-type]
+def make(**changes: object) -> csv.Dataset:
+    return csv.make(**{**OPTIONS, **changes})  # type: ignore[arg-type]
 
 
 def check(read: Read) -> None:

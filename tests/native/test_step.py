@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ctr.errors import CtrError
-from ctr.memory import peak, reset_peak
 from ctr.models import MLP, FeatureEmbedding
 from ctr.native.library import available
 from ctr.optim import LambdaSchedule, touched_rows
 from ctr.optim.pairs import make_optimizers
-from ctr.step import TorchStep
+from ctr.training.memory import peak, reset_peak
+from ctr.training.step import TorchStep
 from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build, native
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")

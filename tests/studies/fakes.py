@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ctr.cli import open_data
-from ctr.config import config_hash
+from ctr.config.schema import config_hash
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
-from ctr.store import LOG, RESULT, confirm
+from ctr.jobs.cache import LOG, RESULT, confirm
 from tests.datasets.criteo_text import lines
 
 

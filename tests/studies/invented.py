@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from ctr.studies import report
-from ctr.studies.options import Findings
-from ctr.studies.subject import Subject
+from ctr.report import mlflow as report
+from ctr.report.subject import Subject
+from ctr.studies.study import Findings
 
 LAMBDAS = [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
 SEEDS = [0, 1, 2]

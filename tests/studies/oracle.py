@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from ctr.studies.options import Job, Options
+from ctr.studies.study import Job, Options
 
 PRESENT = 1000
 Answer = Callable[[Job], Mapping[str, object] | str]

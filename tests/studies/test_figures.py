@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from ctr.studies import figures
-from ctr.studies.statistics import Summary
+from ctr.report import figures
+from ctr.report.statistics import Summary
 
 
 @pytest.mark.parametrize("value", [1e-7, 1e-3, 0.5, 1.0])

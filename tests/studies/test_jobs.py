@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ctr.commands import command_line, override
-from ctr.config import config_hash, plain_dict
+from ctr.config.command_line import command_line, override
+from ctr.config.schema import config_hash, plain_dict
 from ctr.errors import ArgumentError
-from ctr.store import Store
-from ctr.studies import jobs
-from ctr.studies.jobs import Planned, Planner
+from ctr.jobs import plan
+from ctr.jobs.cache import Store
+from ctr.jobs.plan import Planned, Planner
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
@@ -96,8 +96,8 @@ def test_more_rows_than_there_are(planner: Planner) -> None:
 
 def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    original = jobs._composed
-    monkeypatch.setattr(jobs, "_composed", lambda overrides: made.append(overrides) or original(overrides))
+    original = plan._composed
+    monkeypatch.setattr(plan, "_composed", lambda overrides: made.append(overrides) or original(overrides))
     for seed in range(20):
         planned(planner, opt="adam", seed=seed)
         planned(planner, opt="group_adam", seed=seed)

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from ctr.studies import markdown
-from ctr.studies.statistics import Summary
+from ctr.report import markdown
+from ctr.report.statistics import Summary
 
 
 @pytest.mark.parametrize(

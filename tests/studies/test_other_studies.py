@@ -7,8 +7,8 @@ from scipy import stats
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.studies import fig2, fig3, table3, table4, table8
-from ctr.studies.options import Job
 from ctr.studies.registry import STUDIES
+from ctr.studies.study import Job
 from tests.studies.oracle import Oracle, features, options
 
 

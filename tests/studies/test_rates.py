@@ -7,10 +7,10 @@ import re
 import pytest
 
 from ctr.errors import DIVERGED, CtrError
-from ctr.studies import rates, table2, table3, table5
-from ctr.studies.options import Ask, Job, Options
+from ctr.studies import learning_rates, table2, table3, table5
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
+from ctr.studies.study import Ask, Job, Options
 from tests.studies.oracle import Oracle, features, options
 
 # Adam does best at 1e-2 on average; at 1e-3 with seed 0 alone.
@@ -23,8 +23,8 @@ ADAM = {
 }
 
 
-def choose(ask: Ask, asked: Options, opt: str) -> rates.Rate:
-    return rates.choose_one(Runs(ask), asked, opt)
+def choose(ask: Ask, asked: Options, opt: str) -> learning_rates.Rate:
+    return learning_rates.choose_one(Runs(ask), asked, opt)
 
 
 def answer(job: Job) -> dict[str, object] | str:
@@ -34,7 +34,7 @@ def answer(job: Job) -> dict[str, object] | str:
 
 def test_the_best_mean_is_taken() -> None:
     oracle = Oracle(answer)
-    assert choose(oracle, options(lr="auto"), "group_adam") == rates.Rate(1e-2, (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
+    assert choose(oracle, options(lr="auto"), "group_adam") == learning_rates.Rate(1e-2, (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
     assert len(oracle.jobs) == 15
     assert {job["opt"] for job in oracle.jobs} == {"adam"}, "unregularised"
 
@@ -50,7 +50,7 @@ def test_what_has_no_finished_run_has_no_rate() -> None:
     def failing(job: Job) -> dict[str, object] | str:
         return "no memory" if job["opt"] == "adam" else answer(job)
 
-    chosen = rates.choose(Runs(Oracle(failing)), options(lr="auto"), ["adam", "adagrad"])
+    chosen = learning_rates.choose(Runs(Oracle(failing)), options(lr="auto"), ["adam", "adagrad"])
     assert {case: rate.value for case, rate in chosen.items()} == {("adagrad", None): 1e-2}
     assert math.isnan(choose(Oracle(failing), options(lr="auto"), "group_adam").value)
 
@@ -90,9 +90,9 @@ def test_without_one_optimizers_rate_the_other_is_compared() -> None:
 
 def test_without_search() -> None:
     oracle = Oracle(answer)
-    assert choose(oracle, options(lr="paper", model="mlp"), "group_adam") == rates.Rate(1e-4)
-    assert choose(oracle, options(lr="paper", model="mlp"), "adagrad") == rates.Rate(1e-2)
-    assert choose(oracle, options(lr=0.3), "adam") == rates.Rate(0.3)
+    assert choose(oracle, options(lr="paper", model="mlp"), "group_adam") == learning_rates.Rate(1e-4)
+    assert choose(oracle, options(lr="paper", model="mlp"), "adagrad") == learning_rates.Rate(1e-2)
+    assert choose(oracle, options(lr=0.3), "adam") == learning_rates.Rate(0.3)
     assert oracle.jobs == []
     with pytest.raises(CtrError, match="lr=paper: the paper has no learning rate for sgd with mlp"):
         choose(oracle, options(lr="paper", model="mlp"), "sgd")
@@ -206,7 +206,7 @@ def test_the_grid_grows_until_the_best_lies_inside(peak: float, further: list[fl
 
 def test_one_rate_is_no_grid() -> None:
     oracle = peaked(1.0)
-    assert choose(oracle, options(lr="auto", lrs=[1e-3]), "adam") == rates.Rate(1e-3, (1e-3,))
+    assert choose(oracle, options(lr="auto", lrs=[1e-3]), "adam") == learning_rates.Rate(1e-3, (1e-3,))
     assert len(oracle.batches) == 1
 
 

@@ -15,9 +15,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from ctr.errors import CtrError
-from ctr.studies import dashboard, page, report
-from ctr.studies.options import Findings
-from ctr.studies.subject import Subject
+from ctr.report import mlflow as report
+from ctr.report import page, view
+from ctr.report.subject import Subject
+from ctr.studies.study import Findings
 from tests.studies import invented
 from tests.studies.invented import SUBJECT
 
@@ -53,14 +54,14 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     assert report_id in first.report
     assert len(pd.read_csv(folder / "runs.csv")) == len(jobs)
 
-    marked = search(uri, dashboard.run_filter(SUBJECT.key))
+    marked = search(uri, view.run_filter(SUBJECT.key))
     assert {run.data.tags["config_hash"] for run in marked} == {*done["config_hash"]}
     assert {run.data.tags["data_hash"] for run in marked} == {SUBJECT.data_hash}
     looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
     assert looks == {("group_adam", page.PALETTE[0]), ("adam, pruned by norm", page.PALETTE[1])}
     assert not caplog.records
     # Each run has a place on every axis, else MLflow would leave it out of the chart.
-    for chart in dashboard.state(SUBJECT)["compareRunCharts"]:
+    for chart in view.state(SUBJECT)["compareRunCharts"]:
         for run in marked:
             assert {*chart.get("selectedParams", [])} <= {*run.data.params}
             assert {*chart.get("selectedMetrics", [])} <= {*run.data.metrics}
@@ -72,8 +73,8 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     (folder / "fig1.svg").rename(folder / "fig2.svg")
     (folder / "fig1.png").unlink()
     second = invented.publish(replace(invented.findings(jobs.head(10)), figures={}), folder, uri, SUBJECT)
-    assert len(search(uri, dashboard.run_filter(FIG1.key))) == 5
-    assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 10
+    assert len(search(uri, view.run_filter(FIG1.key))) == 5
+    assert len(search(uri, view.run_filter(SUBJECT.key))) == 10
     assert {run.data.tags["study"] for run in search(uri, "tags.kind = 'report'")} == {"table2", "fig1"}
     assert len(search(uri, "tags.kind = 'report'")) == 2
     assert second == first  # links that were printed stay alive
@@ -99,10 +100,10 @@ def test_other_data_has_a_report_and_a_view_of_its_own(ready_database: Path, tmp
     assert dict(report.published(uri).values()) == titles
     assert len({first.dashboard, other.dashboard, first.report, other.report}) == 4
     for subject, count in ((SUBJECT, 30), (made, 12)):
-        found = search(uri, dashboard.run_filter(subject.key))
+        found = search(uri, view.run_filter(subject.key))
         assert [run.data.tags["data_hash"] for run in found] == [subject.data_hash] * count
     saved = MlflowClient(uri).get_experiment("1").tags
-    names = {json.loads(view)["name"] for name, view in saved.items() if name.startswith(dashboard.TAG)}
+    names = {json.loads(saved_view)["name"] for name, saved_view in saved.items() if name.startswith(view.TAG)}
     assert names == {*titles}
 
 
@@ -111,7 +112,7 @@ def test_the_same_run_of_other_code_is_not_taken_for_the_studys(ready_database: 
     invented.track(uri, jobs)
     invented.track(uri, jobs.assign(code_hash="later", auc=0.1))
     publish(jobs, uri, tmp_path / "study")
-    (found,) = search(uri, dashboard.run_filter(SUBJECT.key))
+    (found,) = search(uri, view.run_filter(SUBJECT.key))
     assert found.data.metrics["auc"] == jobs["auc"][0]
 
 
@@ -121,13 +122,13 @@ def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path
     invented.track(uri, jobs)
     chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
     invented.publish(chosen, tmp_path / "study", uri, SUBJECT)
-    found = search(uri, dashboard.run_filter(SUBJECT.key))
+    found = search(uri, view.run_filter(SUBJECT.key))
     assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
     assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
     colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
     assert colors == dict(zip(("adam, pruned by norm", "group_adam"), page.PALETTE, strict=False))  # the shown first
     invented.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, SUBJECT)
-    assert len(search(uri, dashboard.run_filter(SUBJECT.key))) == 30  # a study without points shows all
+    assert len(search(uri, view.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
 
 @pytest.mark.parametrize("call", ["artifact", "tags", "finish"])
@@ -177,7 +178,7 @@ def test_links_as_addresses() -> None:
 
 def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> None:
     client = MlflowClient(invented.database(ready_database, tmp_path))
-    address = dashboard.create(client, "1", FIG1)
+    address = view.create(client, "1", FIG1)
     assert address.endswith("viewStateShareKey=fig1-criteo-d0d0d0d0")
     saved = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.fig1-criteo-d0d0d0d0"])
     assert {name: type(value) for name, value in saved.items()} == {
@@ -185,7 +186,7 @@ def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> No
     }  # fmt: skip
     kind, _, packed = saved["state"].partition(";")
     assert kind == "deflate"
-    assert json.loads(zlib.decompress(base64.b64decode(packed))) == dashboard.state(FIG1)
+    assert json.loads(zlib.decompress(base64.b64decode(packed))) == view.state(FIG1)
 
 
 def test_another_mlflow_gets_no_view_and_says_so(
@@ -193,7 +194,7 @@ def test_another_mlflow_gets_no_view_and_says_so(
 ) -> None:
     client = MlflowClient(invented.database(ready_database, tmp_path))
     monkeypatch.setattr(mlflow, "__version__", "3.30.1")
-    address = dashboard.create(client, "1", FIG1)
+    address = view.create(client, "1", FIG1)
     assert "viewStateShareKey" not in address
     assert "searchFilter=tags.%60study.fig1-criteo-d0d0d0d0%60" in address
     assert not client.get_experiment("1").tags

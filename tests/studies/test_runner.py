@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ctr import store
 from ctr.errors import CtrError
-from ctr.store import Store
-from ctr.studies.runner import Runner, Worker
-from ctr.studies.worker import load
+from ctr.jobs import cache
+from ctr.jobs.cache import Store
+from ctr.jobs.pool import Runner, Worker
+from ctr.jobs.worker import load
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -167,8 +167,8 @@ def test_data_that_changes_meanwhile_fails_the_run() -> None:
 
 def test_a_worker_of_other_code_refuses_its_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one that starts after the sources were edited: nothing is run, nothing lies under the key."""
-    loaded = store.CODE
-    monkeypatch.setattr(store, "CODE", "before")
+    loaded = cache.CODE
+    monkeypatch.setattr(cache, "CODE", "before")
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(1)])
         ((log, _),) = runner.failures.items()
@@ -184,7 +184,7 @@ def test_a_worker_of_other_code_refuses_its_orders(monkeypatch: pytest.MonkeyPat
 
 def test_a_worker_whose_sources_change_while_it_loads_them_refuses_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("tests.studies.fakes:jobs") is fakes.jobs
-    monkeypatch.setattr(store, "CODE", "before")  # as hashed when `ctr.store` was loaded, before the others were
+    monkeypatch.setattr(cache, "CODE", "before")  # as hashed when `ctr.jobs.cache` was loaded, before the others were
     run = load("tests.studies.fakes:jobs")
     with pytest.raises(CtrError, match="the sources of ctr changed while a worker loaded them; start the study again"):
         run([], [], lambda rows: None, [])
@@ -235,7 +235,7 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_runs() -> None:
 def test_what_a_worker_prints_between_its_jobs_is_not_in_their_logs(tmp_path: Path) -> None:
     (tmp_path / "train.log").touch()
     code = (
-        "import os; from pathlib import Path; from ctr.studies.worker import _logged\n"
+        "import os; from pathlib import Path; from ctr.jobs.worker import _logged\n"
         "with _logged([Path('.')]): os.write(1, b'within,'); os.write(2, b'both')\n"
         "os.write(1, b'out'); os.write(2, b'err')"
     )

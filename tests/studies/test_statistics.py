@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ctr.studies.statistics import compare, paired, student, summary, welch
+from ctr.report.statistics import compare, paired, student, summary, welch
 
 NAN = math.nan
 

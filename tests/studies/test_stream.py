@@ -8,7 +8,7 @@ from scipy import stats
 
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.studies import stream
-from ctr.studies.options import Job
+from ctr.studies.study import Job
 from tests.studies.oracle import Oracle, features, options
 
 HARD, RAMPED, NORM = "Group Adam, hard", "Group Adam, hard, ramped", "Adam, pruned by norm"

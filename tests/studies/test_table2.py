@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from ctr.studies import table2
-from ctr.studies.options import Job
+from ctr.studies.study import Job
 from tests.studies.oracle import Oracle, features, options
 
 # Features that Group Adam keeps by (lambda21, seed), of 1000.

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ctr.studies import words
-from ctr.studies.options import Job
+from ctr.report.statistics import compare
+from ctr.studies import sentences
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
-from ctr.studies.statistics import compare
+from ctr.studies.study import Job
 from tests.studies.oracle import Oracle, features, options
 
 
@@ -18,12 +18,12 @@ def test_failures_are_grouped_by_what_they_say() -> None:
     errors = {1: "no memory", 2: "no disk", 4: "no memory", 5: "no memory"}
     runs = Runs(Oracle(lambda job: errors.get(int(str(job["seed"])), {**features(1), "auc": 0.7})))
     runs(jobs(0, 1, 2))
-    assert words.failures(runs) == [
+    assert sentences.failures(runs) == [
         "failed: python -m ctr.train opt=adam seed=1: no memory",
         "failed: python -m ctr.train opt=adam seed=2: no disk",
     ]
     runs(jobs(1, 3, 4, 5))
-    assert words.failures(runs) == [
+    assert sentences.failures(runs) == [
         "failed: 3 runs: no memory; the first: python -m ctr.train opt=adam seed=1",
         "failed: python -m ctr.train opt=adam seed=2: no disk",
     ]
@@ -54,31 +54,31 @@ OLD, NEW = "a" * 40, "b" * 40
 def test_runs_of_different_code_are_said(
     monkeypatch: pytest.MonkeyPatch, shas: list[str | None], said: str | None
 ) -> None:
-    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
     runs = Runs(Oracle(lambda job: {**features(1), "auc": 0.7, "git_sha": shas[int(str(job["seed"]))]}))
     runs(jobs(*range(len(shas))))
-    lines = words.notes(runs)
+    lines = sentences.notes(runs)
     assert len(lines) == (0 if said is None else 1)
     assert said is None or said in lines[0]
 
 
 def test_failed_runs_were_made_by_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
     runs = Runs(Oracle(lambda job: "no memory" if job["seed"] == 0 else {"auc": 0.7, "git_sha": NEW}))
     runs(jobs(0, 1))
-    assert len(words.notes(runs)) == 1
+    assert len(sentences.notes(runs)) == 1
 
 
 def test_an_installed_package_knows_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "git_sha", lambda: None)
+    monkeypatch.setattr(sentences, "git_sha", lambda: None)
     runs = Runs(Oracle(lambda job: {"auc": 0.7, "git_sha": None}))
     runs(jobs(0, 1))
-    assert words.notes(runs) == []
+    assert sentences.notes(runs) == []
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "git_sha", lambda: NEW)
+    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
     oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
     text = STUDIES[name](oracle, options(lambda1=[1e-3])).text
     assert (
@@ -96,7 +96,7 @@ def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_a_difference_that_rounds_to_nothing_is_said_to_be_small(a: list[float], b: list[float], said: str) -> None:
-    assert words.winner("A", "B", compare(a, b)).startswith(said)
+    assert sentences.winner("A", "B", compare(a, b)).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_a_difference_that_rounds_to_nothing_is_said_to_be_small(a: list[float],
     ],
 )
 def test_a_tie_has_no_sign_to_agree(ours: float, papers: float, said: str) -> None:
-    assert words.sign_agrees(ours, papers) == said
+    assert sentences.sign_agrees(ours, papers) == said

@@ -1,0 +1,1 @@
+"""The configuration: schemas, command lines, help, messages."""

@@ -1,0 +1,89 @@
+"""``--help`` of the commands: the choices, and every key as it is typed, its value, and what its YAML says of it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from importlib import resources
+from typing import cast
+
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from ctr.config import schema
+from ctr.config.command_line import override
+
+WIDTH, COLUMN = 120, 42  # of a line; where what a key means begins
+_KEY = re.compile(r"( *)(\w+):.*?(?: +# (.*))?")
+
+
+def text(command: str, overrides: Sequence[str]) -> str:
+    """What ``python -m ctr.<command> --help`` shows; with overrides, the keys and values that these lead to.
+
+    Raises:
+        HydraException, OmegaConfBaseException: an override that cannot work.
+    """
+    schema.register()
+    with initialize_config_module("ctr.conf", version_base="1.3"):
+        config = compose(command, list(overrides), return_hydra_config=True)
+        about, choices = config.hydra.help, cast("dict[str, str | None]", dict(config.hydra.runtime.choices))
+        given = f", with {' '.join(overrides)}" if overrides else " and their defaults; other choices have other keys"
+        lines = [about.header, "Choices:", "", *_groups(choices), "", f"Keys{given}:", ""]
+        return "\n".join([*lines, *_keys(command, config, choices), "", about.footer.rstrip()])
+
+
+def _groups(choices: Mapping[str, str | None]) -> Iterator[str]:
+    """``opt=`` and what there is of it."""
+    for group in sorted(choices):
+        folder = resources.files("ctr.conf") / group
+        if "/" not in group and folder.is_dir():
+            names = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+            yield from textwrap.wrap(f"  {group}={', '.join(names)}", WIDTH, subsequent_indent="      ")
+
+
+def _keys(command: str, config: DictConfig, choices: Mapping[str, str | None]) -> Iterator[str]:
+    """Each key that can be set, and what it means."""
+    meant = comments(command)
+    for group, choice in choices.items():
+        if choice is not None and group in config:
+            meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}").items()}
+    for key, value in schema.dotted(config).items():
+        if key not in choices and key.rpartition(".")[2] != "name":  # these are chosen by their group
+            assigned = f"{key}=???" if value == "???" else _assigned(config, key)
+            yield from _beside(f"  {assigned}", meant.get(key, ""))
+
+
+def _assigned(config: DictConfig, key: str) -> str:
+    """``opt.lr=0.001``, also where it is taken from another key."""
+    value = OmegaConf.select(config, key)
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, enum_to_str=True)
+    return override(key, value.name if isinstance(value, Enum) else value)
+
+
+def _beside(left: str, right: str) -> Iterator[str]:
+    """Two columns; a long left one stands on a line of its own."""
+    lines = textwrap.wrap(right, WIDTH - COLUMN) or [""]
+    if len(left) >= COLUMN and right:
+        yield left
+        left = ""
+    for line in lines:
+        yield f"{left:<{COLUMN}}{line}".rstrip()
+        left = ""
+
+
+def comments(name: str) -> dict[str, str]:
+    """What stands beside the keys of a YAML file of ``configs/``, by dotted key, lines that go on joined."""
+    found: dict[str, str] = {}
+    key = group = ""
+    for line in (resources.files("ctr.conf") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        if match := _KEY.fullmatch(line):
+            indent, last, said = match.groups()
+            group = group if indent else last
+            key = f"{group}.{last}" if indent else last
+            found[key] = said or ""
+        elif key and line.lstrip().startswith("# "):
+            found[key] += " " + line.strip().removeprefix("# ")
+    return found

@@ -1,0 +1,1 @@
+"""Generated logs in the raw formats, with a planted click model."""

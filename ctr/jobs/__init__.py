@@ -1,0 +1,1 @@
+"""Many runs: what is planned, what is finished, the worker processes, sweeps."""

@@ -1,0 +1,1 @@
+"""Findings as tables, figures, pages and MLflow views."""

@@ -1,0 +1,75 @@
+"""Numbers and tables as the paper prints them: ``.8019±.0003 (0.030)``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ctr.report.statistics import Summary
+
+GAP = "–"
+
+
+def auc(value: float | None, std: float = math.nan) -> str:
+    """``.8019``, or ``.8019±.0003`` where the spread is known."""
+    if value is None or math.isnan(value):
+        return GAP
+    return _fraction(value) if math.isnan(std) else f"{_fraction(value)}±{_fraction(std)}"
+
+
+def difference(value: float | None) -> str:
+    """With its sign: ``+.0021``."""
+    if value is None or math.isnan(value):
+        return GAP
+    return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"
+
+
+def rate(value: float | None) -> str:
+    """Three digits behind the point, two digits and the exponent below .01: ``0.518``, ``9.2e-3``."""
+    if value is None or math.isnan(value):
+        return GAP
+    return _scientific(value, 1) if 0 < value < 0.00995 else f"{value:.3f}" if value else "0"
+
+
+def p_value(value: float | None) -> str:
+    """``0.943``, ``9.11e-3``."""
+    if value is None or math.isnan(value):
+        return GAP
+    return _scientific(value, 2) if value < 0.00995 else f"{value:.3f}"
+
+
+def power(value: float) -> str:
+    """A lambda or learning rate to three digits: ``5e-4``, ``1.75e-1``, ``1``."""
+    if math.isnan(value):
+        return GAP
+    mantissa, exponent = f"{value:.2e}".split("e")
+    short = f"{float(mantissa):g}"
+    return short if int(exponent) == 0 else f"{short}e{int(exponent)}"
+
+
+def cell(of_auc: Summary, of_rate: Summary) -> str:
+    """``.8019±.0003 (0.030)``."""
+    return GAP if math.isnan(of_auc.mean) else f"{auc(of_auc.mean, of_auc.std)} ({rate(of_rate.mean)})"
+
+
+def bold(text: str) -> str:
+    return text if text == GAP else f"**{text}**"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column to the left, numbers to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *rows))
+
+
+def bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _scientific(value: float, digits: int) -> str:
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

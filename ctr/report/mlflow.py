@@ -1,0 +1,237 @@
+"""A study's findings as files, and as one run in MLflow with everything in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr.errors import CtrError
+from ctr.files import atomic_path, atomic_write_text
+from ctr.report import page, view
+from ctr.report.subject import SHOWN, TRIED, Subject, tag
+from ctr.training.tracking import MlflowTracker
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+    from ctr.studies.study import Findings
+
+NOTE, COLOR = "mlflow.note.content", "mlflow.runColor"
+MAX_NOTE = 7900  # MLflow cuts a tag at 8,000
+
+log = logging.getLogger("ctr")
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where a study stands in MLflow, relative to the server's root.
+
+    Attributes:
+        runs: the study's runs as a list, folded by optimizer.
+        dashboard: the same runs in the ready-made charts.
+        report: the report run: table, text, files.
+        page: the interactive page among its artifacts.
+    """
+
+    runs: str
+    dashboard: str
+    report: str
+    page: str
+
+    def at(self, server: str) -> Links:
+        """The same as whole addresses, at ``http://127.0.0.1:5000`` for example."""
+        base = server.rstrip("/")
+        return Links(base + self.runs, base + self.dashboard, base + self.report, base + self.page)
+
+
+def write(findings: Findings, folder: Path, title: str) -> None:
+    """Writes ``result.csv``, ``result.md``, ``runs.csv``, ``page.html`` and each figure as PNG and SVG.
+
+    Raises:
+        CtrError: the extra ``report`` is not installed; nothing is written then.
+    """
+    page.require()
+    atomic_write_text(folder / "result.csv", findings.table.to_csv(index=False))
+    atomic_write_text(folder / "result.md", findings.text)
+    atomic_write_text(folder / "runs.csv", findings.runs.to_csv(index=False))
+    for name, figure in findings.figures.items():
+        with atomic_path(folder / f"{name}.png") as tmp:
+            figure.savefig(tmp, format="png", dpi=200)
+        with atomic_path(folder / f"{name}.svg") as tmp:
+            figure.savefig(tmp, format="svg", metadata={"Date": None})
+    page.write(findings, folder / "page.html", title)
+
+
+def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:
+    """Makes a study whose files are written visible in MLflow.
+
+    * One report run, with every file of ``folder`` and the text as its description. The one that was published before
+      about the same subject is brought up to date, so that its links stay alive.
+    * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
+      ``method`` and one colour per method; a run that no longer serves the study loses the tag.
+    * A dashboard view of those that are points of its figures (`ctr.report.view`).
+
+    Args:
+        findings: what the study found.
+        folder: where `write` put the files; what else lies there, such as ``commands.txt``, is kept with them.
+        uri, experiment: where the training runs were tracked.
+        subject: by which the study is told from others.
+
+    Raises:
+        CtrError: MLflow cannot be used.
+    """
+    earlier = f"{_REPORTS} AND tags.subject = '{subject.key}'"
+    tracker = MlflowTracker(uri, experiment, f"report: {subject.title}", earlier=earlier)
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment_id = client.get_run(tracker.run_id).info.experiment_id
+        _mark_runs(client, experiment_id, findings, subject)
+        address = view.create(client, experiment_id, subject)
+        files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+        for path in files:
+            tracker.artifact(path)
+        tracker.remove_artifacts(keep={path.name for path in files})
+        about = {"study": subject.study, "dataset": subject.dataset, "source": subject.source}
+        about |= {"data_hash": subject.data_hash, "subject": subject.key, "title": subject.title}
+        # Last, so that what is called a report is a whole one.
+        tracker.tags({**about, NOTE: _note(findings.text), "kind": "report"})
+    except BaseException as error:
+        if not tracker.renewed:  # an earlier report stays one
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        if isinstance(error, MlflowException):
+            raise CtrError(f"tracking.uri={uri}: {error.message}") from error
+        raise
+    tracker.finish("FINISHED")
+    return _links(address, experiment_id, tracker.run_id)
+
+
+_REPORTS = "tags.kind = 'report'"
+
+
+def published(uri: str) -> dict[str, tuple[str, Links]]:
+    """The studies in a database: key of the subject -> title and links, in order of their keys."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found: dict[str, tuple[str, Links]] = {}
+    for run in _search(client, experiments, f"{_REPORTS} AND tags.subject != '' AND attributes.status = 'FINISHED'"):
+        key, title, experiment_id = run.data.tags["subject"], run.data.tags["title"], run.info.experiment_id
+        address = view.address(experiment_id, key)
+        found.setdefault(key, (title, _links(address, experiment_id, run.info.run_id)))  # the latest comes first
+    return dict(sorted(found.items()))
+
+
+def _links(view: str, experiment_id: str, run_id: str) -> Links:
+    runs = f"/#/experiments/{experiment_id}/runs"
+    run, training = f"{runs}/{run_id}", "?workflowType=machine_learning"  # else MLflow shows its menu for agents
+    return Links(
+        view.replace("&compareRunsMode=CHART", ""), view, run + training, f"{run}/artifacts/page.html{training}"
+    )
+
+
+def _note(text: str) -> str:
+    """The text as a run's description, cut between paragraphs where it is longer than MLflow keeps."""
+    if len(text) <= MAX_NOTE:
+        return text
+    ending = "\n\n*Cut here; the whole text is in `result.md` and `page.html`.*\n"
+    head = text[: MAX_NOTE - len(ending)]
+    return head[: max(head.rfind("\n\n"), head.rfind("\n"))] + ending
+
+
+def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterator[Run]:
+    """All runs that match, page by page."""
+    token = None
+    while True:
+        found = client.search_runs(experiments, query, max_results=1000, page_token=token)
+        yield from found
+        token = found.token
+        if not token:
+            return
+
+
+def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
+    """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them, and the
+    metrics that its charts need of every run."""
+    from mlflow.entities import Metric, RunTag
+
+    roles, mark = _roles(findings), tag(subject.key)
+    runs = list(_search(client, [experiment_id], "attributes.status = 'FINISHED' AND metrics.auc > 0"))
+    colors = {run.data.tags["method"]: run.data.tags[COLOR] for run in runs if {"method", COLOR} <= {*run.data.tags}}
+    missing = set(roles)
+    # What the figures show gets its colours first, in the order in which it was asked for: as on the page.
+    places = {key: (role != SHOWN, number) for number, (key, role) in enumerate(roles.items())}
+    ours = [(places[key], _method(run.data.params)) for run in runs if (key := _hashes(run.data.tags)) in places]
+    for _, method in sorted(ours):
+        _color(method, colors)
+    for run in runs:  # the latest first
+        tags = run.data.tags
+        key = _hashes(tags)
+        if key in missing:
+            missing.remove(key)  # a second run of the same configuration would be a second point at the same place
+            method = _method(run.data.params)
+            new = {mark: roles[key], "method": method, COLOR: _color(method, colors)}
+            needed = view.coordinates(run.data.params)
+            changed = [RunTag(name, value) for name, value in new.items() if tags.get(name) != value]
+            added = [
+                Metric(name, needed[name], run.info.end_time, 0) for name in needed if name not in run.data.metrics
+            ]
+            if changed or added:
+                client.log_batch(run.info.run_id, metrics=added, tags=changed)
+        elif mark in tags:
+            client.delete_tag(run.info.run_id, mark)
+    if missing:
+        log.warning(
+            "%d of the study's %d runs are not in this MLflow experiment: the dashboard cannot show them; "
+            "the report has them all",
+            len(missing),
+            len(roles),
+        )
+
+
+HASHES = ("config_hash", "data_hash", "code_hash")  # what a run computed: other code has other figures
+
+
+def _hashes(values: Mapping[str, object]) -> tuple[object, ...]:
+    return tuple(values.get(name) for name in HASHES)
+
+
+def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
+    """Of each run that succeeded, by its hashes, whether it is a point of the study's figures; all are where there are
+    no points."""
+    figures = ["seed", "auc", "feature_rate"]
+    if not {*HASHES, *figures} <= {*findings.runs.columns}:
+        return {}
+    points = set(findings.points[figures].itertuples(index=False, name=None))
+    done = findings.runs.dropna(subset=[*HASHES])
+    return {
+        _hashes(row): SHOWN if not points or tuple(row[name] for name in figures) in points else TRIED
+        for row in done.to_dict("records")
+    }
+
+
+def _method(params: Mapping[str, str]) -> str:
+    """What a person would call the way in which features are selected: "adam, pruned by norm"."""
+    name = params.get("opt.name", "unknown")
+    if params.get("opt.threshold", "soft") != "soft":
+        name += f", {params['opt.threshold']}"
+    if params.get("prune.name", "none") != "none":
+        name += f", pruned by {params.get('prune.score', 'norm')}"
+    return name
+
+
+def _color(method: str, taken: dict[str, str]) -> str:
+    """The method's colour in this experiment; a new method gets one that the others leave."""
+    if method not in taken:
+        free = [color for color in page.PALETTE if color not in taken.values()]
+        taken[method] = free[0] if free else page.PALETTE[len(taken) % len(page.PALETTE)]
+    return taken[method]

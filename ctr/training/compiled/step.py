@@ -1,0 +1,339 @@
+"""The training step in compiled code: rows, net, loss, gradients and both updates in one call."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from ctr.datasets.stream import Batch
+from ctr.errors import CtrError
+from ctr.models import OPNN, FeatureEmbedding
+from ctr.native import library as native
+from ctr.optim.core import CHUNK, GroupOptimizer, penalty, shrink
+from ctr.optim.group_adam import GroupAdam
+from ctr.training.compiled.convert import last_D
+from ctr.training.compiled.program import translate
+from ctr.training.compiled.support import MAX_ROWS, MAX_THREADS, unsupported, unsupported_options
+
+ADAM, ADAGRAD = range(2)
+_NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
+
+
+class NativeStep:
+    """Trains a model in place, as its torch twin would within the rounding of float32.
+
+    The embedding's rows move into one table with their optimizer state, [w | z | m | v | last step] side by side, and
+    the net's parameters into one flat array; ``model`` and the optimizers go on seeing them as views. The memory of the
+    embedding's weight is given up: another tensor that shared it must not be used any more. Hyperparameters
+    are read from the optimizers at every step, so that schedules act.
+
+    Every thread runs the whole net on its share of the batch. Results are the same to the last bit for the same number
+    of threads.
+
+    Args:
+        model, row_optimizer, net_optimizer: for which :func:`unsupported` is None.
+        threads: how many work together.
+
+    Raises:
+        CtrError: :func:`unsupported` says why it cannot.
+        ValueError: ``threads`` is below 1 or above 1,024.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        row_optimizer: GroupOptimizer,
+        net_optimizer: Optimizer,
+        threads: int = 2,
+    ) -> None:
+        reason = unsupported(model, row_optimizer, net_optimizer)
+        if reason is not None:
+            raise CtrError(f"the compiled step cannot train this: {reason}")
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads={threads}; expected 1 to {MAX_THREADS:,}")
+        self._library = native.loaded()
+        self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
+        self.steps = 0
+        self._adam_rows = isinstance(row_optimizer, GroupAdam)
+        self._history = np.zeros((1024, 2), np.float32)  # scale and shift of D at every step so far
+        self._move_rows()
+        self._move_net()
+        self._batch, self._rows, self._options = native.Batch(), native.RowOptions(), native.NetOptions()
+        self._loss = ctypes.c_double()
+        self._threads, self._handle, self._shape = threads, None, (0, 0)
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._places = self._where()
+
+    def __del__(self) -> None:
+        # The threads that it would wait for are in the process that made it, not in a fork of that.
+        if getattr(self, "_handle", None) and self._process == os.getpid():
+            self._library.ctr_step_free(self._handle)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a NativeStep cannot be copied or pickled: its state_dict() can")
+
+    def _start(self, fields: int, dense: int) -> None:
+        """Translates the model, once the first batch shows how many columns there are."""
+        program = translate(self.model, self._offsets, fields, dense)
+        layers = (native.Layer * len(program.layers))(*program.layers)
+        self._handle = self._library.ctr_step_new(
+            layers, len(layers), fields, dense, program.dense_at, program.width, self._net.shape[1], self._threads
+        )
+        self._shape, self._batch.words = (fields, dense), program.words
+
+    def _move_rows(self) -> None:
+        embedding = self.model.get_submodule("embedding")
+        assert isinstance(embedding, FeatureEmbedding)
+        self._embedding = embedding
+        self._weight = weight = self.model.get_parameter("embedding.weight")
+        rows, dim = weight.shape
+        names = ("w", "z", *(("m", "v") if self._adam_rows else ("sum",)))
+        stride = len(names) * dim + 1
+        self._table = torch.from_numpy(native.allocate(rows * stride)).view(rows, stride)
+        state = self.row_optimizer.state[weight]
+        for place, name in enumerate(names):
+            view = self._table[:, place * dim : (place + 1) * dim]
+            if name == "w":
+                # Piece by piece: at full size a whole copy is 1.1 GB more at the peak.
+                for ours, old in zip(view.split(CHUNK), weight.detach().split(CHUNK), strict=True):
+                    ours.copy_(old)
+                    if old.is_contiguous():
+                        native.forget(old)
+                weight.data = view
+            else:
+                state[name] = view
+        state["step"] = 0
+        self._table_struct = native.Table(self._table.data_ptr(), rows, dim, stride, embedding.seen.data_ptr())
+
+    def _move_net(self) -> None:
+        parameters = self.net_optimizer.param_groups[0]["params"]
+        sizes = [p.numel() for p in parameters]
+        starts = np.cumsum([0, *sizes]).tolist()
+        padding = 64  # a vector load of the last value reads beyond it
+        self._memory = torch.zeros(3, starts[-1] + padding, dtype=torch.float32, device="cpu")
+        self._net = self._memory[:, : starts[-1]]  # values, first moments, second moments
+        self._offsets = {id(p): start for p, start in zip(parameters, starts, strict=False)}
+        for p, start in zip(parameters, starts, strict=False):
+            views = [flat[start : start + p.numel()].view_as(p) for flat in self._net]
+            views[0].copy_(p.detach())
+            p.data = views[0]
+        self._link_net()
+        self._params_struct = native.Params(*(flat.data_ptr() for flat in self._net), self._net.shape[1])
+
+    def _link_net(self) -> None:
+        """Takes over the net optimizer's state, and makes it views of the flat arrays."""
+        adam = isinstance(self.net_optimizer, Adam)
+        for p in self.net_optimizer.param_groups[0]["params"]:
+            start = self._offsets[id(p)]
+            state = self.net_optimizer.state[p]
+            names = {"exp_avg": 1, "exp_avg_sq": 2} if adam else {"sum": 2}
+            for name, place in names.items():
+                view = self._net[place, start : start + p.numel()].view_as(p)
+                if name in state:
+                    view.copy_(state[name])
+                state[name] = view
+            state["step"] = torch.tensor(float(self.steps))
+
+    def train(self, batch: Batch) -> tuple[Tensor, float]:
+        """Learns from a batch; returns its logits and mean logloss before the update.
+
+        If the loss is not finite nothing is updated.
+
+        Raises:
+            CtrError: an id is out of range, the batch's parts differ in length or its columns from those of the batch
+                before, the learning rate is 0, or D could be; nothing is updated.
+        """
+        with self._lock:
+            if not self.model.training:  # 20 us to say it again to every module
+                self.model.train()
+            logits = self._fill(batch)
+            if not len(logits):
+                return logits, math.nan
+            rows, net = self.row_optimizer.param_groups[0], self.net_optimizer.param_groups[0]
+            if (reason := unsupported_options(rows, net)) is not None:
+                raise CtrError(f"the compiled step cannot go on: {reason}")
+            self._set_rows(self.steps + 1)
+            self._set_net(self.steps + 1)
+            bad = self._library.ctr_step_train(
+                self._handle, self._batch, self._table_struct, self._rows, self._history.ctypes.data, self._options,
+                self._params_struct, self._loss,
+            )  # fmt: skip
+            self._check(bad, batch.ids)
+            if math.isfinite(self._loss.value):
+                self.steps += 1
+                self.row_optimizer.state[self._weight]["step"] = self.steps
+            return logits, self._loss.value
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits in evaluation mode.
+
+        Raises:
+            CtrError: an id is out of range, or the batch's parts differ in length, or its columns from those before.
+        """
+        with self._lock:
+            if self.model.training:
+                self.model.eval()
+            logits = self._fill(batch)
+            unseen_zero = self._embedding.unseen == "zero"
+            bad = self._library.ctr_step_predict(
+                self._handle, self._batch, self._table_struct, self._params_struct, unseen_zero
+            )
+            self._check(bad, batch.ids)
+            return logits
+
+    def _where(self) -> tuple[object, ...]:
+        """What the compiled code holds on to, and the model may not change behind its back."""
+        embedding = self._embedding
+        return embedding.weight.data_ptr(), embedding.seen.data_ptr(), getattr(self.model, "dropout", None)
+
+    def _fill(self, batch: Batch) -> Tensor:
+        """Points the batch structure at a batch; returns the tensor that its logits go to."""
+        ids, dense, label = batch.ids, batch.dense, batch.label
+        if self._process != os.getpid():
+            raise CtrError("this step was made before the process forked, and its threads are not in the fork")
+        if self._where() != self._places:
+            raise CtrError("the embedding's weight or seen, or dropout, was replaced after the step was made")
+        if ids.dim() != 2 or label.dim() != 1 or (dense is not None and dense.dim() != 2):
+            shapes = ", ".join(str(tuple(part.shape)) for part in (ids, dense, label) if part is not None)
+            raise CtrError(f"a batch of {shapes}; expected ids [B, F], dense [B, K] or None, labels [B]")
+        rows, shape = len(label), (ids.shape[1], 0 if dense is None else dense.shape[1])
+        if len(ids) != rows or (dense is not None and len(dense) != rows):
+            parts = [len(part) for part in (ids, dense, label) if part is not None]
+            raise CtrError(f"a batch whose ids, dense columns (if any) and labels have {parts} rows")
+        if self._handle is None:
+            self._start(*shape)
+        if shape != self._shape:
+            raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
+        logits = torch.empty(rows, dtype=torch.float32, device="cpu")
+        self._held = [_ids(ids), _plain(label, torch.float32)]
+        self._batch.ids, self._batch.label = (t.data_ptr() for t in self._held)
+        if dense is not None:
+            self._held.append(_plain(dense, torch.float32))
+            self._batch.dense = self._held[-1].data_ptr()
+        self._drawn_from = bits = None
+        if isinstance(self.model, OPNN):
+            self._drawn_from, bits = torch.get_rng_state(), self.model.draw(rows)
+        if bits is not None:
+            self._held.append(bits)
+        self._batch.bits = None if bits is None else bits.data_ptr()
+        self._batch.logit = logits.data_ptr()
+        self._batch.rows = rows
+        return logits
+
+    def _check(self, bad: int, ids: Tensor) -> None:
+        if bad >= 0:
+            if self._drawn_from is not None:
+                torch.set_rng_state(self._drawn_from)  # as if the batch had not been
+            row, field = divmod(bad, self._shape[0])
+            raise CtrError(
+                f"id {int(ids[row, field])} of field {field} is not within the table's {len(self._weight):,} rows"
+            )
+
+    def _set_rows(self, t: int) -> None:
+        group = self.row_optimizer.param_groups[0]
+        lr, eps = float(group["lr"]), group["eps"]
+        o = self._rows
+        correction2 = 1.0
+        if self._adam_rows:
+            o.rule = ADAM
+            beta1, beta2 = group["betas"]
+            # The differences are taken in double precision: 1 - beta2 in float32 is 5e-5 off.
+            o.beta1, o.one_minus_beta1, o.beta2, o.one_minus_beta2 = beta1, 1 - beta1, beta2, 1 - beta2
+            o.correction1 = 1 - beta1**t
+            correction2 = math.sqrt(1 - beta2**t)
+            eps = eps / correction2 if group["eps_hat"] else eps
+        else:
+            o.rule, o.initial = ADAGRAD, group["initial_accumulator_value"]
+        o.step, o.norm, o.hard = t, _NORMS[group["norm"]], group["threshold"] == "hard"
+        o.lambda1, o.two_lambda2 = group["lambda1"], 2 * group["lambda2"]
+        o.limit = math.sqrt(self._weight.shape[1]) * group["lambda21"]
+        if t >= len(self._history):
+            self._history = np.concatenate([self._history, np.zeros_like(self._history)])
+        self._history[t] = 1 / (correction2 * lr), eps / lr
+
+    def _set_net(self, t: int) -> None:
+        group = self.net_optimizer.param_groups[0]
+        o, lr = self._options, float(group["lr"])
+        o.eps = group["eps"]
+        if isinstance(self.net_optimizer, Adam):
+            beta1, beta2 = group["betas"]
+            o.rule = ADAM
+            o.beta1, o.one_minus_beta1, o.beta2, o.one_minus_beta2 = beta1, 1 - beta1, beta2, 1 - beta2
+            o.rate, o.inverse_root = lr / (1 - beta1**t), 1 / math.sqrt(1 - beta2**t)
+        else:
+            o.rule, o.rate = ADAGRAD, lr
+
+    @torch.no_grad()
+    def apply_threshold_(self) -> int:
+        """As :meth:`ctr.optim.GroupOptimizer.apply_threshold_`: every touched row meets the present lambdas."""
+        group = self.row_optimizer.param_groups[0]
+        dim = self._weight.shape[1]
+        history = torch.from_numpy(self._history)
+        initial = group.get("initial_accumulator_value", 0.0)
+        died = 0
+        for rows in self._table.split(CHUNK):
+            x, z = rows[:, :dim], rows[:, dim : 2 * dim].contiguous()
+            touched = rows[:, -1:].view(torch.int32) > 0
+            new = torch.where(touched, shrink(z, last_D(rows, dim, history, initial), **penalty(group), x=x), x)
+            died += int(((x != 0).any(1) & ~(new != 0).any(1)).sum())
+            x.copy_(new)
+        return died
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the model's own ``state_dict``. Shares memory with the step. `TorchStep` takes it up too."""
+        for state in self.net_optimizer.state.values():
+            state["step"].fill_(self.steps)
+        return {
+            "backend": "native",
+            "steps": self.steps,
+            "table": self._table,
+            "history": torch.from_numpy(self._history[: self.steps + 1]),
+            "row_groups": [{k: v for k, v in g.items() if k != "params"} for g in self.row_optimizer.param_groups],
+            "net_optimizer": self.net_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` gave, by copying; ValueError if it is not one of this kind and size."""
+        parts = {"steps", "table", "history", "row_groups", "net_optimizer"}
+        if state.get("backend") != "native" or not parts <= state.keys() or state["table"].shape != self._table.shape:
+            raise ValueError(
+                "this state is not one of the compiled step for a table of this size; one of the torch step goes on "
+                "with backend=torch"
+            )
+        moment = "exp_avg" if isinstance(self.net_optimizer, Adam) else "sum"
+        theirs = [
+            tuple(each[moment].shape) if moment in each else None for each in state["net_optimizer"]["state"].values()
+        ]
+        mine = [tuple(p.shape) for p in self.net_optimizer.param_groups[0]["params"]]
+        if theirs != mine:
+            raise ValueError(f"this state is of a net with parameters {theirs}; this one has {mine}")
+        self.steps = state["steps"]
+        self._table.copy_(state["table"])
+        self._history = np.zeros((max(1024, 2 * len(state["history"])), 2), np.float32)
+        self._history[: len(state["history"])] = state["history"].numpy()
+        for group, saved in zip(self.row_optimizer.param_groups, state["row_groups"], strict=True):
+            group.update(saved)
+        self.row_optimizer.state[self._weight]["step"] = self.steps
+        self.net_optimizer.load_state_dict(state["net_optimizer"])
+        self._link_net()
+
+
+def _ids(ids: Tensor) -> Tensor:
+    """As int32; what does not fit stays out of range."""
+    if ids.dtype == torch.int32:
+        return _plain(ids, torch.int32)
+    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
+        raise CtrError(f"ids of type {ids.dtype}; expected integers")
+    return _plain(ids.long().clamp(-1, MAX_ROWS), torch.int32)
+
+
+def _plain(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to("cpu", dtype).contiguous()

@@ -1,0 +1,114 @@
+"""Learning rates chosen on the data at hand (paper, table 5), kept beside the prepared rows for ``opt.lr=auto``."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ctr.cli import open_data
+from ctr.config import schema
+from ctr.config.command_line import command_line
+from ctr.config.schema import TrainConfig
+from ctr.errors import ArgumentError
+from ctr.files import atomic_write_text
+
+RATES = "learning_rates.json"
+AUTO = "auto"
+SEARCHED = ("adam", "adagrad")  # what study=table5 chooses rates for
+SPLIT = ("test_fraction", "test_days")
+ROWS = ("batch_size", "train_rows", "holdout")
+
+
+def family(opt: str) -> str:
+    """Optimizers that share a learning rate: a grouped one is its plain one where all lambdas are 0 (theorem 2)."""
+    return opt.removeprefix("group_").replace("amsgrad", "adam")
+
+
+def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
+    """What a learning rate is chosen for, beside the prepared rows: the model, and which rows it learns from how.
+
+    Args:
+        config: a whole training configuration as plain values.
+    """
+    return {
+        "optimizer": family(config["opt"]["name"]),
+        "model": config["model"],
+        "split": {key: config["dataset"][key] for key in SPLIT},
+        **{key: config[key] for key in ROWS},
+    }
+
+
+def record(prepared: Path, config: Mapping[str, Any], lr: float) -> None:
+    """Keeps a chosen rate beside the prepared rows, in place of an older one for the same circumstances."""
+    path = prepared / RATES
+    with FileLock(prepared.with_name(f"{prepared.name}.rates.lock")):
+        where = circumstances(config)
+        others = [entry for entry in _read(path) if {**entry, "lr": None} != {**where, "lr": None}]
+        atomic_write_text(path, json.dumps([*others, {**where, "lr": lr}], indent=2) + "\n")
+
+
+def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
+    """The rate that was chosen for these rows.
+
+    Raises:
+        ArgumentError: none was; the message says how to choose one.
+    """
+    where = circumstances(config)
+    for entry in _read(prepared / RATES):
+        if {**entry, "lr": None} == {**where, "lr": None}:
+            return float(entry["lr"])
+    if where["optimizer"] not in SEARCHED:
+        raise ArgumentError(
+            f"opt.lr=auto: rates are chosen for {', '.join(SEARCHED)} and their kin alone, not for "
+            f"{where['optimizer']}; give a number"
+        )
+    raise ArgumentError(
+        f"opt.lr=auto: no learning rate was chosen for these rows yet; choose one with {_command(config)}"
+    )
+
+
+def provisional(config: TrainConfig) -> TrainConfig:
+    """The configuration with some number in the place of ``opt.lr=auto``, to check everything else.
+
+    Raises:
+        ArgumentError: ``opt.lr`` is neither a number nor ``auto``.
+    """
+    if not isinstance(config.opt.lr, str):
+        return config
+    if config.opt.lr != AUTO:
+        raise ArgumentError(f"opt.lr={config.opt.lr}; expected a number or auto")
+    config = copy.deepcopy(config)
+    config.opt.lr = 1.0
+    return config
+
+
+def settle(config: TrainConfig) -> None:
+    """Puts the recorded rate in the place of ``opt.lr=auto``; opens the data for it, prepared first if need be.
+
+    Raises:
+        ArgumentError: no rate was chosen for these rows yet; the message says how to choose one.
+    """
+    if config.opt.lr == AUTO:
+        config.opt.lr = recorded(open_data(config.dataset).folder, schema.plain_dict(config))
+
+
+def _command(config: Mapping[str, Any]) -> str:
+    """The study that chooses the rate: for the same rows and circumstances."""
+    dataset, model = config["dataset"], config["model"]
+    needless = {"name", "lr"}
+    needless |= set() if dataset["source"] == "sample" else {"sample_rows", "sample_seed"}
+    needless |= set() if dataset["encoding"] == "hash" else {"num_buckets"}
+    overrides = {"study": "table5", "dataset": dataset["name"]}
+    overrides |= {f"dataset.{key}": value for key, value in dataset.items() if key not in needless}
+    overrides |= {"model": model["name"], **{f"model.{key}": model[key] for key in model if key != "name"}}
+    overrides |= {f"+train.{key}": config[key] for key in ROWS if config[key]}
+    return command_line("ctr.reproduce", {key: value for key, value in overrides.items() if value is not None})
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text()) if path.exists() else []

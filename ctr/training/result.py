@@ -1,0 +1,167 @@
+"""What a run leaves: its figures, as ``result.json`` and as a table for a reader."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from ctr.config import schema
+from ctr.config.schema import TrainConfig
+from ctr.datasets.prepared import Prepared
+from ctr.jobs.cache import CODE
+from ctr.metrics import nonzero_features
+from ctr.training import memory
+from ctr.training.trainer import Evaluation, TrainingRun
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one run, as in ``result.json``.
+
+    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
+    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out.
+    ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
+    system cannot tell (`ctr.training.memory`), from the start of the process.
+    """
+
+    dataset: str
+    model: str
+    opt: str
+    seed: int
+    rows_train: int
+    rows_test: int
+    features_present: int
+    features_nonzero: int
+    feature_rate: float
+    auc: float | None
+    logloss: float
+    positives_train: int
+    positives_test: int
+    samples_per_second: float
+    train_seconds: float
+    peak_rss_bytes: int
+    config_hash: str
+    data_hash: str
+    code_hash: str
+    git_sha: str | None
+    source: str
+    rows_skipped: int
+    collision_rate: float
+    calibration: float | None
+    normalised_entropy: float | None
+    auc_by_day: dict[str, float | None]
+    opt_options: dict[str, object]
+    prune_feature_rate: float | None
+    finetune: float | None
+    score: str | None
+    holdout: float
+    auc_retrained: float | None
+
+
+def summarise(
+    config: TrainConfig,
+    data: Prepared,
+    training: TrainingRun,
+    figures: Evaluation,
+    *,
+    seconds: float,
+    auc_retrained: float | None,
+) -> Result:
+    """The figures of a trained run; ``seconds`` of training alone."""
+    prune = schema.plain_dict(config.prune)
+    embedding = training.model.embedding
+    present = int(embedding.seen.sum())
+    nonzero = nonzero_features(embedding.weight, embedding.seen)
+    split = data.split
+    return Result(
+        dataset=config.dataset.name,
+        model=config.model.name,
+        opt=config.opt.name,
+        seed=config.seed,
+        rows_train=split.rows_train,
+        rows_test=figures.rows,
+        features_present=present,
+        features_nonzero=nonzero,
+        feature_rate=nonzero / present,
+        auc=_defined(figures.auc),
+        logloss=figures.logloss,
+        positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
+        positives_test=figures.positives,
+        samples_per_second=split.rows_train / seconds,
+        train_seconds=seconds,
+        peak_rss_bytes=memory.peak(),
+        config_hash=schema.config_hash(config),
+        data_hash=data.manifest.data_hash,
+        code_hash=CODE,
+        git_sha=git_sha(),
+        source=data.manifest.recipe.source,
+        rows_skipped=data.manifest.rows_skipped,
+        collision_rate=data.manifest.collision_rate,
+        calibration=_defined(figures.calibration),
+        normalised_entropy=_defined(figures.normalised_entropy),
+        auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
+        opt_options={name: value for name, value in schema.plain_dict(config.opt).items() if name != "name"},
+        prune_feature_rate=prune.get("feature_rate"),
+        finetune=prune.get("finetune"),
+        score=prune.get("score"),
+        holdout=config.holdout,
+        auc_retrained=None if auc_retrained is None else _defined(auc_retrained),
+    )
+
+
+def _defined(figure: float) -> float | None:
+    """None for NaN, which JSON does not know."""
+    return None if figure != figure else figure
+
+
+def git_sha() -> str | None:
+    """The commit of the checkout that this code lies in, "-dirty" if changed; None for an installed package."""
+    here = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        # An installed package may lie within somebody else's checkout, which says nothing about it.
+        tracked = subprocess.run([*here, "ls-files", "--error-unmatch", "result.py"], capture_output=True, check=False)
+        if tracked.returncode != 0:
+            return None
+        describe = [*here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError:
+        return None
+
+
+def table(result: Result, folder: Path) -> str:
+    """The figures for a reader."""
+    generated = "  (generated rows: says nothing about real clicks)" if result.source == "generated" else ""
+    auc = "undefined: the test rows are all of one class" if result.auc is None else f"{result.auc:.4f}"
+    lines = {
+        "dataset": result.dataset + generated,
+        "model, optimizer": f"{result.model}, {result.opt}, seed {result.seed}",
+        "rows": f"{result.rows_train:,} to train on, {result.rows_test:,} "
+        + ("of the training rows held out to test on" if result.holdout else "to test on"),
+        "test AUC": auc,
+        "test logloss": f"{result.logloss:.4f}",
+        "calibration": f"{_shown(result.calibration)}   (clicks predicted / clicks observed; 1 is best)",
+        "norm. entropy": f"{_shown(result.normalised_entropy)}   (logloss / that of the click rate alone; lower is "
+        "better)",
+        "feature rate": f"{result.feature_rate:.4f}   ({result.features_nonzero:,} of {result.features_present:,} "
+        "features kept)",
+        "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",
+        "peak memory": f"{result.peak_rss_bytes / 2**30:.2f} GiB",
+    }
+    if result.prune_feature_rate is not None:
+        lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
+    if result.auc_retrained is not None:
+        lines["retrained AUC"] = f"{result.auc_retrained:.4f} on the features kept, without lambdas"
+    if len(result.auc_by_day) > 1:
+        lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in result.auc_by_day.items())
+    if result.rows_skipped:
+        lines["bad rows"] = f"{result.rows_skipped:,} left out"
+    if result.collision_rate:
+        lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
+    lines["result"] = os.path.relpath(folder / "result.json")
+    return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+
+
+def _shown(figure: float | None) -> str:
+    return "undefined" if figure is None else f"{figure:.4f}"

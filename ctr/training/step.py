@@ -1,0 +1,177 @@
+"""One training step in eager torch, for every model, optimizer and device; and when the compiled one takes over."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ctr.datasets.stream import Batch
+from ctr.errors import CtrError
+from ctr.models.embedding import FeatureEmbedding
+from ctr.optim import GroupAdaHessian, hutchinson_diagonal
+from ctr.optim.core import GroupOptimizer
+from ctr.training.compiled.convert import to_torch
+from ctr.training.compiled.step import NativeStep
+from ctr.training.compiled.support import unsupported
+
+log = logging.getLogger("ctr")
+
+Backend = Literal["auto", "native", "torch"]
+
+
+class RowModel(Protocol):
+    """A model on embedding rows; every model of `ctr.models` is one."""
+
+    embedding: FeatureEmbedding
+
+    def __call__(self, ids: Tensor, dense: Tensor | None) -> Tensor: ...
+    def from_rows(self, rows: Tensor, dense: Tensor | None) -> Tensor: ...
+    def train(self, mode: bool = True) -> nn.Module: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Step(Protocol):
+    """Trains a model in place; `TorchStep` and `NativeStep` are the two.
+
+    Attributes:
+        row_optimizer: that of the embedding's weight. Its state holds z of every row, where both may be changed
+            between two steps (pruning does); the compiled step shows its own as views.
+    """
+
+    row_optimizer: GroupOptimizer
+
+    def train(self, batch: Batch) -> tuple[Tensor, float]:
+        """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite."""
+        ...
+
+    def predict(self, batch: Batch) -> Tensor:
+        """Logits in evaluation mode."""
+        ...
+
+    def apply_threshold_(self) -> int:
+        """Holds every touched row against the present lambdas; returns how many died."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All but the model's own."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up what :meth:`state_dict` gave, by copying: the state can be loaded again after more training."""
+        ...
+
+
+class TorchStep:
+    """The step in eager torch.
+
+    Args:
+        model: a model with an ``embedding`` table and ``from_rows``.
+        row_optimizer: holds the embedding's weight alone; given a coalesced sparse gradient.
+        net_optimizer: holds all other parameters.
+    """
+
+    def __init__(self, model: RowModel, row_optimizer: GroupOptimizer, net_optimizer: Optimizer) -> None:
+        self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
+
+    def train(self, batch: Batch) -> tuple[Tensor, float]:
+        self.model.train()
+        embedding = self.model.embedding
+        device = embedding.weight.device
+        dense = None if batch.dense is None else batch.dense.to(device)
+        # Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it.
+        touched, place = torch.unique(batch.ids.to(device), return_inverse=True)
+        rows = embedding.weight.detach().index_select(0, touched).requires_grad_()
+        logits = self.model.from_rows(F.embedding(place, rows), dense)
+        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device))
+        value = loss.item()
+        if value - value == 0:  # finite
+            self._differentiate(loss, touched, rows)
+            embedding.seen[touched] = True
+            for optimizer in (self.row_optimizer, self.net_optimizer):
+                optimizer.step()
+                optimizer.zero_grad()
+        return logits, value
+
+    def _differentiate(self, loss: Tensor, touched: Tensor, rows: Tensor) -> None:
+        """Sets the gradients of all parameters, the table's from that of its touched rows."""
+        weight = self.model.embedding.weight
+
+        def scattered(values: Tensor) -> Tensor:
+            where = touched.unsqueeze(0)
+            return torch.sparse_coo_tensor(where, values, weight.shape, is_coalesced=True, check_invariants=False)
+
+        net = [p for group in self.net_optimizer.param_groups for p in group["params"]]
+        first, second = self.row_optimizer, self.net_optimizer
+        if isinstance(first, GroupAdaHessian) and isinstance(second, GroupAdaHessian):
+            grads = torch.autograd.grad(loss, [rows, *net], create_graph=True)
+            diagonals = hutchinson_diagonal(grads, [rows, *net])
+            first.set_hessian(weight, scattered(diagonals[0]))
+            for p, diagonal in zip(net, diagonals[1:], strict=True):
+                second.set_hessian(p, diagonal)
+        else:
+            grads = torch.autograd.grad(loss, [rows, *net])
+        weight.grad = scattered(grads[0].detach())
+        for p, grad in zip(net, grads[1:], strict=True):
+            p.grad = grad.detach()
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        self.model.train(False)
+        device = self.model.embedding.weight.device
+        return self.model(batch.ids.to(device), None if batch.dense is None else batch.dense.to(device)).cpu()
+
+    def apply_threshold_(self) -> int:
+        return self.row_optimizer.apply_threshold_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "backend": "torch",
+            "row_optimizer": self.row_optimizer.state_dict(),
+            "net_optimizer": self.net_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As `Step` says; of the compiled step too, after which all goes on within the rounding of float32."""
+        if state.get("backend") == "native":
+            state = to_torch(state)
+        elif state.get("backend") != "torch":
+            raise ValueError("this state is not one of a training step: it has no backend")
+        _load_copies(self.row_optimizer, state["row_optimizer"])
+        _load_copies(self.net_optimizer, state["net_optimizer"])
+
+
+def _load_copies(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """As ``optimizer.load_state_dict``, which takes over the tensors themselves, but into the present ones."""
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    present = {p: dict(optimizer.state[p]) for p in params if p in optimizer.state}
+    optimizer.load_state_dict(saved)
+    for p in params:
+        state = optimizer.state.get(p, {})
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                mine = present.get(p, {}).get(name)
+                state[name] = value.clone() if mine is None else mine.copy_(value)
+
+
+def make_step(
+    backend: Backend, model: nn.Module, row_optimizer: GroupOptimizer, net_optimizer: Optimizer, threads: int
+) -> Step:
+    """The step that ``backend`` asks for; ``"auto"`` takes the compiled one where it serves the case.
+
+    Raises:
+        CtrError: ``backend="native"`` where the compiled step does not serve the case; the message says why.
+    """
+    if backend != "torch":
+        reason = unsupported(model, row_optimizer, net_optimizer)
+        if reason is None:
+            return NativeStep(model, row_optimizer, net_optimizer, threads)
+        if backend == "native":
+            raise CtrError(f"backend=native cannot serve this run: {reason}; use backend=auto")
+        log.info("backend=torch: the compiled step cannot serve this run: %s", reason)
+    return TorchStep(model, row_optimizer, net_optimizer)  # type: ignore[arg-type]

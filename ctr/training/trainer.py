@@ -1,0 +1,229 @@
+"""One streaming pass: batch -> embedding rows -> logits -> loss -> row gradients -> optimizers -> back into rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctr.datasets.stream import Batch, RowStream
+from ctr.errors import Diverged
+from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
+from ctr.optim import LambdaSchedule
+from ctr.training.step import RowModel, Step
+
+
+@dataclass(frozen=True)
+class Window:
+    """Progress over the last steps of the training stream, measured before each batch is learned from.
+
+    Attributes:
+        step, rows: steps and rows trained so far.
+        loss: mean logloss over the window.
+        auc: exact AUC over the window; NaN if it holds one class only.
+    """
+
+    step: int
+    rows: int
+    loss: float
+    auc: float
+
+
+class WindowMetrics:
+    """Collects predictions of ``steps`` steps at a time."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._loss = 0.0  # sum over the rows
+
+    def update(self, logits: Tensor, labels: Tensor, loss: float) -> tuple[float, float] | None:
+        """Adds a batch and its mean logloss; returns (logloss, AUC) at the end of each window."""
+        self._loss += loss * len(labels)
+        self._logits.append(logits.detach().cpu().numpy())
+        self._labels.append(labels.cpu().numpy())
+        if len(self._logits) < self.steps:
+            return None
+        scores, truth = np.concatenate(self._logits), np.concatenate(self._labels)
+        mean = self._loss / len(truth)
+        self._logits, self._labels, self._loss = [], [], 0.0
+        return mean, exact_auc(scores, truth)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logits": list(self._logits), "labels": list(self._labels), "loss": self._loss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._logits, self._labels, self._loss = list(state["logits"]), list(state["labels"]), state["loss"]
+
+
+def device_of(model: RowModel) -> torch.device:
+    return model.embedding.weight.device
+
+
+class TrainingRun:
+    """The whole state of one run: stream position, rows, net, optimizers, random generator, running metrics.
+
+    Args:
+        model: the model, which the step trains in place.
+        step: learns from one batch.
+        stream: the training rows.
+        schedule: of the row optimizer's lambdas; None keeps them as they are.
+        window: steps per reported window.
+    """
+
+    def __init__(
+        self,
+        model: RowModel,
+        step: Step,
+        stream: RowStream,
+        *,
+        schedule: LambdaSchedule | None = None,
+        window: int = 100,
+    ) -> None:
+        self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
+        self.metrics = WindowMetrics(window)
+        self.steps = 0
+
+    def step(self, batch: Batch) -> tuple[float, Window | None]:
+        """Learns from one batch; returns its loss (before the update) and, at the end of a window, the window.
+
+        Raises:
+            Diverged: the loss is NaN or infinite; nothing has been updated.
+        """
+        logits, value = self.learner.train(batch)
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss is {value} at step {self.steps + 1} (rows up to {self.stream.position:,}); "
+                "lower the learning rate, or look for extreme values in the dense columns"
+            )
+        if self.schedule is not None:
+            self.schedule.step()
+        self.steps += 1
+        measured = self.metrics.update(logits, batch.label, value)
+        return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
+
+    def finish(self) -> None:
+        """To be called after the last step: rows last touched under a smaller lambda meet the final one."""
+        if self.schedule is not None:
+            self.learner.apply_threshold_()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue to the last bit. Shares memory with the run: copy it to keep it."""
+        device = device_of(self.model)
+        return {
+            "steps": self.steps,
+            "stream": self.stream.state_dict(),
+            "model": self.model.state_dict(),
+            "step": self.learner.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "metrics": self.metrics.state_dict(),
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes up a saved run; the objects must be built as they were for the saved one.
+
+        The values are copied: the state can be loaded again after more training.
+        """
+        self.steps = state["steps"]
+        for part in ("stream", "model", "metrics"):
+            getattr(self, part).load_state_dict(state[part])
+        self.learner.load_state_dict(state["step"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        device = device_of(self.model)
+        if device.type == "cuda" and state["rng_cuda"] is not None:
+            torch.cuda.set_rng_state(state["rng_cuda"], device)
+
+
+def train(
+    run: TrainingRun,
+    on_step: Callable[[int, float], None] | None = None,
+    on_window: Callable[[Window], None] | None = None,
+    until: int | None = None,
+) -> None:
+    """Trains from the stream's position to its end, or until so many steps are done in all.
+
+    Args:
+        run: the run.
+        on_step: called after each batch with (rows in it, loss).
+        on_window: called after each window.
+        until: steps, counted from the run's first; None for all.
+    """
+    for batch in islice(run.stream, None if until is None else max(until - run.steps, 0)):
+        loss, window = run.step(batch)
+        if on_step is not None:
+            on_step(len(batch), loss)
+        if window is not None and on_window is not None:
+            on_window(window)
+    if run.stream.position == run.stream.num_rows:
+        run.finish()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over a test stream; see `ctr.metrics`.
+
+    Attributes:
+        auc: exact; NaN if the rows hold one class only, as are calibration and normalised entropy where undefined.
+        logloss: mean, in nats.
+        calibration: predicted clicks per observed click.
+        normalised_entropy: logloss over that of the rows' click rate.
+        rows, positives: number of rows, and of those with label 1.
+        auc_by_day: day (YYYYMMDD) -> AUC; empty where the log names no days.
+    """
+
+    auc: float
+    logloss: float
+    calibration: float
+    normalised_entropy: float
+    rows: int
+    positives: int
+    auc_by_day: dict[int, float]
+
+
+def evaluate(
+    step: Step,
+    batches: Iterable[Batch],
+    on_step: Callable[[int], None] | None = None,
+    *,
+    days: np.ndarray | None = None,
+) -> Evaluation:
+    """Predicts all rows and measures.
+
+    Args:
+        step: predicts, in evaluation mode.
+        batches: all n rows.
+        on_step: called after each batch with the rows in it.
+        days: int [n], YYYYMMDD of each row; None where the log names no days.
+
+    Raises:
+        Diverged: a prediction is NaN or infinite.
+    """
+    scores, labels = [], []
+    for batch in batches:
+        scores.append(step.predict(batch).numpy())
+        labels.append(batch.label.numpy())
+        if on_step is not None:
+            on_step(len(batch))
+    logits, truth = np.concatenate(scores), np.concatenate(labels)
+    if not np.isfinite(logits).all():
+        raise Diverged("the model predicts NaN or infinity on the test rows; lower the learning rate")
+    return Evaluation(
+        auc=exact_auc(logits, truth),
+        logloss=logloss(logits, truth),
+        calibration=calibration(logits, truth),
+        normalised_entropy=normalised_entropy(logits, truth),
+        rows=len(truth),
+        positives=int(truth.sum()),
+        auc_by_day={} if days is None else auc_by_day(logits, truth, days),
+    )
