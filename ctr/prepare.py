@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-# isort: split
+import ctr.environment  # noqa: F401  # before torch
 
-from typing import cast
+# isort: split
 
 import hydra
 from omegaconf import DictConfig
 
-from ctr.cli import make_dataset, open_data, report_failure, run_command
+from ctr.cli import report_failure, run_command
 from ctr.config import schema
-from ctr.config.schema import PrepareConfig
+from ctr.config.compose import resolve_data
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
 from ctr.datasets.schema import Published
+from ctr.datasets.source import open_data
 
 
 def table(data: Prepared, published: Published | None) -> str:
@@ -52,9 +53,8 @@ schema.register()
 @hydra.main(config_path="pkg://ctr.conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        schema.refuse_unknown(config, PrepareConfig)
-        dataset = cast(PrepareConfig, config).dataset
-        print(table(open_data(dataset), make_dataset(dataset).published))
+        settings = resolve_data(config)
+        print(table(open_data(settings), settings.format.published))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

@@ -6,6 +6,8 @@ their defaults stand in ``configs/reproduce.yaml``; ``--help`` lists them.
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
 # isort: split
 
 import json
@@ -23,7 +25,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.cli import check_data, open_data, report_failure, run_command
+from ctr.cli import report_failure, run_command
 from ctr.config import schema
 from ctr.config.command_line import override
 from ctr.config.schema import ReproduceConfig
@@ -32,11 +34,11 @@ from ctr.files import atomic_folder, atomic_write_text, expect_writable
 from ctr.training.tracking import SQLITE, flatten
 
 if TYPE_CHECKING:
-    from ctr.jobs.pool import Runner
+    from ctr.datasets.source import DataSettings
+    from ctr.jobs.pool import Pool
     from ctr.report.subject import Subject
     from ctr.studies.study import Findings, Options, Study
 
-TRAIN_JOBS = "ctr.train:jobs"
 COMMANDS, SETTINGS = "commands.txt", "settings.json"  # in the folder of every result
 # Keys of +train that a study sets for each of its runs, and what to give in their place.
 INSTEAD = {
@@ -146,11 +148,18 @@ def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
     return names + ([config.select.value] if config.select.value != "test" else [])
 
 
+def _data_settings(config: ReproduceConfig) -> DataSettings:
+    from ctr.config.compose import data_settings
+
+    return data_settings(schema.plain_dict(config.dataset))
+
+
 def subject_of(config: ReproduceConfig, given: list[str]) -> Subject:
     """What a study is about, once its data was prepared."""
+    from ctr.datasets.source import open_data
     from ctr.report.subject import Subject
 
-    data = open_data(config.dataset, quiet=True).manifest
+    data = open_data(_data_settings(config), quiet=True).manifest
     chosen = tuple(_chosen(config, given))
     return Subject(config.name, config.dataset.name, chosen, data.rows, data.recipe.source, data.data_hash)
 
@@ -220,27 +229,25 @@ def reproduce(
                 "as in 'folder=runs/sweep/${name}-${dataset.name}-${select}'"
             )
         taken.add(folder.resolve())
-    check_data(config.dataset)
+    _data_settings(config)  # raises
     expect_writable(folder.resolve().parent, f"folder={folder}")
     settings = settings_of(config)
     warn_of_replacing(folder, settings)
     import pandas as pd
 
-    from ctr.jobs.cache import Store
-    from ctr.jobs.pool import Runner
+    from ctr.jobs.cache import Cache
+    from ctr.jobs.launchers import LocalLauncher
+    from ctr.jobs.pool import Pool
     from ctr.studies.registry import STUDIES
     from ctr.studies.runs import FINISHED
-    from ctr.train import passes
-    from ctr.training.build import check  # torch: seconds that --help does not need
 
-    runner = Runner(
-        Store(Path(config.jobs)),
+    cache = Cache(Path(config.jobs))
+    runner = Pool(
+        cache,
         config.workers or len(os.sched_getaffinity(0)),
+        LocalLauncher(cache.root),
         always={"threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
-        function=TRAIN_JOBS,
-        passes=passes,
-        check=check,
     )
     with runner:
         try:
@@ -273,20 +280,20 @@ def _tracking(config: ReproduceConfig) -> dict[str, object]:
     return {"tracking": tracking.name, "tracking.uri": tracking.uri, "tracking.experiment": tracking.experiment}
 
 
-def _record_rates(runner: Runner, options: Options, findings: Findings) -> None:
+def _record_rates(runner: Pool, options: Options, findings: Findings) -> None:
     """Keeps table 5's choices beside the data, where ``opt.lr=auto`` of `ctr.train` looks."""
     chosen = findings.table[findings.table["chosen"]]
     for opt, lr in zip(chosen["opt"], chosen["lr"], strict=True):
         runner.record_rate({"dataset": options.dataset, "model": options.model, **options.common, "opt": opt}, lr)
 
 
-def _failures(runner: Runner, findings: Findings) -> dict[Path, str]:
+def _failures(runner: Pool, findings: Findings) -> dict[Path, str]:
     """Log and error of what failed; a learning rate that was tried and diverged did not."""
     diverged = {row["folder"] for row in findings.runs.to_dict("records") if row.get("outcome") == DIVERGED}
     return {log: error for log, error in runner.failures.items() if str(log.parent) not in diverged}
 
 
-def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
+def _summary(failures: Mapping[Path, str], runner: Pool) -> str:
     logs: dict[str, list[str]] = {}
     for log, error in failures.items():
         logs.setdefault(error, []).append(os.path.relpath(log))
@@ -296,7 +303,7 @@ def _summary(failures: Mapping[Path, str], runner: Runner) -> str:
     return f"{len(failures)} of {len(runner.commands)} runs failed: {'; '.join(failed)}"
 
 
-def _write(findings: Findings, runner: Runner, folder: Path, title: str, settings: dict[str, object]) -> None:
+def _write(findings: Findings, runner: Pool, folder: Path, title: str, settings: dict[str, object]) -> None:
     from ctr.report.mlflow import write
 
     with atomic_folder(folder) as tmp:

@@ -1,12 +1,11 @@
-"""Finished runs, by what they computed: a run that was done once is not done again.
+"""Finished runs by what they computed: a run that was done once is not done again.
 
-Sweeps and studies share one store: a folder for each run, named by the hashes of its configuration, its data and the
-code that trains and measures (`SOURCES`). A run of other code is another run: it is done again.
+Sweeps and studies share one cache: a folder for each run, named by its key (`ctr.provenance.run_key`). A run of other
+code is another run: it is done again.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -18,19 +17,13 @@ from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
 from ctr.files import atomic_folder, expect_writable
-
-# What a run's figures depend on beside its configuration and its data. (How rows are prepared is in the data's hash.)
-SOURCES = (
-    "train.py", "training/*.py", "training/compiled/*.py", "metrics.py",
-    "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
-    "models/*.py", "optim/*.py", "native/*.py", "native/src/*.cpp", "native/src/*.h",
-)  # fmt: skip
-RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
+from ctr.provenance import confirm
+from ctr.training.result import CONFIG, LOG, RESULT
 
 log = logging.getLogger("ctr")
 
 
-class Store:
+class Cache:
     """The folder ``root`` of finished runs.
 
     A run is finished once its ``result.json`` is there, which is written last and at once. What a killed run left in
@@ -97,53 +90,3 @@ class Store:
         except CtrError:
             (folder / RESULT).unlink()
             raise
-
-
-def job_key(config_hash: str, data_hash: str) -> str:
-    """The name of a run in the store, as this code computes it."""
-    return f"{config_hash}-{data_hash}-{CODE}"
-
-
-def confirm(key: str, config_hash: str, data_hash: str) -> None:
-    """Holds what a run computes against the key that it was planned under; to be done before it leaves a result there.
-
-    Raises:
-        CtrError: they differ, as something changed meanwhile.
-    """
-    now = job_key(config_hash, data_hash)
-    if now != key:
-        parts = zip(("configuration", "data", "code"), key.split("-"), now.split("-"), strict=True)
-        changed = " and ".join(name for name, planned, is_now in parts if planned != is_now)
-        raise CtrError(
-            f"the run was planned as {key}, but is {now} (configuration-data-code): "
-            f"its {changed} changed meanwhile; start it again"
-        )
-
-
-def expect_code(key: str) -> None:
-    """CtrError if another process planned a run by other code than this one has loaded."""
-    planned = key.rpartition("-")[2]
-    if planned != CODE:
-        raise CtrError(
-            f"the sources of ctr changed while the study ran: the run was planned by code {planned}, "
-            f"this worker has {CODE}; start the study again"
-        )
-
-
-def expect_unchanged() -> None:
-    """CtrError if the sources are not those any more that lay there when this module was loaded: then nobody knows
-    which ones the modules that were loaded since are made of."""
-    if code_hash(PACKAGE) != CODE:
-        raise CtrError("the sources of ctr changed while a worker loaded them; start the study again")
-
-
-def code_hash(package: Path) -> str:
-    """Hash of the sources that a run's figures depend on. The compiled library is taken to be built from them."""
-    found = hashlib.sha256()
-    for path in sorted(path for pattern in SOURCES for path in package.glob(pattern)):
-        found.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
-
-
-PACKAGE = Path(__file__).parents[1]
-CODE = code_hash(PACKAGE)  # now: what this process has loaded may soon lie there no more

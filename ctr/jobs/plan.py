@@ -1,134 +1,121 @@
-"""Jobs: from the overrides of a training run to its configuration, its key in the store and its command line."""
+"""From the overrides of a training run to a job: its settings, its key in the cache, its command line."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import cast
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.cli import open_data
-from ctr.config import schema
+from ctr.config import learning_rates
 from ctr.config.command_line import command_line, override
-from ctr.config.schema import TrainConfig
+from ctr.config.compose import compose, resolve
+from ctr.config.schema import plain_dict
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.source import open_data
 from ctr.errors import TooFewRows
-from ctr.jobs.cache import Store, job_key
-from ctr.studies.study import Job
-from ctr.training import learning_rates
+from ctr.jobs.cache import Cache
+from ctr.provenance import run_key
+from ctr.training.settings import Settings
+
+Overrides = Mapping[str, object]  # of one training run: ``{"dataset": "criteo", "opt.lambda21": 1e-3, "seed": 0}``
 
 GROUPS = frozenset(entry.name for entry in resources.files("ctr.conf").iterdir() if entry.is_dir())
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A job that can be run.
+class Job:
+    """A run that can be started.
 
     Attributes:
-        key: its name in the store.
-        family: the same for jobs that differ in ``prune`` and ``retrain`` alone: they share their first phase.
-        config: the composed configuration.
+        key: its name in the cache (`ctr.provenance.run_key`).
+        family: equal for jobs on the same data that differ in ``prune`` and ``retrain`` alone: they share a first part.
+        settings: what to run.
         command: the line that runs it by itself.
         rows_train, rows_test: rows of one pass, and of the evaluation.
     """
 
     key: str
     family: str
-    config: TrainConfig
+    settings: Settings
     command: str
     rows_train: int
     rows_test: int
 
 
 class Planner:
-    """Composes jobs, each distinct choice of groups once: composing takes about 0.1 s.
+    """Plans jobs: composes each distinct choice of groups once (0.1 s each), and opens each dataset once.
 
     Args:
-        store: where each run's files go.
+        cache: where each run's files go.
         always: overrides for every job; the job's own win over them.
-        tags: for the runs in MLflow, beside those that every run carries.
-        check: raises for values that cannot work, before any data is read.
+        tags: for the runs in MLflow, beside those that every run has.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        always: Mapping[str, object],
-        tags: Mapping[str, str],
-        check: Callable[[TrainConfig], None],
-    ) -> None:
-        self._store = store
-        self._check = check
+    def __init__(self, cache: Cache, always: Overrides, tags: Mapping[str, str]) -> None:
+        self._cache = cache
         self._always = dict(always)
         self._tags = dict(tags)
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._data: dict[str, Prepared] = {}
 
-    def plan(self, job: Job) -> Planned:
-        """Composes a job; generates and prepares its data first where they are not yet.
+    def plan(self, overrides: Overrides) -> Job:
+        """Settles a job's settings; generates and prepares its data first where that is not done yet.
 
         Raises:
-            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work, no raw log there, or
-                more ``train_rows`` than there are.
+            HydraException, OmegaConfBaseException, ArgumentError: an override that cannot work, no raw log, or more
+                ``train_rows`` than there are.
             CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
-        overrides = {**self._always, **job}
-        config = self._compose(overrides)
-        self._check(config)
-        data = self._open(config)
-        if config.opt.lr == learning_rates.AUTO:
-            config.opt.lr = learning_rates.recorded(data.folder, schema.plain_dict(config))
-        config.tracking.tags = {**config.tracking.tags, **self._tags}
-        key = job_key(schema.config_hash(config), data.manifest.data_hash)
-        config.run_dir = str(self._store.folder(key))
+        overrides = {**self._always, **overrides}
+        settings = resolve(self._compose(overrides))
+        data = self._open(settings)
+        key = run_key(settings.config_hash, data.manifest.data_hash)
         rows_train = data.split.rows_train
-        if config.train_rows is not None:
-            if config.train_rows > rows_train:
-                raise TooFewRows(config.train_rows, rows_train)
-            rows_train = config.train_rows
-        held_out = round(config.holdout * rows_train)
-        return Planned(
+        if settings.train_rows is not None:
+            if settings.train_rows > rows_train:
+                raise TooFewRows(settings.train_rows, rows_train)
+            rows_train = settings.train_rows
+        held_out = round(settings.holdout * rows_train)
+        return Job(
             key=key,
-            family=f"{schema.family(config)}-{data.manifest.data_hash}",
-            config=config,
+            family=f"{settings.family}-{data.manifest.data_hash}",
+            settings=self._placed(settings, str(self._cache.folder(key))),
             command=command_line("ctr.train", overrides),
             rows_train=rows_train - held_out,
             rows_test=held_out or data.split.rows_test,
         )
 
-    def record_rate(self, job: Job, lr: float) -> None:
-        """Keeps a learning rate for such jobs beside their data (`ctr.training.learning_rates`)."""
-        config = self._compose({**self._always, **job})
-        learning_rates.record(self._open(config).folder, schema.plain_dict(config), lr)
+    def record_rate(self, overrides: Overrides, lr: float) -> None:
+        """Keeps a learning rate for such jobs beside their data (`ctr.config.learning_rates`)."""
+        values = plain_dict(self._compose({**self._always, **overrides, "opt.lr": lr}))
+        settings = resolve(self._compose({**self._always, **overrides, "opt.lr": lr}))
+        learning_rates.record(self._open(settings).folder, values, lr)
 
-    def _compose(self, overrides: Mapping[str, object]) -> TrainConfig:
+    def _placed(self, settings: Settings, folder: str) -> Settings:
+        """With the folder and the tags that are recorded, neither of which changes what is computed."""
+        values = {**settings.values, "run_dir": folder}
+        tracking = settings.tracking
+        if tracking is not None:
+            tracking = replace(tracking, tags={**tracking.tags, **self._tags})
+            values["tracking"] = {**settings.values["tracking"], "tags": dict(tracking.tags)}
+        return replace(settings, values=values, tracking=tracking)
+
+    def _compose(self, overrides: Overrides) -> DictConfig:
         chosen = tuple(override(key, value) for key, value in overrides.items() if key in GROUPS)
         if chosen not in self._composed:
-            self._composed[chosen] = _composed(chosen)
+            self._composed[chosen] = compose("train", chosen)
         config = copy.deepcopy(self._composed[chosen])
         for key, value in overrides.items():
             if key not in GROUPS:
                 OmegaConf.update(config, key, value)
-        return cast(TrainConfig, config)
+        return config
 
-    def _open(self, config: TrainConfig) -> Prepared:
-        asked = json.dumps(schema.plain_dict(config.dataset), sort_keys=True)
+    def _open(self, settings: Settings) -> Prepared:
+        asked = json.dumps(settings.values["dataset"], sort_keys=True)
         if asked not in self._data:
-            self._data[asked] = open_data(config.dataset)
+            self._data[asked] = open_data(settings.data)
         return self._data[asked]
-
-
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    """The configuration of ``python -m ctr.train`` with these overrides."""
-    schema.register()
-    # Within a command that Hydra started its search path stands already, and there is only one.
-    if GlobalHydra.instance().is_initialized():
-        return compose("train", list(overrides))
-    with initialize_config_module("ctr.conf", version_base="1.3"):
-        return compose("train", list(overrides))

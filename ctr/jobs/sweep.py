@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ctr.cli import message
-from ctr.jobs.cache import RESULT
+from ctr.training.result import RESULT
 
 RECORD = "sweep.jsonl"  # in the sweep's folder: a line for each job that ended
 _folder: Path | None = None  # of the sweep that this process began

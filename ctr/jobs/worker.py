@@ -1,5 +1,6 @@
-"""A worker process: runs the families that `ctr.jobs.pool` sends it, one after the other, until the runner closes
-the connection or is no more.
+"""What a worker process does: it runs one family of jobs whose results are missing, and says how each ended.
+
+The folder of finished runs is the protocol: jobs go in as settings, ``result.json`` comes out.
 """
 
 from __future__ import annotations
@@ -8,10 +9,8 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
-import importlib
 import logging
 import os
-import queue
 import shutil
 import signal
 import sys
@@ -19,113 +18,125 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
 
 from filelock import Timeout
 
 from ctr.cli import Terminated, message
-from ctr.config.schema import TrainConfig
 from ctr.errors import CtrError
-from ctr.jobs.cache import LOG, RESULT, Store, expect_code, expect_unchanged
+from ctr.jobs.cache import Cache
+from ctr.jobs.plan import Job
+from ctr.provenance import expect_unchanged
+from ctr.training.experiment import Run, run_family
+from ctr.training.result import LOG, RESULT
 
-# Configurations, folders, what to call with the number of rows done, keys. It holds each run against its key
-# (`ctr.jobs.cache.confirm`) before it leaves a result; returns for each run the error that ended it, or None.
-RunFamily = Callable[
-    [Sequence[TrainConfig], Sequence[Path], Callable[[int], None], Sequence[str]], "list[BaseException | None]"
-]
+OnRows = Callable[[int], None]
+
+
+def _changed() -> str | None:
+    try:
+        expect_unchanged()
+    except CtrError as error:
+        return str(error)
+    return None
+
+
+CHANGED = _changed()  # once, when all that this process runs has been imported
 
 
 @dataclass(frozen=True)
-class Order:
-    """A family to run: the jobs' keys and configurations.
+class Outcome:
+    """How a family ended.
 
-    With ``wait`` a job that another process runs just now is waited for; else it is handed back as busy.
+    Attributes:
+        errors: one line for each job that failed, by key.
+        busy: keys of jobs that another process runs just now.
     """
 
-    keys: list[str]
-    configs: list[TrainConfig]
-    wait: bool
+    errors: dict[str, str] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Done:
-    """How an order ended: error by key (one line) of the jobs that failed, and the keys that were busy."""
+def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool) -> None:
+    """Runs a family in a process of its own; sends numbers of rows as they are done, and an `Outcome`.
 
-    errors: dict[str, str]
-    busy: list[str]
-
-
-def serve(connection: Connection, run: RunFamily, store: Store) -> None:
-    """Answers each `Order` at once with 0 rows, with numbers of rows as they are done, and with a `Done`."""
-    orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, orders), daemon=True).start()
-    while True:
-        order = orders.get()
-        connection.send(0)
-        connection.send(_execute(order, connection.send, run, store))
-
-
-def _receive(connection: Connection, orders: queue.SimpleQueue[Order]) -> None:
-    """Takes orders; ends this process when the runner is no more, killed for example, also amid a family."""
+    The process ends when the other end of the connection closes, also in the middle of a run.
+    """
+    os.setsid()  # Ctrl-C in a terminal reaches the pool alone, which then ends its workers
+    signal.signal(signal.SIGTERM, _terminate)
+    threading.Thread(target=_end_with_the_pool, args=(connection,), daemon=True).start()
     try:
-        while True:
-            orders.put(connection.recv())
+        connection.send(attempt(jobs, Cache(root), connection.send, wait=wait))
+    except (Terminated, BrokenPipeError):
+        os._exit(128 + signal.SIGTERM)  # the runs are recorded as killed by now
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one while this one is cleared up after changes nothing
+    raise Terminated
+
+
+def _end_with_the_pool(connection: Connection) -> None:
+    try:
+        connection.recv()
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store: Store) -> Done:
+def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool) -> Outcome:
+    """Runs the jobs of a family that are not finished.
+
+    Args:
+        jobs: of one family.
+        cache: where each run's folder is.
+        on_rows: called with the number of rows done since the last call.
+        wait: wait for a job that another process runs just now; else it is handed back as busy.
+    """
     busy: list[str] = []
     with ExitStack() as held:
         try:
-            mine: list[tuple[str, TrainConfig]] = []
-            # In the order of their names: two that wait for each other's jobs must not wait for ever.
-            for key, config in sorted(zip(order.keys, order.configs, strict=True), key=lambda job: job[0]):
+            mine: list[Job] = []
+            # In the order of their names: two processes that wait for each other's jobs must not wait for ever.
+            for job in sorted(jobs, key=lambda job: job.key):
                 try:
-                    held.enter_context(store.lock(key).acquire(timeout=-1 if order.wait else 0))
+                    held.enter_context(cache.lock(job.key).acquire(timeout=-1 if wait else 0))
                 except Timeout:
-                    busy.append(key)
+                    busy.append(job.key)
                     continue
-                if store.result(key) is None:  # another process may have finished it meanwhile
-                    mine.append((key, config))
-            return Done(_attempt(mine, on_rows, run, store) if mine else {}, busy)
-        except Exception as error:  # a full disk, for example: the study is to name it, and there may be no log
-            own = [key for key in order.keys if key not in busy and not (store.folder(key) / RESULT).exists()]
-            return Done(dict.fromkeys(own, message(error)), busy)
+                if cache.result(job.key) is None:  # another process may have finished it meanwhile
+                    mine.append(job)
+            return Outcome(_run(mine, cache, on_rows) if mine else {}, busy)
+        except Exception as error:  # a full disk, for example: the study names it, and there may be no log
+            own = [job.key for job in jobs if job.key not in busy and cache.result(job.key) is None]
+            return Outcome(dict.fromkeys(own, message(error)), busy)
 
 
-def _attempt(
-    jobs: list[tuple[str, TrainConfig]], on_rows: Callable[[int], None], run: RunFamily, store: Store
-) -> dict[str, str]:
+def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows) -> dict[str, str]:
     """Runs jobs whose locks are held; the errors of those that failed, by key."""
-    folders = [store.folder(key) for key, _ in jobs]
+    folders = [cache.folder(job.key) for job in jobs]
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
+    runs = [Run(job.settings, folder, job.key) for job, folder in zip(jobs, folders, strict=True)]
     with _logged(folders):
-        try:
-            for key, _ in jobs:
-                expect_code(key)
-            errors = run([config for _, config in jobs], folders, on_rows, [key for key, _ in jobs])
-        except Exception as raised:
-            errors = [None if (folder / RESULT).exists() else raised for folder in folders]
+        if CHANGED is not None:
+            return dict.fromkeys((job.key for job in jobs), CHANGED)
+        run_family(runs, on_rows)
     failed: dict[str, str] = {}
-    for (key, _), folder, error in zip(jobs, folders, errors, strict=True):
-        if error is not None:
-            failed[key] = message(error)
-            (folder / RESULT).unlink(missing_ok=True)
-            with suppress(OSError), (folder / LOG).open("a") as file:  # the disk may be what failed
-                traceback.print_exception(error, file=file)
+    for job, run in zip(jobs, runs, strict=True):
+        if run.error is not None:
+            failed[job.key] = message(run.error)
+            (run.folder / RESULT).unlink(missing_ok=True)
+            with suppress(OSError), (run.folder / LOG).open("a") as file:  # the disk may be what failed
+                traceback.print_exception(run.error, file=file)
     return failed
 
 
 @contextmanager
 def _logged(folders: Sequence[Path]) -> Iterator[None]:
-    """Logs into each folder; what goes to stdout and stderr, of native code too, lands in the first one's log."""
+    """Logs into each folder; what goes to stdout and stderr, of native code too, goes to the first one's log."""
     root = logging.getLogger()
     with ExitStack() as undo:
         for folder in folders:
@@ -143,34 +154,3 @@ def _logged(folders: Sequence[Path]) -> Iterator[None]:
             os.dup2(first, stream.fileno())
         undo.callback(sys.stdout.flush)
         yield
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
-
-
-def load(function: str) -> RunFamily:
-    """What ``module:name`` names; if the sources changed meanwhile, what says so for each family."""
-    module, _, name = function.partition(":")
-    run: RunFamily = getattr(importlib.import_module(module), name)
-    try:
-        expect_unchanged()
-    except CtrError as error:
-        return partial(_refuse, error)
-    return run
-
-
-def _refuse(error: CtrError, *_: object) -> NoReturn:
-    raise error
-
-
-def main(descriptor: str, function: str, root: str) -> None:
-    """Serves at an inherited socket; ``function`` is ``module:name`` of a `RunFamily`, ``root`` the store."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's, which then ends its workers
-    signal.signal(signal.SIGTERM, _terminate)
-    logging.getLogger("ctr").setLevel(logging.DEBUG)
-    try:
-        serve(Connection(int(descriptor)), load(function), Store(Path(root)))
-    except (Terminated, BrokenPipeError):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the runner's end is told twice: by the connection and by it
-        sys.exit(143)

@@ -11,7 +11,7 @@ from ctr.studies import paper
 from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs
 from ctr.studies.study import Options
-from ctr.training.result import git_sha
+from ctr.provenance import git_sha
 
 SIGNIFICANT = 0.05
 

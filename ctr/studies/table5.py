@@ -13,7 +13,7 @@ from ctr.studies import learning_rates, paper, sentences
 from ctr.studies.learning_rates import Found, Rate
 from ctr.studies.runs import Runs, aucs
 from ctr.studies.study import Ask, Findings, Options
-from ctr.training.learning_rates import SEARCHED as OPTS
+from ctr.config.learning_rates import SEARCHED as OPTS
 
 NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctr.config import schema
-from ctr.config.schema import TrainConfig
 from ctr.datasets.prepared import Prepared
-from ctr.jobs.cache import CODE
 from ctr.metrics import nonzero_features
+from ctr.provenance import CODE, git_sha
 from ctr.training import memory
+from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
+
+RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"  # in the folder of every run
 
 
 @dataclass(frozen=True)
@@ -61,25 +61,24 @@ class Result:
 
 
 def summarise(
-    config: TrainConfig,
+    settings: Settings,
     data: Prepared,
     training: TrainingRun,
     figures: Evaluation,
     *,
-    seconds: float,
     auc_retrained: float | None,
 ) -> Result:
-    """The figures of a trained run; ``seconds`` of training alone."""
-    prune = schema.plain_dict(config.prune)
+    """The figures of a trained run."""
+    pruning, seconds = settings.pruning, training.seconds
     embedding = training.model.embedding
     present = int(embedding.seen.sum())
     nonzero = nonzero_features(embedding.weight, embedding.seen)
     split = data.split
     return Result(
-        dataset=config.dataset.name,
-        model=config.model.name,
-        opt=config.opt.name,
-        seed=config.seed,
+        dataset=settings.data.name,
+        model=settings.model.name,
+        opt=settings.optimizer.name,
+        seed=settings.seed,
         rows_train=split.rows_train,
         rows_test=figures.rows,
         features_present=present,
@@ -92,7 +91,7 @@ def summarise(
         samples_per_second=split.rows_train / seconds,
         train_seconds=seconds,
         peak_rss_bytes=memory.peak(),
-        config_hash=schema.config_hash(config),
+        config_hash=settings.config_hash,
         data_hash=data.manifest.data_hash,
         code_hash=CODE,
         git_sha=git_sha(),
@@ -102,11 +101,11 @@ def summarise(
         calibration=_defined(figures.calibration),
         normalised_entropy=_defined(figures.normalised_entropy),
         auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
-        opt_options={name: value for name, value in schema.plain_dict(config.opt).items() if name != "name"},
-        prune_feature_rate=prune.get("feature_rate"),
-        finetune=prune.get("finetune"),
-        score=prune.get("score"),
-        holdout=config.holdout,
+        opt_options={name: value for name, value in settings.values["opt"].items() if name != "name"},
+        prune_feature_rate=None if pruning is None else pruning.feature_rate,
+        finetune=None if pruning is None else pruning.finetune,
+        score=None if pruning is None else pruning.score,
+        holdout=settings.holdout,
         auc_retrained=None if auc_retrained is None else _defined(auc_retrained),
     )
 
@@ -114,20 +113,6 @@ def summarise(
 def _defined(figure: float) -> float | None:
     """None for NaN, which JSON does not know."""
     return None if figure != figure else figure
-
-
-def git_sha() -> str | None:
-    """The commit of the checkout that this code lies in, "-dirty" if changed; None for an installed package."""
-    here = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        # An installed package may lie within somebody else's checkout, which says nothing about it.
-        tracked = subprocess.run([*here, "ls-files", "--error-unmatch", "result.py"], capture_output=True, check=False)
-        if tracked.returncode != 0:
-            return None
-        describe = [*here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except FileNotFoundError:
-        return None
 
 
 def table(result: Result, folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
 
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.training import processes
 
 if TYPE_CHECKING:
@@ -189,6 +189,19 @@ def _open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> 
     if found.lifecycle_stage != "active":
         raise CtrError(f"the MLflow experiment {name!r} is deleted; restore it or choose another tracking.experiment")
     return client, found.experiment_id
+
+
+def check_uri(uri: str) -> None:
+    """Refuses what MLflow would take for a folder of files, which it does not keep runs in any more."""
+    scheme, found, rest = uri.partition("://")
+    if uri == "databricks":  # MLflow's name of a server
+        return
+    if not found or scheme == "file" or (scheme == "sqlite" and not rest.startswith("/")):
+        path = rest if found else uri
+        raise ArgumentError(
+            f"tracking.uri={uri}; expected a database, as {SQLITE}{path.strip('/') or 'mlflow.db'}, or a server, as "
+            "http://127.0.0.1:5000"
+        )
 
 
 def how_to_look(uri: str) -> str:

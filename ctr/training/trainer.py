@@ -90,6 +90,7 @@ class TrainingRun:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
         self.metrics = WindowMetrics(window)
         self.steps = 0
+        self.seconds = 0.0  # of training so far
 
     def step(self, batch: Batch) -> tuple[float, Window | None]:
         """Learns from one batch; returns its loss (before the update) and, at the end of a window, the window.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from ctr.cli import open_data
-from ctr.config import schema
 from ctr.config.command_line import command_line
-from ctr.config.schema import TrainConfig
 from ctr.errors import ArgumentError
 from ctr.files import atomic_write_text
 
@@ -70,31 +66,6 @@ def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
     raise ArgumentError(
         f"opt.lr=auto: no learning rate was chosen for these rows yet; choose one with {_command(config)}"
     )
-
-
-def provisional(config: TrainConfig) -> TrainConfig:
-    """The configuration with some number in the place of ``opt.lr=auto``, to check everything else.
-
-    Raises:
-        ArgumentError: ``opt.lr`` is neither a number nor ``auto``.
-    """
-    if not isinstance(config.opt.lr, str):
-        return config
-    if config.opt.lr != AUTO:
-        raise ArgumentError(f"opt.lr={config.opt.lr}; expected a number or auto")
-    config = copy.deepcopy(config)
-    config.opt.lr = 1.0
-    return config
-
-
-def settle(config: TrainConfig) -> None:
-    """Puts the recorded rate in the place of ``opt.lr=auto``; opens the data for it, prepared first if need be.
-
-    Raises:
-        ArgumentError: no rate was chosen for these rows yet; the message says how to choose one.
-    """
-    if config.opt.lr == AUTO:
-        config.opt.lr = recorded(open_data(config.dataset).folder, schema.plain_dict(config))
 
 
 def _command(config: Mapping[str, Any]) -> str:

@@ -1,0 +1,196 @@
+"""From a command line's overrides to the frozen settings of a run: composed by Hydra, checked and settled once."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from ctr.config import learning_rates, schema
+from ctr.config.schema import PrepareConfig, TrainConfig
+from ctr.datasets import source
+from ctr.datasets.manifest import SplitRule
+from ctr.datasets.source import DataSettings, open_data
+from ctr.errors import ArgumentError, CtrError
+from ctr.training import build, tracking
+from ctr.training.compiled.support import MAX_THREADS
+from ctr.training.pruning import Pruning
+from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings, TrackingSettings
+from ctr.training.step import Backend
+
+DATASET_KEYS = (
+    "name", "raw", "prepared", "encoding", "num_buckets", "test_fraction", "test_days", "source", "bad_rows",
+    "sample_rows", "sample_seed", "lr",
+)  # fmt: skip
+MODEL_KEYS = ("name", "embedding_dim", "embedding_init", "unseen")
+
+
+def compose(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of ``python -m ctr.<command>`` with these overrides."""
+    schema.register()
+    # A command that Hydra started has its search path already, and there is only one.
+    if GlobalHydra.instance().is_initialized():
+        return hydra.compose(command, list(overrides))
+    with initialize_config_module("ctr.conf", version_base="1.3"):
+        return hydra.compose(command, list(overrides))
+
+
+def resolve_data(config: DictConfig) -> DataSettings:
+    """The settings of ``python -m ctr.prepare``.
+
+    Raises:
+        ArgumentError, OmegaConfBaseException: a key or value that cannot work.
+    """
+    schema.refuse_unknown(config, PrepareConfig)
+    return data_settings(schema.plain_dict(config)["dataset"])
+
+
+def resolve(config: DictConfig) -> Settings:
+    """The settings of ``python -m ctr.train``, all checked; nothing below reads or checks a configuration.
+
+    ``backend=auto`` becomes the backend that serves the whole run. ``opt.lr=auto`` becomes the rate that was chosen for
+    these rows, which are prepared first where that is not done yet; nothing else is read or written.
+
+    Raises:
+        ArgumentError, OmegaConfBaseException: a key or value that cannot work, by its name.
+    """
+    schema.refuse_unknown(config, TrainConfig)
+    values = schema.plain_dict(config)
+    _check_numbers(values)
+    pruning = _pruning(values)
+    _check_device(values["device"])
+    lr = values["opt"]["lr"]
+    if isinstance(lr, str) and lr != learning_rates.AUTO:
+        raise ArgumentError(f"opt.lr={lr}; expected a number or auto")
+    provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
+    parts = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
+    settled = _settled_backend(json.dumps(parts))
+    if isinstance(settled, str):
+        raise ArgumentError(settled)
+    (values["backend"],) = settled
+    data = data_settings(values["dataset"])
+    watched = _tracking(values["tracking"])
+    if lr == learning_rates.AUTO:
+        values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
+    return Settings(
+        data=data,
+        model=_model(values["model"]),
+        optimizer=_optimizer(values["opt"]),
+        pruning=pruning,
+        tracking=watched,
+        values=values,
+        **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
+        **{key: values[key] for key in ("threads", "window")},
+    )
+
+
+def data_settings(values: Mapping[str, Any]) -> DataSettings:
+    """The settings of a dataset's configuration as plain values, checked.
+
+    Raises:
+        ArgumentError: a value that cannot work, or no raw log.
+    """
+    if not values["raw"] or not values["prepared"]:
+        raise ArgumentError("dataset.raw and dataset.prepared must not be empty")
+    settings = DataSettings(
+        name=values["name"],
+        options={key: value for key, value in values.items() if key not in DATASET_KEYS},
+        raw=Path(values["raw"]),
+        prepared=Path(values["prepared"]),
+        num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
+        split=SplitRule(values["test_fraction"], values["test_days"]),
+        **{key: values[key] for key in ("source", "bad_rows", "sample_rows", "sample_seed")},
+    )
+    source.check(settings)
+    return settings
+
+
+def _model(values: Mapping[str, Any]) -> ModelSettings:
+    options = {key: value for key, value in values.items() if key not in MODEL_KEYS}
+    return ModelSettings(**{key: values[key] for key in MODEL_KEYS}, options=options)
+
+
+def _optimizer(values: Mapping[str, Any]) -> OptimizerSettings:
+    options = {key: value for key, value in values.items() if key not in ("name", "lambda_schedule")}
+    return OptimizerSettings(values["name"], options, values.get("lambda_schedule", "constant"))
+
+
+def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
+    if values["name"] == "none":
+        return None
+    tracking.check_uri(values["uri"])
+    return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+
+
+def _pruning(values: Mapping[str, Any]) -> Pruning | None:
+    options = {key: value for key, value in values["prune"].items() if key != "name"}
+    if values["prune"]["name"] == "none":
+        return None
+    pruning, opt = Pruning(**options), values["opt"]
+    if not 0 < pruning.feature_rate <= 1:
+        raise ArgumentError(f"prune.feature_rate={pruning.feature_rate}; expected a share above 0 and at most 1")
+    if not 0 <= pruning.finetune < 1:
+        raise ArgumentError(f"prune.finetune={pruning.finetune}; expected a share from 0 to below 1")
+    for name in LAMBDAS:
+        if value := opt.get(name, 0):
+            raise ArgumentError(
+                f"prune=magnitude is for plain optimizers, but opt={opt['name']} has opt.{name}={value:g}; "
+                f"take opt={opt['name'].removeprefix('group_')} or prune=none"
+            )
+    return pruning
+
+
+def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
+    return f"at least {least:g}", lambda value: value >= least
+
+
+def _from_one_to(most: int) -> tuple[str, Callable[[Any], bool]]:
+    return f"1 to {most:,}", lambda value: 1 <= value <= most
+
+
+# What a number may be: in words, and as a test. Types are checked by the schema.
+NUMBERS = {
+    "batch_size": _from_one_to(2**31 - 1),
+    "window": _from_one_to(2**31 - 1),
+    "threads": _from_one_to(MAX_THREADS),
+    "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
+    "train_rows": _at_least(1),
+    "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
+    "model.embedding_init": _at_least(0),
+}
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for key, (expected, fits) in NUMBERS.items():
+        value = functools.reduce(lambda part, name: part[name], key.split("."), values)
+        if value is not None and not fits(value):
+            raise ArgumentError(f"{key}={value}; expected {expected}")
+
+
+@functools.cache
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ArgumentError(f"device={device}: {str(error).splitlines()[0]}") from error
+
+
+@functools.cache
+def _settled_backend(parts: str) -> tuple[Backend] | str:
+    """The backend for these values of model, optimizer, device, retrain and backend; or why they cannot work.
+
+    It builds the model and the optimizers at the smallest size, once for all runs of a study that share the values.
+    """
+    model, opt, device, retrain, backend = json.loads(parts)
+    try:
+        return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain),)
+    except (ValueError, RuntimeError, CtrError) as error:
+        return str(error)

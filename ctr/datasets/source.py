@@ -1,0 +1,158 @@
+"""From data settings to prepared rows: finds or generates the raw log, prepares it where that is not done yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+
+from ctr.datasets import DATASETS
+from ctr.datasets.manifest import SplitRule
+from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.schema import BadRows, Dataset
+from ctr.errors import ArgumentError
+from ctr.progress import bar, rows_bar
+from ctr.provenance import code_hash, digest, module_paths
+
+GENERATOR_MODULES = (
+    *(f"ctr.datasets.synthetic.{name}" for name in ("criteo_avazu", "ipinyou", "click_model")),
+    "ctr.datasets.hashing",
+)
+GENERATED_MARK = "GENERATED.md"  # a file of this name says that the log beside it is generated
+
+log = logging.getLogger("ctr")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which log to use, and how its rows are encoded and split.
+
+    Attributes:
+        name: the raw format: criteo, avazu, ...
+        options: the format's own options.
+        source: ``"raw"`` reads the log at ``raw``; ``"sample"`` generates one.
+        raw: a file or a folder.
+        prepared: where prepared rows are kept, a folder for each raw log and encoding.
+        num_buckets: of the hashed encoding; None for exact one-hot ids.
+        split: which rows test.
+        bad_rows: what happens to rows that are not as expected.
+        sample_rows, sample_seed: size and seed of a generated log.
+    """
+
+    name: str
+    raw: Path
+    prepared: Path
+    split: SplitRule
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: Literal["raw", "sample"] = "raw"
+    num_buckets: int | None = None
+    bad_rows: BadRows = "error"
+    sample_rows: int = 300_000
+    sample_seed: int = 0
+
+    @property
+    def format(self) -> Dataset:
+        """The raw format with its options.
+
+        Raises:
+            ArgumentError: an option that cannot work.
+        """
+        try:
+            return DATASETS[self.name](**self.options)
+        except ValueError as error:
+            raise ArgumentError(str(error)) from error
+
+
+def check(settings: DataSettings) -> None:
+    """Refuses what cannot work before anything is read or written.
+
+    Raises:
+        ArgumentError: a value that cannot work, by its key; no raw log, with where to get it.
+    """
+    dataset, rule = settings.format, settings.split
+    if rule.test_fraction is not None and not 0 < rule.test_fraction < 1:
+        raise ArgumentError(f"dataset.test_fraction={rule.test_fraction}; expected a share between 0 and 1")
+    if rule.test_days is not None and dataset.default_test_days is None:
+        raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction")
+    if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
+        raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
+    if settings.source == "raw" and not settings.raw.exists():
+        fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
+        without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
+        raise ArgumentError(
+            f"no raw log at {settings.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
+            f"{fetch}{without}"
+        )
+    if settings.source == "sample" and dataset.write_sample is None:
+        raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
+    if settings.source == "sample" and settings.sample_rows < 1:
+        raise ArgumentError(f"dataset.sample_rows={settings.sample_rows}; expected at least 1")
+
+
+def open_data(settings: DataSettings, *, quiet: bool = False) -> Prepared:
+    """The prepared rows that the settings ask for, generated and prepared first where that is not done yet.
+
+    Args:
+        settings: checked (`check`).
+        quiet: draw no bars.
+
+    Raises:
+        CtrError: a raw log that is not as expected.
+    """
+    dataset, root = settings.format, settings.prepared
+    origin: Literal["raw", "generated"] = "generated"
+    if settings.source == "sample":
+        raw = _sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet)
+    else:
+        raw = settings.raw
+        if not any((folder / GENERATED_MARK).exists() for folder in (raw, raw.parent)):
+            origin = "raw"
+    place = digest([str(raw.resolve()), dataset.options])[:8]
+    kind = "onehot" if settings.num_buckets is None else f"hash{settings.num_buckets}"
+    with nullcontext() if quiet else rows_bar("prepare") as progress:
+        data = prepare(
+            dataset,
+            raw,
+            root / f"{settings.source}-{kind}-{place}",
+            source=origin,
+            num_buckets=settings.num_buckets,
+            split=settings.split,
+            bad_rows=settings.bad_rows,
+            progress=progress,
+        )
+    if settings.split.test_days and not quiet:
+        _warn_of_later_days(settings.split.test_days, [day for day, _, _ in data.manifest.days])
+    return data
+
+
+def _warn_of_later_days(test_days: Sequence[int], days: Sequence[int]) -> None:
+    """Warns where later days than the test's are trained on: it is allowed, but hardly meant."""
+    if later := sorted({day for day in days if day > min(test_days)} - set(test_days)):
+        _warn_once(
+            f"dataset.test_days={list(test_days)}: later days are trained on, up to {later[-1]}; "
+            "a test of what comes next has the last days"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("warning: %s", text)
+
+
+def _sample(dataset: Dataset, folder: Path, rows: int, seed: int, quiet: bool) -> Path:
+    """The generated log with this number of rows, written unless it exists."""
+    assert dataset.write_sample is not None
+    # The generator's code is part of the name: a changed generator must not leave its old rows in use.
+    path = folder / f"{rows}-rows-seed-{seed}-{code_hash(module_paths(GENERATOR_MODULES))[:8]}" / dataset.sample_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path.parent}.lock"):
+        if not path.exists():
+            with bar(rows, "rows", "generate", quiet=quiet) as progress:
+                dataset.write_sample(path, rows, seed, progress.update)
+    return path

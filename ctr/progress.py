@@ -1,0 +1,44 @@
+"""Progress bars on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+
+def bar(total: int | None, unit: str, description: str, *, quiet: bool = False) -> tqdm[Any]:
+    """A progress bar on stderr; in a file or a pipe it writes a line now and then instead of redrawing; quiet: none."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        desc=description,
+        disable=quiet,
+        mininterval=0.2 if interactive else 10.0,
+        ascii=not interactive,
+        dynamic_ncols=interactive,
+        ncols=None if interactive else 110,
+    )
+
+
+@contextmanager
+def rows_bar(description: str) -> Iterator[Callable[[int, float], None]]:
+    """A bar for work whose total is not known: called with (rows so far, share done), it estimates the rest."""
+    shown: tqdm[Any] | None = None
+
+    def update(rows: int, share: float) -> None:
+        nonlocal shown
+        shown = shown or bar(None, "rows", description)
+        shown.total = round(rows / share) if share > 0 else None
+        shown.update(rows - shown.n)
+
+    try:
+        yield update
+    finally:
+        if shown is not None:
+            shown.close()

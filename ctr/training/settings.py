@@ -1,0 +1,99 @@
+"""What one run is made with: plain, checked values, settled once from the configuration (`ctr.config.compose`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ctr.datasets.source import DataSettings
+from ctr.provenance import digest
+from ctr.training.pruning import Pruning
+from ctr.training.step import Backend
+
+# Keys that do not change what a run computes: where its files are, and who watches.
+PLACES = ("run_dir", "tracking", "jobs", "force")
+DATASET_PLACES = ("raw", "prepared")
+# Keys in which runs may differ that share their first part (`ctr.training.experiment`).
+OWN = ("prune", "retrain")
+LAMBDAS = ("lambda1", "lambda21", "lambda2")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The model: its table's options, and its own."""
+
+    name: str
+    embedding_dim: int
+    embedding_init: float
+    unseen: Literal["zero", "init"]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer by its command-line name, its arguments, and the shape of the lambdas' schedule."""
+
+    name: str
+    options: Mapping[str, Any]
+    schedule: str = "constant"
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Where MLflow keeps the run."""
+
+    uri: str
+    experiment: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run.
+
+    Attributes:
+        data, model, optimizer: of what, with what, by what.
+        pruning: None for ``prune=none``.
+        tracking: None for ``tracking=none``.
+        train_rows: the first training rows to use; None for all.
+        holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
+        retrain: train again on the surviving features alone.
+        batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
+        values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
+    """
+
+    data: DataSettings
+    model: ModelSettings
+    optimizer: OptimizerSettings
+    pruning: Pruning | None
+    tracking: TrackingSettings | None
+    train_rows: int | None
+    holdout: float
+    retrain: bool
+    batch_size: int
+    seed: int
+    device: str
+    backend: Backend
+    threads: int
+    window: int
+    values: Mapping[str, Any]
+
+    @property
+    def config_hash(self) -> str:
+        """Identifies what the run computes, wherever it runs: the configuration without paths and tracking."""
+        kept = {key: value for key, value in self.values.items() if key not in PLACES}
+        dataset = self.values["dataset"].items()
+        kept["dataset"] = {key: value for key, value in dataset if key not in DATASET_PLACES}
+        return digest(kept)
+
+    @property
+    def family(self) -> str:
+        """Equal for runs that differ in `OWN` keys alone: they can share their first part."""
+        return digest({key: value for key, value in self.values.items() if key not in (*PLACES, *OWN)})
+
+    @property
+    def run_name(self) -> str:
+        """For a reader: "criteo dcn group_adam seed 0"."""
+        name = f"{self.data.name} {self.model.name} {self.optimizer.name} seed {self.seed}"
+        return name if self.pruning is None else f"{name} pruned to {self.pruning.feature_rate:.4g}"
