@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
+from functools import cache
 from pathlib import Path
 
 # What to do about errors of the system.
@@ -93,3 +95,9 @@ def file_of(error: BaseException) -> str | None:
                 found = name
         trace = trace.tb_next
     return found
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Says something that the user should know, and the same only once in a process."""
+    logging.getLogger("ctr").warning("warning: %s", text)

@@ -108,7 +108,7 @@ def _replace_folder(new: Path, path: Path) -> None:
 def _name(error: BaseException, tmp: Path, path: Path) -> None:
     """Names in an error of the system what was to be written: a full disk is reported without a name, or with the
     temporary one."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno:
         named = error.filename or file_of(error) or tmp
         error.filename = str(named).replace(str(tmp), str(path)) if isinstance(named, str | Path) else named
 

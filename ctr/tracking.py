@@ -29,7 +29,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 PROCESS = "process"  # the tag that says whose run it is
-UNTRACKED = "untracked.jsonl"  # in a run's folder: what its store did not take
 
 log = logging.getLogger("ctr")
 
@@ -238,12 +237,12 @@ class LastingTracker:
         self.error = str(error) if isinstance(error, CtrError) else f"{type(error).__name__}: {error}"
         log.warning("warning: %s. The run goes on; what is not tracked will be in %s", self.error, self.path)
         log.debug("%s", error, exc_info=error)
-        run = {"kind": "run", "uri": self._tracker.uri, "run_id": self._tracker.run_id, "error": self.error}
+        run = {"uri": self._tracker.uri, "run_id": self._tracker.run_id, "error": self.error}
         points = [
             {"kind": "metrics", "values": {point.key: point.value}, "step": point.step, "time": point.timestamp}
             for point in self._tracker.unsent()
         ]
-        self._kept += [run, *points]
+        self._kept += [{"kind": "run", **run}, *points]
 
 
 def _milliseconds() -> int:
