@@ -8,17 +8,19 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from ctr import output
 from ctr.config import help
 from ctr.config.messages import CONFIG_ERRORS, explain
 from ctr.environment import end_at_once
-from ctr.errors import ArgumentError, CtrError
+from ctr.errors import ArgumentError, CtrError, system_message
 
-FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, WRONG_ARGUMENTS, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143  # 128 + the signal's number
 log = logging.getLogger("ctr")
 
 
@@ -36,11 +38,11 @@ def message(error: BaseException) -> str:
         return str(error)
     if isinstance(error, CONFIG_ERRORS) and (text := explain(error)):
         return text
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = []
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return system_message(cause)
         lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
         cause = cause.__cause__
     text = " ".join(line if line[-1] in ".:;," else f"{line};" for line in dict.fromkeys(lines)).rstrip(";")
@@ -53,16 +55,24 @@ def _exit_code(error: BaseException) -> int:
     return WRONG_ARGUMENTS if isinstance(error, (ArgumentError, *CONFIG_ERRORS)) else FAILED
 
 
-def _exit(error: BaseException) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
+    """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
+    more (``| head``)."""
+    if isinstance(error, OSError):
+        error = output.flush() or error
+    if isinstance(error, BrokenPipeError) and error.filename in output.STREAMS:
+        sys.exit(BROKEN_PIPE)
     text = message(error)
     if isinstance(error, KeyboardInterrupt):
         text = "terminated" if isinstance(error, Terminated) else "interrupted"
-    print(f"error: {text}", file=sys.stderr)
+    with suppress(OSError):  # nowhere left to say it; the exit code does
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(_exit_code(error))
 
 
 def run_command(command: Callable[[], Any], name: str | None = None) -> None:
-    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
+    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal, 141 if
+    nobody reads its output any more.
 
     An error is one line on stderr.
 
@@ -80,7 +90,10 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
         else:
             command()
     except (Exception, KeyboardInterrupt) as error:
-        _exit(error)
+        fail(error)
+    finally:
+        if unwritten := output.flush():
+            fail(unwritten)
 
 
 def report_failure(error: BaseException) -> None:
@@ -93,5 +106,5 @@ def report_failure(error: BaseException) -> None:
     hydra = HydraConfig.get()
     if hydra.verbose:
         traceback.print_exception(error)
-    if hydra.mode is not RunMode.MULTIRUN:
-        _exit(error)
+    if hydra.mode is not RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
+        fail(error)

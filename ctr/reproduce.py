@@ -31,7 +31,8 @@ from ctr.config.command_line import override
 from ctr.config.schema import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
 from ctr.files import atomic_folder, atomic_write_text, expect_writable
-from ctr.training.tracking import SQLITE, flatten
+from ctr.training.database import SQLITE
+from ctr.training.tracking import flatten
 
 if TYPE_CHECKING:
     from ctr.datasets.source import DataSettings

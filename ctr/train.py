@@ -6,6 +6,8 @@ Keys and their defaults are in ``configs/``; ``--help`` lists them. ``-m`` runs 
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
 # isort: split
 
 import os
@@ -73,19 +75,13 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
 def train_and_print(settings: Settings, folder: Path, head: str = "") -> None:
     """Runs to the end, with bars, and prints the figures; raises what ended the run."""
     from ctr.training.experiment import Run, run_family
-    from ctr.training.result import table
-    from ctr.training.tracking import how_to_look
 
     one = Run(settings, folder)
     run_family([one])
     if one.error is not None:
         raise one.error
-    assert one.result is not None
-    lines = [*([head] if head else []), table(one.result, folder, untracked=one.tracker.error)]
-    if settings.tracking is not None:
-        uri = settings.tracking.uri
-        lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
-    print("\n".join(lines), flush=True)  # at once: other jobs of a sweep may print too
+    # At once: other jobs of a sweep may print too.
+    print("\n".join([*([head] if head else []), one.table()]), flush=True)
 
 
 def command() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +14,7 @@ from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.schema import BadRows, Dataset
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, warn_once
 from ctr.progress import bar, rows_bar
 from ctr.provenance import code_hash, digest, module_paths
 
@@ -25,8 +23,6 @@ GENERATOR_MODULES = (
     "ctr.datasets.hashing",
 )
 GENERATED_MARK = "GENERATED.md"  # a file of this name says that the log beside it is generated
-
-log = logging.getLogger("ctr")
 
 
 @dataclass(frozen=True)
@@ -134,15 +130,10 @@ def open_data(settings: DataSettings, *, quiet: bool = False) -> Prepared:
 def _warn_of_later_days(test_days: Sequence[int], days: Sequence[int]) -> None:
     """Warns where later days than the test's are trained on: it is allowed, but hardly meant."""
     if later := sorted({day for day in days if day > min(test_days)} - set(test_days)):
-        _warn_once(
+        warn_once(
             f"dataset.test_days={list(test_days)}: later days are trained on, up to {later[-1]}; "
             "a test of what comes next has the last days"
         )
-
-
-@cache
-def _warn_once(text: str) -> None:
-    log.warning("warning: %s", text)
 
 
 def _sample(dataset: Dataset, folder: Path, rows: int, seed: int, quiet: bool) -> Path:

@@ -6,7 +6,6 @@ code is another run: it is done again.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,10 +14,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ctr.errors import CtrError
+from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
 from ctr.provenance import confirm
-from ctr.training.result import CONFIG, LOG, RESULT
+from ctr.training.folder import CONFIG, LOG, RESULT, UNTRACKED, read_result
 
 log = logging.getLogger("ctr")
 
@@ -37,11 +36,21 @@ class Cache:
         return self.root / key
 
     def result(self, key: str) -> dict[str, Any] | None:
-        """The figures of a finished run; None if it is not finished."""
+        """The figures of a finished run; None if it is not finished.
+
+        A result that is damaged, or of another run than the folder's name says, counts as none, with a warning.
+        """
+        path = self.folder(key) / RESULT
         try:
-            return json.loads((self.folder(key) / RESULT).read_text())
-        except (FileNotFoundError, NotADirectoryError):
+            result = read_result(path)
+            if key != (its := "-".join(str(result.get(f"{part}_hash")) for part in ("config", "data", "code"))):
+                raise CtrError(f"{path}: is of the run {its}")
+        except FileNotFoundError:
             return None
+        except CtrError as error:
+            warn_once(f"{error}; it does not count as finished")
+            return None
+        return result
 
     def lock(self, key: str) -> FileLock:
         """To be held by the process that runs the job. The system releases it when that process dies."""
@@ -77,14 +86,14 @@ class Cache:
             run()
             self._confirm(key, folder)
             with atomic_folder(self.folder(key)) as kept:
-                for name in (CONFIG, LOG, RESULT):
+                for name in (CONFIG, LOG, UNTRACKED, RESULT):
                     if (folder / name).exists():
                         (kept / name).parent.mkdir(exist_ok=True)
                         shutil.copy2(folder / name, kept / name)
         return True
 
     def _confirm(self, key: str, folder: Path) -> None:
-        result = json.loads((folder / RESULT).read_text())
+        result = read_result(folder / RESULT)
         try:
             confirm(key, result["config_hash"], result["data_hash"])
         except CtrError:

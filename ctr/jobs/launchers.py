@@ -147,7 +147,8 @@ def run_remotely(jobs: Sequence[Job], root: Path, wait: bool) -> Outcome:
 
 def _outcome(job: Any) -> Answer:
     try:
-        return job.result()  # type: ignore[no-any-return]
+        outcome: Outcome = job.result()
+        return outcome
     except Exception as error:
         last = str(error).strip().splitlines()[-1:] or ["nothing"]
         return Died(f"the Slurm job {job.job_id} ended with state {job.state}: {last[0]} (log: {job.paths.stderr})")

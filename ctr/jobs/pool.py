@@ -16,7 +16,8 @@ from ctr.jobs.launchers import Died, Launcher
 from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes
-from ctr.training.result import LOG, Result
+from ctr.training.folder import LOG
+from ctr.training.result import Result
 
 FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
 
@@ -136,7 +137,10 @@ class Pool:
 
     def _row(self, overrides: Overrides, job: Job) -> dict[str, object]:
         error = self._errors.get(job.key)
-        result = (None if error else self._cache.result(job.key)) or dict.fromkeys(FIGURES, math.nan)
+        result = None if error else self._cache.result(job.key)
+        if result is None:
+            error = error or "its result was deleted or damaged meanwhile"
+            result = dict.fromkeys(FIGURES, math.nan)
         figures = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
         kept = {"command": job.command, "error": error, "folder": str(self._cache.folder(job.key))}
         return {**figures, **overrides, **kept}

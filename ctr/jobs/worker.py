@@ -30,7 +30,7 @@ from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
 from ctr.provenance import expect_unchanged
 from ctr.training.experiment import Run, run_family
-from ctr.training.result import LOG, RESULT
+from ctr.training.folder import LOG, RESULT
 
 OnRows = Callable[[int], None]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ctr.provenance import git_sha
 from ctr.report import markdown
 from ctr.report.statistics import Comparison, Summary
 from ctr.studies import paper
 from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs
 from ctr.studies.study import Options
-from ctr.provenance import git_sha
 
 SIGNIFICANT = 0.05
 

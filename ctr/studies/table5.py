@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from ctr.config.learning_rates import SEARCHED as OPTS
 from ctr.report import markdown
 from ctr.report.statistics import student, summary
 from ctr.studies import learning_rates, paper, sentences
 from ctr.studies.learning_rates import Found, Rate
 from ctr.studies.runs import Runs, aucs
 from ctr.studies.study import Ask, Findings, Options
-from ctr.config.learning_rates import SEARCHED as OPTS
 
 NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
 

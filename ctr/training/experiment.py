@@ -6,12 +6,12 @@ once and forked where the first pruning of each run is; results equal those of s
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -32,10 +32,11 @@ from ctr.progress import bar
 from ctr.provenance import CODE, confirm, git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
+from ctr.training.folder import CONFIG, RESULT, UNTRACKED, claim, result_text
 from ctr.training.pruning import prune_
-from ctr.training.result import CONFIG, RESULT, Result, summarise
+from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import UNTRACKED, LastingTracker, MlflowTracker, NoTracker, Tracker, flatten
+from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look
 from ctr.training.trainer import TrainingRun, Window, evaluate, train
 from ctr.training.trunk import Branch, fork
 
@@ -54,7 +55,7 @@ class Run:
 
     def __init__(self, settings: Settings, folder: Path, key: str | None = None) -> None:
         self.settings, self.folder, self.key = settings, folder, key
-        self.tracker: Tracker = NoTracker()
+        self.tracker: NoTracker | LastingTracker = NoTracker()
         self.result: Result | None = None
         self.error: BaseException | None = None
 
@@ -62,11 +63,12 @@ class Run:
     def ended(self) -> bool:
         return self.result is not None or self.error is not None
 
-    def open(self) -> None:
-        """Writes the configuration and starts the record."""
+    def open(self, held: ExitStack) -> None:
+        """Writes the configuration and starts the record; ``held`` keeps the folder for this run."""
+        held.callback(claim(self.folder).release)
         composed = self.folder / CONFIG
-        composed.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / RESULT).unlink(missing_ok=True)  # of an older run here: this one may fail
+        for name in (RESULT, UNTRACKED):
+            (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:
@@ -110,7 +112,7 @@ class Run:
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
-        text = json.dumps(asdict(result), indent=2) + "\n"
+        text = result_text(asdict(result))
         self.tracker.text(RESULT, text)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
@@ -121,17 +123,30 @@ class Run:
         self.error = error
         self.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
 
+    def table(self) -> str:
+        """The figures of a finished run for a reader, and where it is tracked."""
+        assert self.result is not None
+        lines = [table(self.result, self.folder)]
+        if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
+            uri = self.settings.tracking.uri
+            lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+            if self.tracker.error is not None:
+                rest = os.path.relpath(self.tracker.path)
+                lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+        return "\n".join(lines)
+
 
 @contextmanager
 def failing(runs: Sequence[Run]) -> Iterator[None]:
-    """Marks every unfinished run of these as failed if the block raises; passes on only an interruption."""
+    """Marks every unfinished run of these as failed if the block raises. Passes on an interruption, and an error that
+    marks no run: nothing else would tell it."""
     try:
         yield
     except BaseException as error:
-        for run in runs:
-            if not run.ended:
-                run.fail(error)
-        if not isinstance(error, Exception):
+        unfinished = [run for run in runs if not run.ended]
+        for run in unfinished:
+            run.fail(error)
+        if not unfinished or not isinstance(error, Exception):
             raise
 
 
@@ -152,10 +167,10 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None] | None = None
     if len({run.settings.family for run in runs}) > 1:
         raise ValueError("runs that are to share their first part may differ in `prune` and `retrain` alone")
     memory.reset_peak()  # the process may have had other runs before
-    with failing(runs):
+    with ExitStack() as held, failing(runs):
         for run in runs:
             with failing([run]):
-                run.open()
+                run.open(held)
         if going := [run for run in runs if not run.ended]:
             _train_family(going, on_rows)
 

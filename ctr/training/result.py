@@ -13,8 +13,6 @@ from ctr.training import memory
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
 
-RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"  # in the folder of every run
-
 
 @dataclass(frozen=True)
 class Result:
