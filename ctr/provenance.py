@@ -75,9 +75,9 @@ def arithmetic() -> tuple[str, ...]:
     return (f"torch {torch.__version__}", f"numpy {np.__version__}", torch.backends.cpu.get_cpu_capability())
 
 
-def training_code() -> str:
+def training_code(package: Path = PACKAGE) -> str:
     """The hash of the code that trains and measures, as it is on the disk now, with `arithmetic`."""
-    return code_hash((path for pattern in SOURCES for path in PACKAGE.glob(pattern)), arithmetic())
+    return code_hash((path for pattern in SOURCES for path in package.glob(pattern)), arithmetic())
 
 
 CODE = training_code()  # Computed at import: files may change later.

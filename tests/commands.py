@@ -4,13 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from ctr.config import schema
+from ctr import train
+from ctr.config.compose import compose, resolve
+from ctr.datasets.prepared import Prepared
+from ctr.datasets.source import open_data
+from ctr.training.experiment import Run, run_family
 
 
 def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -29,9 +33,30 @@ def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedP
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
-    schema.register()
-    with initialize_config_module("ctr.conf", version_base="1.3"):
-        return compose(name, list(overrides))
+    return compose(name, overrides)
+
+
+def job(config: DictConfig, folder: Path) -> None:
+    """A run within this process, as ``ctr.train`` does it."""
+    train.run(config, folder)
+
+
+def jobs(
+    configs: Sequence[DictConfig],
+    folders: Sequence[Path],
+    on_rows: Callable[[int], None],
+    keys: Sequence[str | None] | None = None,
+) -> list[BaseException | None]:
+    """A family of runs within this process, as a worker does it; the error that ended each, or None."""
+    planned = keys or [None] * len(configs)
+    runs = [Run(resolve(config), *place) for config, *place in zip(configs, folders, planned, strict=True)]
+    run_family(runs, on_rows)
+    return [run.error for run in runs]
+
+
+def prepared(config: DictConfig) -> Prepared:
+    """The data that a run would open."""
+    return open_data(resolve(config).data)
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr.cli import _exit_code, message, open_data
-from ctr.train import job
-from tests.commands import command, composed
+from ctr.cli import _exit_code, message
+from tests.commands import command, composed, job, prepared
 from tests.datasets.criteo_text import lines, write
 
 CSV = ["dataset=csv", "dataset.label=y", "dataset.categorical=[a]", "dataset.raw=mine.csv"]
@@ -27,7 +26,7 @@ def outcome(*overrides: str) -> tuple[int, str]:
     """Exit code and message of opening the data and of a whole run."""
     seen = set()
     config = composed("train", "tracking=none", *overrides)
-    for action in (lambda: open_data(config.dataset), lambda: job(config, Path("run"))):  # type: ignore[arg-type]
+    for action in (lambda: prepared(config), lambda: job(config, Path("run"))):
         with pytest.raises(Exception) as error:  # noqa: PT011  # whatever it is: its code is asked for
             action()
         seen.add((_exit_code(error.value), message(error.value)))

@@ -7,10 +7,10 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.config.schema import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
+from ctr.config.compose import resolve
+from ctr.config.schema import PrepareConfig, TrainConfig, plain_dict, refuse_unknown
 from ctr.errors import ArgumentError
 from ctr.native.library import available
-from ctr.train import check
 from tests.commands import composed
 
 CONFIGS = Path(ctr.conf.__file__).parent
@@ -26,7 +26,7 @@ def test_every_choice_can_be_run(group: str, name: str) -> None:
     config = composed("train", *dataset, f"{group}={name}", *columns, *source, *pruned)
     values = plain_dict(config)  # raises on a missing value
     assert values[group]["name"] == name
-    check(config)  # type: ignore[arg-type]
+    resolve(config)
 
 
 @pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "study"])
@@ -102,7 +102,7 @@ def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
 )
 def test_wrong_values_are_refused_before_data_is_read(override: str, problem: str) -> None:
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
-        check(composed("train", "dataset=criteo", "dataset.source=sample", override))  # type: ignore[arg-type]
+        resolve(composed("train", "dataset=criteo", "dataset.source=sample", override))
 
 
 @pytest.mark.parametrize(
@@ -121,14 +121,14 @@ def test_wrong_values_are_refused_before_data_is_read(override: str, problem: st
 def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
     sample = ["dataset=criteo", "dataset.source=sample", "opt=adam", "prune=magnitude"]
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
-        check(composed("train", *sample, *overrides))  # type: ignore[arg-type]
+        resolve(composed("train", *sample, *overrides))
 
 
 @pytest.mark.parametrize(
     ("overrides", "native"),
     [
         (["opt=group_adam"], True),
-        (["opt=adagrad", "opt.lr=auto", "model=opnn"], True),
+        (["opt=adagrad", "opt.lr=0.1", "model=opnn"], True),
         (["opt=group_adahessian"], False),
         (["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3"], True),
         (["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true"], False),  # it retrains with lambda2 = 0
@@ -138,38 +138,41 @@ def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
 def test_the_backend_is_part_of_what_is_computed(overrides: list[str], native: bool) -> None:
     """``auto`` hashes as the backend that it comes to."""
     sample = ["dataset=criteo", "dataset.source=sample"]
-    config = composed("train", *sample, *overrides)
-    check(config)  # type: ignore[arg-type]
-    assert config.backend.value == ("native" if native and available() else "torch")
+    settings = resolve(composed("train", *sample, *overrides))
+    assert settings.backend == ("native" if native and available() else "torch")
     rest = [override for override in overrides if not override.startswith("backend=")]
-    named = composed("train", *sample, f"backend={config.backend.value}", *rest)
-    assert config_hash(config) == config_hash(named)
+    named = resolve(composed("train", *sample, f"backend={settings.backend}", *rest))
+    assert settings.config_hash == named.config_hash
 
 
 @pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 def test_a_retrain_that_native_cannot_serve_is_refused_at_once() -> None:
     overrides = ["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true", "backend=native"]
     with pytest.raises(ArgumentError, match=r"backend=native cannot serve this run: D could be 0"):
-        check(composed("train", "dataset=criteo", "dataset.source=sample", *overrides))  # type: ignore[arg-type]
+        resolve(composed("train", "dataset=criteo", "dataset.source=sample", *overrides))
 
 
 def test_a_grouped_optimizer_without_lambdas_can_be_pruned() -> None:
     plain = ["opt=group_adam", "opt.lambda21=0", "prune=magnitude", "prune.feature_rate=1"]
-    check(composed("train", "dataset=criteo", "dataset.source=sample", *plain))  # type: ignore[arg-type]
+    resolve(composed("train", "dataset=criteo", "dataset.source=sample", *plain))
 
 
 @pytest.mark.parametrize("num_buckets", [0, -5, 2**31])
 def test_number_of_buckets(num_buckets: int) -> None:
     hashed = ["dataset.source=sample", "dataset.encoding=hash", f"dataset.num_buckets={num_buckets}"]
     with pytest.raises(ArgumentError, match=f"dataset.num_buckets={num_buckets}"):
-        check(composed("train", *hashed))  # type: ignore[arg-type]
+        resolve(composed("train", *hashed))
 
 
 def test_config_hash_is_what_is_computed() -> None:
     """Paths and tracking do not count, everything else does; the value holds across processes and days."""
-    base = config_hash(composed("train", "dataset=criteo"))
+
+    def of(*overrides: str) -> str:
+        return resolve(composed("train", "dataset=criteo", "dataset.source=sample", *overrides)).config_hash
+
+    base = of()
     for place in ("dataset.raw=/x", "dataset.prepared=/y", "tracking=none", "run_dir=/z"):
-        assert config_hash(composed("train", "dataset=criteo", place)) == base
+        assert of(place) == base
     for change in (
         "holdout=0.1",
         "train_rows=5",
@@ -180,12 +183,13 @@ def test_config_hash_is_what_is_computed() -> None:
         "batch_size=256",
         "dataset.encoding=hash",
     ):
-        assert config_hash(composed("train", "dataset=criteo", change)) != base
+        assert of(change) != base
 
 
 def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
     def of(*overrides: str) -> str:
-        return family(composed("train", "dataset=criteo", "opt=adam", *overrides))
+        sample = ["dataset=criteo", "dataset.source=sample"]
+        return resolve(composed("train", *sample, "opt=adam", *overrides)).family
 
     pruned = ["prune=magnitude", "prune.feature_rate=0.1"]
     assert of() == of(*pruned) == of(*pruned, "prune.finetune=0.3", "run_dir=/x", "tracking=none")

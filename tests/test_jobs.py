@@ -10,23 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-import ctr.train
-from ctr.cli import open_data
-from ctr.config.schema import config_hash
+from ctr.config.compose import resolve
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError
-from ctr.files import TMP_PREFIX
 from ctr.metrics import alive_rows
-from ctr.train import jobs, passes
-from ctr.training.build import check, narrowed, retrain, start
-from ctr.training.result import summarise
-from ctr.training.tracking import NoTracker
+from ctr.provenance import run_key
+from ctr.training.build import narrowed, retrain, start
+from ctr.training.experiment import passes
 from ctr.training.trainer import evaluate, train
-from tests.commands import composed
+from tests.commands import composed, job, jobs, prepared
 from tests.datasets.criteo_text import lines, write
 from tests.test_pruning import BACKENDS
 
-TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes")
+TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
 
 
 def configuration(folder: Path, *overrides: str, rows: int = 400) -> Any:
@@ -116,14 +112,14 @@ def test_a_retrain_does_not_reach_into_the_others(tmp_path: Path, backend: str, 
 
 
 def test_a_failing_member_does_not_stop_the_others(tmp_path: Path) -> None:
-    members = [magnitude(0.2), magnitude(7), magnitude(0.2, 0.3)]
+    members = [magnitude(0.2), magnitude(0.5), magnitude(0.2, 0.3)]
     configs = [configuration(tmp_path, "opt=adam", *own) for own in members]
     folders = [tmp_path / name for name in "abc"]
     (folders[0] / "result.json").mkdir(parents=True)  # in the way
-    first, second, third = jobs(configs, folders, lambda rows: None)
+    first, second, third = jobs(configs, folders, lambda rows: None, [None, "planned-as-another", None])
     assert isinstance(first, OSError)
-    assert isinstance(second, ArgumentError)
-    assert "prune.feature_rate=7" in str(second)
+    assert isinstance(second, CtrError)
+    assert "planned as planned-as-another" in str(second)
     assert third is None
     got = json.loads((folders[2] / "result.json").read_text())
     assert untimed(got) == untimed(run_one(tmp_path, "opt=adam", *members[2]))
@@ -142,7 +138,7 @@ def test_a_failing_trunk_fails_whoever_shares_it(tmp_path: Path) -> None:
 def test_other_differences_are_refused(tmp_path: Path) -> None:
     configs = [configuration(tmp_path, f"seed={seed}") for seed in (0, 1)]
     with pytest.raises(ValueError, match="`prune` and `retrain` alone"):
-        jobs(configs, [tmp_path / "a", tmp_path / "b"])
+        jobs(configs, [tmp_path / "a", tmp_path / "b"], lambda rows: None)
 
 
 def test_progress_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,11 +151,11 @@ def test_progress_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (captured.out, captured.err) == ("", "")
     tail = 342 - round(0.7 * 11) * 32
     assert sum(rows) == 342 + tail + 3 * 58 + 3 * (342 + 58)
-    assert passes(configs) == pytest.approx(1 + 0.3 + 3)
+    assert passes([resolve(config) for config in configs]) == pytest.approx(1 + 0.3 + 3)
     generated = configuration(tmp_path, "dataset.source=sample", "dataset.sample_rows=500")
     assert jobs([generated], [tmp_path / "e"], rows.append) == [None]
     assert capsys.readouterr().err == ""
-    assert jobs(configs[1:2], [tmp_path / "d"]) == [None]
+    job(configs[1], tmp_path / "d")
     assert "pruned            by norm, the last 0% of the rows for fine-tuning" in capsys.readouterr().out
 
 
@@ -185,7 +181,8 @@ def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
     """Of another run in the same folder; a mistyped value, with which nothing starts, takes none away."""
     run_one(tmp_path)
     result = tmp_path / "family-0" / "result.json"
-    jobs([configuration(tmp_path, "batch_size=0")], [result.parent], lambda rows: None)
+    with pytest.raises(ArgumentError, match="batch_size=0"):
+        job(configuration(tmp_path, "batch_size=0"), result.parent)
     assert result.exists()
     jobs([configuration(tmp_path, "opt=sgd", "opt.lr=1e30")], [result.parent], lambda rows: None)
     assert not result.exists()
@@ -194,8 +191,7 @@ def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
 def test_what_is_not_as_planned_is_not_trained(tmp_path: Path) -> None:
     """The result must not lie under a key that says something else, not even until somebody looks."""
     config, trained = configuration(tmp_path), list[int]()
-    check(config)  # settles the backend
-    now = job_key(config_hash(config), open_data(config.dataset).manifest.data_hash)
+    now = run_key(resolve(config).config_hash, prepared(config).manifest.data_hash)
     (mine, data, code) = now.split("-")
     for part, planned in (("configuration", f"x-{data}-{code}"), ("data", f"{mine}-x-{code}")):
         folder = tmp_path / part
@@ -254,16 +250,16 @@ def test_row_limit(tmp_path: Path) -> None:
 def test_parts_that_the_data_does_not_have(tmp_path: Path, override: str, problem: str) -> None:
     config = configuration(tmp_path, override)
     with pytest.raises(ArgumentError, match=problem):
-        narrowed(config, open_data(config.dataset))
+        narrowed(resolve(config), prepared(config))
 
 
 def test_row_limit_over_days(tmp_path: Path) -> None:
     """Ranges that the test days cut apart."""
     days = ["dataset=avazu", "dataset.source=sample", "dataset.sample_rows=3000", "dataset.test_days=[20141024]"]
     config = composed("train", *days, f"dataset.prepared={tmp_path / 'prepared'}", "holdout=0.25", "train_rows=2000")
-    data = open_data(config.dataset)
+    data = prepared(config)
     assert len(data.split.train) > 1
-    got = narrowed(config, data).split  # type: ignore[arg-type]
+    got = narrowed(resolve(config), data).split
     rows = [row for start, stop in data.split.train for row in range(start, stop)][:2000]
     assert [row for start, stop in got.train for row in range(start, stop)] == rows[:1500]
     assert [row for start, stop in got.test for row in range(start, stop)] == rows[1500:]
@@ -286,11 +282,11 @@ def test_retrained_on_all_features_is_the_plain_run(tmp_path: Path, backend: str
 def test_what_did_not_survive_contributes_nothing_to_the_retrained(tmp_path: Path, backend: str) -> None:
     """Recomputed at full size: the rows of all other features are set to zero before the first and after every step."""
     config = configuration(tmp_path, "opt=adam", f"backend={backend}")
-    data = open_data(config.dataset)
+    data = prepared(config)
     survivors = torch.zeros(data.manifest.num_features, dtype=torch.bool)
     survivors[::3] = True
-    got = retrain(config, data, survivors, lambda rows: None)
-    run = start(config, data)
+    got = retrain(resolve(config), data, survivors, lambda rows: None)
+    run = start(resolve(config), data)
     embedding = run.model.embedding
 
     def clear(*_: object) -> None:
@@ -306,7 +302,7 @@ def test_what_did_not_survive_contributes_nothing_to_the_retrained(tmp_path: Pat
 
 def test_retrained_after_the_lambdas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration(tmp_path, "opt=group_adam", "opt.lambda21=3e-3", "opt.lambda_schedule=cubic", "retrain=true")
-    ctr.train.job(config, tmp_path / "run")
+    job(config, tmp_path / "run")
     got = json.loads((tmp_path / "run" / "result.json").read_text())
     assert 0 < got["features_nonzero"] < got["features_present"]
     assert got["auc_retrained"] != got["auc"]

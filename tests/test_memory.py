@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr.train import jobs
 from ctr.training import memory
-from tests.commands import composed
+from tests.commands import composed, jobs
 from tests.datasets.criteo_text import lines, write
 
 MUCH = 300 << 20
@@ -48,7 +47,7 @@ def test_a_run_counts_its_own_memory(tmp_path: Path) -> None:
     places = [f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'prepared'}", "tracking=none"]
     hold_and_release()
     before = memory.peak()
-    assert jobs([composed("train", "dataset=criteo", *places)], [tmp_path], lambda rows: None) == [None]  # type: ignore[list-item]
+    assert jobs([composed("train", "dataset=criteo", *places)], [tmp_path], lambda rows: None) == [None]
     peak = json.loads((tmp_path / "result.json").read_text())["peak_rss_bytes"]
     assert 0 < peak < before - MUCH // 2
 

@@ -10,8 +10,7 @@ from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.datasets.synthetic.criteo_avazu import write_criteo
 from ctr.prepare import table
-from ctr.train import job
-from tests.commands import composed
+from tests.commands import composed, job
 from tests.scripts import script
 
 paper_scale = script("make_paper_scale")
@@ -70,7 +69,7 @@ def test_results_are_labelled_as_generated(tmp_path: Path, capsys: pytest.Captur
     """The log is read as a raw one, yet nobody can take its figures for real."""
     for raw in (tmp_path / "log", paper_scale.make("criteo", tmp_path / "log", 700)):
         overrides = ["dataset=criteo", f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'prepared'}"]
-        job(composed("train", *overrides, "tracking=none"), tmp_path)  # type: ignore[arg-type]
+        job(composed("train", *overrides, "tracking=none"), tmp_path)
         assert json.loads((tmp_path / "result.json").read_text())["source"] == "generated"
         assert "says nothing about real clicks" in capsys.readouterr().out
     data = prepare(DATASETS["criteo"](), tmp_path / "log", tmp_path / "out", source="generated", split=SplitRule(0.1))

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from ctr.config import learning_rates
 from ctr.config.command_line import override
+from ctr.config.compose import resolve
 from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError, CtrError
 from ctr.reproduce import options_of
-from ctr.train import check, job
-from ctr.training import learning_rates
-from tests.commands import composed
+from tests.commands import composed, job
 from tests.datasets.criteo_text import lines, write
 
 
@@ -80,7 +80,7 @@ def test_the_command_chooses_for_the_same_rows_and_circumstances(tmp_path: Path,
     line = shlex.split(str(raised.value).partition("choose one with ")[2])
     assert line[:3] == ["python", "-m", "ctr.reproduce"]
     assert line[3] == "study=table5"
-    asked = options_of(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])  # type: ignore[arg-type]
+    asked = options_of(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])
     job = {"dataset": asked.dataset, "model": asked.model, **asked.common, "opt": wanted["opt"]["name"]}
     settled = plain_dict(composed("train", *(override(key, value) for key, value in job.items())))
     assert learning_rates.circumstances(settled) == learning_rates.circumstances(wanted)
@@ -96,11 +96,11 @@ def test_no_command_chooses_a_rate_for_other_optimizers(tmp_path: Path) -> None:
 def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
     config = composed("train", *arguments(tmp_path, "opt.lr=auto"))
     with pytest.raises(CtrError, match="no learning rate was chosen for these rows yet"):
-        job(config, tmp_path / "none")  # type: ignore[arg-type]
+        job(config, tmp_path / "none")
     (folder,) = (path for path in (tmp_path / "prepared").iterdir() if path.is_dir())
     learning_rates.record(folder, plain_dict(config), 0.02)
-    job(config, tmp_path / "auto")  # type: ignore[arg-type]
-    job(composed("train", *arguments(tmp_path, "opt.lr=0.02")), tmp_path / "number")  # type: ignore[arg-type]
+    job(config, tmp_path / "auto")
+    job(composed("train", *arguments(tmp_path, "opt.lr=0.02")), tmp_path / "number")
     auto, number = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("auto", "number"))
     assert (auto["auc"], auto["config_hash"]) == (number["auc"], number["config_hash"])
     assert "lr: 0.02" in (tmp_path / "auto" / ".hydra" / "config.yaml").read_text()
@@ -108,10 +108,10 @@ def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
 
 def test_other_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"opt\.lr=abc; expected a number or auto"):
-        check(composed("train", *arguments(tmp_path, "opt.lr=abc")))  # type: ignore[arg-type]
+        resolve(composed("train", *arguments(tmp_path, "opt.lr=abc")))
     with pytest.raises(ArgumentError, match="batch_size=0"):  # the rest is checked with auto too
-        check(composed("train", *arguments(tmp_path, "opt.lr=auto", "batch_size=0")))  # type: ignore[arg-type]
+        resolve(composed("train", *arguments(tmp_path, "opt.lr=auto", "batch_size=0")))
 
 
 def test_whole_numbers_are_numbers() -> None:
-    check(composed("train", "dataset.source=sample", "opt.lr=1"))  # type: ignore[arg-type]
+    resolve(composed("train", "dataset.source=sample", "opt.lr=1"))

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctr.train import job
-from tests.commands import composed
+from tests.commands import composed, job
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,7 @@ def criteo(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
 
 
 def run(criteo: list[str], folder: Path, *overrides: str) -> dict[str, Any]:
-    job(composed("train", *criteo, *overrides), folder)  # type: ignore[arg-type]
+    job(composed("train", *criteo, *overrides), folder)
     return json.loads((folder / "result.json").read_text())
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import ctr
+from ctr import provenance
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
-from ctr.provenance import SOURCES, CODE, code_hash, run_key
+from ctr.provenance import CODE, SOURCES, run_key, training_code
 from ctr.training.folder import claim, reserve, result_text
 
 PACKAGE = Path(ctr.__file__).parent
@@ -25,7 +26,7 @@ def leaves(folder: Path, config: str, data: str) -> object:
 
 
 def figures(config: str, data: str) -> dict[str, object]:
-    return {"auc": 0.5, "config_hash": config, "data_hash": data, "code_hash": store.CODE}
+    return {"auc": 0.5, "config_hash": config, "data_hash": data, "code_hash": CODE}
 
 
 def test_once(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_a_run_of_other_code_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     kept, out = Cache(tmp_path / "jobs"), tmp_path / "out"
     before = run_key("c", "d")
     kept.once(before, out, lambda: leaves(out, "c", "d"))
-    monkeypatch.setattr(cache, "CODE", "0" * 16)
+    monkeypatch.setattr(provenance, "CODE", "0" * 16)
     assert run_key("c", "d") != before
     assert kept.once(run_key("c", "d"), out, lambda: leaves(out, "c", "d"))
     assert kept.result(before) is not None  # the older stays too
@@ -60,23 +61,49 @@ def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
     """A change of anything that the figures depend on, and of nothing else."""
     copy = tmp_path / "ctr"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    assert code_hash(copy) == code_hash(PACKAGE) == cache.CODE
+    assert training_code(copy) == training_code() == CODE
     for pattern in SOURCES:
         assert list(copy.glob(pattern)), pattern
     for name in (
-        "optim/core.py", "optim/group_adam.py", "models/dcn.py", "models/dropout.py", "native/step.py",
-        "native/src/step.cpp", "native/src/vec.h", "trainer.py", "step.py", "pruning.py", "forking.py", "metrics.py",
-        "run.py", "train.py", "result.py", "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
+        "optim/core.py", "optim/group_adam.py", "models/dcn.py", "models/dropout.py", "metrics.py",
+        "native/src/step.cpp", "native/src/vec.h", "training/trainer.py", "training/step.py", "training/pruning.py",
+        "training/trunk.py", "training/build.py", "training/experiment.py", "training/compiled/step.py",
+        "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
     ):  # fmt: skip
         text = (copy / name).read_text()
-        (copy / name).write_text(f"{text}\n")
-        assert code_hash(copy) != cache.CODE, name
+        (copy / name).write_text(
+            f"{text}\nint added = 1;\n" if name.endswith((".cpp", ".h")) else f"{text}\nadded = 1\n"
+        )
+        assert training_code(copy) != CODE, name
         (copy / name).write_text(text)
-    for name in ("tracking.py", "studies/table2.py", "dashboard.py"):
+    for name in ("studies/table2.py", "dashboard.py", "jobs/pool.py"):
         (copy / name).write_text("\n")
-    assert code_hash(copy) == cache.CODE
+    assert training_code(copy) == CODE
     (copy / "optim" / "core.py").rename(copy / "optim" / "other.py")
-    assert code_hash(copy) != provenance.CODE
+    assert training_code(copy) != CODE
+
+
+def test_comments_docstrings_and_layout_do_not_count(tmp_path: Path) -> None:
+    python, cpp = tmp_path / "a.py", tmp_path / "a.cpp"
+    python.write_text("def f(x):\n    return x + 1\n")
+    cpp.write_text('const char* s = "// kept"; int f() { return 1; }\n')
+    before = provenance.code_hash([python, cpp])
+    python.write_text(
+        '"""Of the module."""\n\n\n# why\ndef f(x):\n    """Of the function."""\n    return (x\n            + 1)\n'
+    )
+    cpp.write_text('// why\nconst char* s = "// kept";\n/* two\n lines */ int f() { return 1; }\n')
+    assert provenance.code_hash([python, cpp]) == before
+    cpp.write_text('const char* s = "// changed"; int f() { return 1; }\n')
+    assert provenance.code_hash([python, cpp]) != before
+
+
+def test_versions_and_vector_width_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    for change in ("torch.__version__", "numpy.__version__"):
+        with monkeypatch.context() as patch:
+            patch.setattr(change, "0.1")
+            assert training_code() != CODE
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX1024")
+    assert training_code() != CODE
 
 
 def test_a_result_that_is_not_the_runs_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -131,7 +158,8 @@ def test_a_folder_is_of_one_run_at_a_time(tmp_path: Path) -> None:
     another()
     assert [text.endswith(refused) for text in seen] == [True, True]
     mine.release()
-    code = "import sys; from ctr.training.folder import *; held = claim(Path(sys.argv[1])); print('held', flush=True); input()"
+    claims = "held = claim(Path(sys.argv[1])); print('held', flush=True); input()"
+    code = f"import sys; from ctr.training.folder import *; {claims}"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ctr.result import summarise
+from ctr.run import check
 from mlflow.entities import Metric
 
-import ctr.train
 from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.errors import CtrError
 from ctr.files import TMP_PREFIX
-from ctr.result import summarise
-from ctr.run import check
-from ctr.training.folder import claim, job_key
+from ctr.provenance import run_key
+from ctr.training import experiment
+from ctr.training.folder import claim
 from ctr.training.tracking import NoTracker
-from ctr.train import job, jobs
+from tests.commands import job, jobs
 from tests.test_jobs import configuration
 
 
@@ -65,7 +66,7 @@ def test_a_run_whose_store_fails_goes_on(
 ) -> None:
     """It warns once, says so in its table, and what the store did not take is beside its result."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(Watcher, "fails", fails)
     assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"]) == [None]
     result = (tmp_path / "run" / "result.json").read_text()
@@ -120,7 +121,7 @@ def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, m
             raise OSError(28, "No space left on device")
         return path.write_bytes(text.encode())
 
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(Path, "write_text", full)
     (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
     assert isinstance(error, OSError)
@@ -138,7 +139,7 @@ def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after
     def finish(watcher: Watcher, status: str) -> None:
         seen.update((path.name, path.read_text()) for path in (tmp_path / "run").glob("*result.json"))
 
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
+    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(Watcher, "finish", finish)
     assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None) == [None]
     ((name, text),) = seen.items()
@@ -155,9 +156,9 @@ def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypa
     def other(*arguments: Any, **figures: Any) -> Any:
         return replace(summarise(*arguments, **figures), data_hash="other")
 
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(ctr.train, "summarise", other)
-    monkeypatch.setattr(ctr.train, "atomic_write_text", lambda path, _: written.append(path.name))
+    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
+    monkeypatch.setattr(experiment, "summarise", other)
+    monkeypatch.setattr(experiment, "atomic_write_text", lambda path, _: written.append(path.name))
     (error,) = jobs([config], [tmp_path / "run"], lambda rows: None, [now])
     assert "its data changed meanwhile" in str(error)
     assert written == ["config.yaml"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ctr.errors import CtrError
-from ctr.train import Result, job
-from tests.commands import command, composed, result
+from ctr.training.result import Result
+from tests.commands import command, composed, job, result
 from tests.datasets.criteo_text import lines, write
 
 KEYS = [
@@ -54,7 +54,7 @@ def run_job(folder: Path, *overrides: str) -> dict[str, object]:
     config = composed("train", *arguments(folder, "tracking=none", *overrides))
     out = folder / "run"
     out.mkdir(exist_ok=True)
-    job(config, out)  # type: ignore[arg-type]
+    job(config, out)
     return json.loads((out / "result.json").read_text())
 
 
@@ -106,7 +106,7 @@ def test_days_of_the_test_part(tmp_path: Path, capsys: pytest.CaptureFixture[str
     sample = ["dataset=avazu", "dataset.source=sample", "dataset.sample_rows=3000", "model.embedding_dim=4"]
     days = "dataset.test_days=[20141024,20141030]"
     config = composed("train", *sample, f"dataset.prepared={tmp_path / 'prepared'}", days, "tracking=none")
-    job(config, tmp_path)  # type: ignore[arg-type]
+    job(config, tmp_path)
     got = json.loads((tmp_path / "result.json").read_text())
     assert list(got["auc_by_day"]) == ["20141024", "20141030"]
     assert got["auc"] not in got["auc_by_day"].values()
@@ -234,7 +234,7 @@ def test_mlflow_holds_the_run(tmp_path: Path, database: Path) -> None:
     config = composed("train", *arguments(tmp_path, f"tracking.uri=sqlite:///{database}", "window=2", "batch_size=50"))
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text("seed: 0\n")
-    job(config, tmp_path / "run")  # type: ignore[arg-type]
+    job(config, tmp_path / "run")
     got = Result(**json.loads((tmp_path / "run" / "result.json").read_text()))
     with sqlite3.connect(database) as connection:
         (run_id, status, artifacts) = connection.execute("SELECT run_uuid, status, artifact_uri FROM runs").fetchone()
@@ -263,7 +263,7 @@ def test_nan_is_a_failed_run(tmp_path: Path, database: Path) -> None:
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "config.yaml").touch()
     with pytest.raises(CtrError, match=r"the loss is (nan|inf) at step 2"):
-        job(config, tmp_path / "run")  # type: ignore[arg-type]
+        job(config, tmp_path / "run")
     assert [status for _, status in runs(database)] == ["FAILED"]
     assert not (tmp_path / "run" / "result.json").exists()
 

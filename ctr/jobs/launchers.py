@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
-from ctr.jobs.worker import Outcome, attempt, serve
+from ctr.jobs.worker import Outcome, RunFamily, attempt, serve
+from ctr.training.experiment import run_family
 
 SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
 # What every worker imports, once, in the process that all of them are forked from.
@@ -48,17 +49,22 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """A process of this machine for each family, forked from one that has everything imported (0.03 s a family)."""
+    """A process of this machine for each family, forked from one that has everything imported (0.03 s a family).
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        root: of the cache.
+        run: what trains and evaluates a family's runs; found by its module and name in the process.
+    """
+
+    def __init__(self, root: Path, run: RunFamily = run_family) -> None:
+        self._root, self._run = root, run
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._running: dict[Connection, Any] = {}
 
     def start(self, jobs: Sequence[Job], *, wait: bool) -> Connection:
         connection, other = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(other, list(jobs), self._root, wait))
+        process = self._context.Process(target=serve, args=(other, list(jobs), self._root, wait, self._run))
         process.start()
         other.close()
         self._running[connection] = process

@@ -33,6 +33,7 @@ from ctr.training.experiment import Run, run_family
 from ctr.training.folder import LOG, RESULT
 
 OnRows = Callable[[int], None]
+RunFamily = Callable[[Sequence[Run], OnRows], None]  # as `ctr.training.experiment.run_family`
 
 
 def _changed() -> str | None:
@@ -59,7 +60,7 @@ class Outcome:
     busy: list[str] = field(default_factory=list)
 
 
-def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool) -> None:
+def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool, run: RunFamily) -> None:
     """Runs a family in a process of its own; sends numbers of rows as they are done, and an `Outcome`.
 
     The process ends when the other end of the connection closes, also in the middle of a run.
@@ -68,7 +69,7 @@ def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool) -
     signal.signal(signal.SIGTERM, _terminate)
     threading.Thread(target=_end_with_the_pool, args=(connection,), daemon=True).start()
     try:
-        connection.send(attempt(jobs, Cache(root), connection.send, wait=wait))
+        connection.send(attempt(jobs, Cache(root), connection.send, wait=wait, run=run))
     except (Terminated, BrokenPipeError):
         os._exit(128 + signal.SIGTERM)  # the runs are recorded as killed by now
 
@@ -85,7 +86,7 @@ def _end_with_the_pool(connection: Connection) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool) -> Outcome:
+def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool, run: RunFamily = run_family) -> Outcome:
     """Runs the jobs of a family that are not finished.
 
     Args:
@@ -93,6 +94,7 @@ def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool) -
         cache: where each run's folder is.
         on_rows: called with the number of rows done since the last call.
         wait: wait for a job that another process runs just now; else it is handed back as busy.
+        run: trains and evaluates the runs.
     """
     busy: list[str] = []
     with ExitStack() as held:
@@ -107,13 +109,13 @@ def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool) -
                     continue
                 if cache.result(job.key) is None:  # another process may have finished it meanwhile
                     mine.append(job)
-            return Outcome(_run(mine, cache, on_rows) if mine else {}, busy)
+            return Outcome(_run(mine, cache, on_rows, run) if mine else {}, busy)
         except Exception as error:  # a full disk, for example: the study names it, and there may be no log
             own = [job.key for job in jobs if job.key not in busy and cache.result(job.key) is None]
             return Outcome(dict.fromkeys(own, message(error)), busy)
 
 
-def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows) -> dict[str, str]:
+def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily) -> dict[str, str]:
     """Runs jobs whose locks are held; the errors of those that failed, by key."""
     folders = [cache.folder(job.key) for job in jobs]
     for folder in folders:
@@ -123,7 +125,7 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows) -> dict[str, str]:
     with _logged(folders):
         if CHANGED is not None:
             return dict.fromkeys((job.key for job in jobs), CHANGED)
-        run_family(runs, on_rows)
+        run_runs(runs, on_rows)
     failed: dict[str, str] = {}
     for job, run in zip(jobs, runs, strict=True):
         if run.error is not None:

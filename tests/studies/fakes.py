@@ -1,4 +1,4 @@
-"""What runs a family in the tests of the runner: seconds and figures are made up from the configuration."""
+"""What runs a family in the tests of the pool: seconds and figures are made up from the settings."""
 
 import errno
 import json
@@ -8,69 +8,57 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ctr.cli import open_data
-from ctr.config.schema import config_hash
+from ctr.datasets.source import open_data
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
-from ctr.provenance import CODE, confirm
+from ctr.provenance import CODE
+from ctr.training.experiment import Run
 from ctr.training.folder import LOG, RESULT, result_text
+from ctr.training.settings import Settings
 from tests.datasets.criteo_text import lines
 
 
-def jobs(
-    configs: Sequence[Any], folders: Sequence[Path], on_rows: Callable[[int], None], keys: Sequence[str]
-) -> list[BaseException | None]:
+def run_family(runs: Sequence[Run], on_rows: Callable[[int], None]) -> None:
     """Sleeps ``window`` hundredths of a second, then each run ends as its seed says.
 
-    13 fails, 14 too but leaves a result, 99 kills the process, 98 does so amid an answer. 15 changes the log.
-    16 fails and finds that nothing can be written any more.
+    13 fails, 14 too but leaves a result, 99 kills the process, 98 does so in the middle of an answer. 15 changes the
+    log. 16 fails and finds that nothing can be written any more.
     """
     with Path("calls.jsonl").open("a") as file:
-        file.write(json.dumps({"pid": os.getpid(), "seeds": [config.seed for config in configs]}) + "\n")
-    for _ in range(configs[0].window):
+        file.write(json.dumps({"pid": os.getpid(), "seeds": [run.settings.seed for run in runs]}) + "\n")
+    for _ in range(runs[0].settings.window):
         time.sleep(0.01)
         on_rows(1)
-    errors: list[BaseException | None] = []
-    for config, folder, key in zip(configs, folders, keys, strict=True):
-        if config.seed == 99:
+    for run in runs:
+        settings, folder = run.settings, run.folder
+        if settings.seed == 99:
             os.kill(os.getpid(), signal.SIGKILL)
-        if config.seed == 98:
+        if settings.seed == 98:
             os.write(on_rows.__self__.fileno(), struct.pack("!i", 100) + b"so much of them")  # type: ignore[attr-defined]
             os.kill(os.getpid(), signal.SIGKILL)
-        if config.seed == 16:
+        if settings.seed == 16:
             (folder / LOG).unlink()
             (folder / LOG).symlink_to("/dev/full")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / RESULT))
-        if config.seed == 13:
-            errors.append(CtrError("the loss is nan"))
+        if settings.seed == 13:
+            run.error = CtrError("the loss is nan")
             continue
-        result = {"auc": 0.5 + config.seed / 100, "seed": config.seed, "opt": "of the run", "pid": os.getpid()}
-        result |= {"config_hash": config_hash(config), "data_hash": data_hash(config), "code_hash": CODE}
+        result: dict[str, object] = {"auc": 0.5 + settings.seed / 100, "seed": settings.seed, "opt": "of the run"}
+        data_hash = _data_hash(settings)
+        result |= {"pid": os.getpid(), "config_hash": settings.config_hash, "data_hash": data_hash, "code_hash": CODE}
         try:
-            confirm(key, result["config_hash"], result["data_hash"])
+            run.confirm(data_hash)
         except CtrError as error:
-            errors.append(error)
+            run.error = error
             continue
-        result["openmp_threads"] = os.environ["OMP_NUM_THREADS"]
         atomic_write_text(folder / "result.json", result_text({**result, "auc_retrained": None, "auc_by_day": {}}))
-        errors.append(CtrError("not recorded") if config.seed == 14 else None)
-    return errors
+        run.error = CtrError("not recorded") if settings.seed == 14 else None
 
 
-def data_hash(config: Any) -> str:
+def _data_hash(settings: Settings) -> str:
     """Of the log as it is now; seed 15 finds another one than was planned for."""
-    if config.seed == 15:
-        with Path(config.dataset.raw).open("a") as file:
+    if settings.seed == 15:
+        with settings.data.raw.open("a") as file:
             file.write("\n".join(lines(10)) + "\n")
-    return open_data(config.dataset, quiet=True).manifest.data_hash
-
-
-def passes(configs: Sequence[Any]) -> float:
-    return float(len(configs))
-
-
-def check(config: Any) -> None:
-    if config.seed < 0:
-        raise CtrError("seed")
+    return open_data(settings.data, quiet=True).manifest.data_hash

@@ -8,11 +8,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ctr.config.command_line import command_line, override
-from ctr.config.schema import config_hash, plain_dict
+from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
 from ctr.jobs import plan
-from ctr.jobs.cache import Store
-from ctr.jobs.plan import Planned, Planner
+from ctr.jobs.cache import Cache
+from ctr.jobs.plan import Job, Planner
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
@@ -43,7 +43,7 @@ def test_text_in_quotes_stays_readable() -> None:
 
 def a_planner(folder: Path, **always: object) -> Planner:
     places = {"dataset.raw": str(folder / "train.txt"), "dataset.prepared": str(folder / "prepared")}
-    return Planner(Store(folder / "jobs"), {**places, **always}, {"study": "table2"}, lambda config: None)
+    return Planner(Cache(folder / "jobs"), {**places, **always}, {"study": "table2"})
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def planner(tmp_path: Path) -> Planner:
     return a_planner(tmp_path, threads=1)
 
 
-def planned(planner: Planner, **overrides: object) -> Planned:
+def planned(planner: Planner, **overrides: object) -> Job:
     return planner.plan({key.replace("__", "."): value for key, value in overrides.items()})
 
 
@@ -60,16 +60,20 @@ def test_as_the_command_composes_it(planner: Planner) -> None:
     job = planned(
         planner, opt="adam", seed=3, opt__lr=0.01, model__hidden=[8, 4], prune="magnitude", prune__feature_rate=0.1
     )
-    expected = composed(
-        "train", "dataset=criteo", "opt=adam", "seed=3", "opt.lr=0.01", "model.hidden=[8,4]", "threads=1",
+    expected = [
+        "dataset=criteo", "opt=adam", "seed=3", "opt.lr=0.01", "model.hidden=[8,4]", "threads=1",
         "prune=magnitude", "prune.feature_rate=0.1",
-    )  # fmt: skip
-    assert config_hash(job.config) == config_hash(expected)
-    assert job.key.startswith(config_hash(expected) + "-")
-    assert job.config.tracking.tags == {"study": "table2"}
+    ]  # fmt: skip
+    places = {"dataset.raw": job.settings.data.raw, "dataset.prepared": job.settings.data.prepared}
+    expected = composed("train", *expected, *(f"{key}={value}" for key, value in places.items()))
+    config_hash = resolve(expected).config_hash
+    assert job.settings.config_hash == config_hash
+    assert job.key.startswith(f"{config_hash}-")
+    assert job.settings.tracking is not None
+    assert job.settings.tracking.tags == {"study": "table2"}
     assert (job.rows_train, job.rows_test) == (60, 10)
     line = shlex.split(job.command)[3:]
-    assert config_hash(composed("train", *line)) == config_hash(expected)
+    assert resolve(composed("train", *line)).config_hash == config_hash
 
 
 def test_keys_and_families(planner: Planner, tmp_path: Path) -> None:
@@ -96,13 +100,13 @@ def test_more_rows_than_there_are(planner: Planner) -> None:
 
 def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    original = plan._composed
-    monkeypatch.setattr(plan, "_composed", lambda overrides: made.append(overrides) or original(overrides))
+    original = plan.compose
+    monkeypatch.setattr(plan, "compose", lambda *chosen: made.append(chosen) or original(*chosen))
     for seed in range(20):
         planned(planner, opt="adam", seed=seed)
         planned(planner, opt="group_adam", seed=seed)
     assert len(made) == 2
-    assert plain_dict(planned(planner, opt="adam").config)["seed"] == 0  # a job leaves nothing to the next
+    assert planned(planner, opt="adam").settings.seed == 0  # a job leaves nothing to the next
 
 
 @pytest.mark.parametrize(

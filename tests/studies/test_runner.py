@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ctr.errors import SPACE, CtrError
-from ctr.jobs import cache
+from ctr import provenance
+from ctr.errors import SPACE, ArgumentError, CtrError
+from ctr.jobs import worker
 from ctr.jobs.cache import Cache
+from ctr.jobs.launchers import LocalLauncher
+from ctr.jobs.pool import Pool
+from ctr.training.folder import result_text
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -32,20 +36,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def leave(folder: Path, auc: float) -> None:
     """A result, as of a run that another process has done."""
     hashes = zip(("config_hash", "data_hash", "code_hash"), folder.name.split("-"), strict=True)
-    (folder / "result.json").write_text(store.result_text({"auc": auc, **dict(hashes)}))
+    (folder / "result.json").write_text(result_text({"auc": auc, **dict(hashes)}))
 
 
-def a_runner(workers: int = 2) -> Runner:
+def a_runner(workers: int = 2) -> Pool:
     always = {"dataset.raw": "train.txt", "dataset.prepared": "prepared", "tracking": "none", "threads": 1, "window": 1}
-    return Runner(
-        Store(Path("jobs")),
-        workers,
-        always=always,
-        tags={},
-        function="tests.studies.fakes:jobs",
-        passes=fakes.passes,
-        check=fakes.check,
-    )
+    root = Path("jobs").resolve()
+    return Pool(Cache(root), workers, LocalLauncher(root, fakes.run_family), always=always, tags={})
 
 
 def a_job(seed: int, **more: object) -> dict[str, object]:
@@ -75,13 +72,6 @@ def ends(pids: list[int], seconds: float = 20) -> bool:
     return not any(running(pid) for pid in pids)
 
 
-def kill(pid: int) -> None:
-    """Ends a worker of this process, until it is gone and not a zombie whose threads still end; the runner is left to
-    find that out."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
 def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]) -> None:
     jobs = [a_job(5), a_job(2), a_job(5), {"opt": "adam", "seed": 1, "opt.lr": 0.01}]
     with a_runner() as runner:
@@ -94,7 +84,6 @@ def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]
     assert again["auc"].tolist() == [0.55]
     assert math.isnan(found["opt.lr"][0])
     assert found["opt.lr"][3] == 0.01
-    assert found["openmp_threads"].tolist() == ["1"] * 4
     assert "auc_by_day" not in found.columns
     assert found["error"].isna().all()
     assert found["command"][1].startswith("python -m ctr.train dataset.raw=train.txt dataset.prepared=prepared")
@@ -119,7 +108,7 @@ def test_jobs_that_share_their_first_part_run_together() -> None:
         runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1, retrain=True)])
     assert sorted(call["seeds"] for call in calls()) == [[0, 0, 0], [1]]
     assert calls()[0]["seeds"] == [0, 0, 0]  # the longest first
-    assert len({call["pid"] for call in calls()}) == 1  # a worker is kept
+    assert len({call["pid"] for call in calls()}) == 2  # a process for each family
 
 
 def test_runs_in_parallel() -> None:
@@ -169,29 +158,29 @@ def test_data_that_changes_meanwhile_fails_the_run() -> None:
     assert again["auc"][0] == 0.51
 
 
-def test_a_worker_of_other_code_refuses_its_orders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that starts after the sources were edited: nothing is run, nothing lies under the key."""
-    loaded = cache.CODE
-    monkeypatch.setattr(cache, "CODE", "before")
+def test_a_job_that_was_planned_by_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a worker that starts after the sources were edited: nothing is left under the key."""
+    monkeypatch.setattr(provenance, "CODE", "before")
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(1)])
         ((log, _),) = runner.failures.items()
-    assert found["error"][0] == (
-        "the sources of ctr changed while the study ran: the run was planned by code before, "
-        f"this worker has {loaded}; start the study again"
-    )
+    assert found["error"][0].startswith(f"the run was planned as {log.parent.name}, but is ")
+    assert found["error"][0].endswith("(configuration-data-code): its code changed meanwhile; start it again")
     assert math.isnan(found["auc"][0])
-    assert calls() == []
     assert not (log.parent / "result.json").exists()
-    assert "the sources of ctr changed" in log.read_text()
 
 
-def test_a_worker_whose_sources_change_while_it_loads_them_refuses_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load("tests.studies.fakes:jobs") is fakes.jobs
-    monkeypatch.setattr(cache, "CODE", "before")  # as hashed when `ctr.jobs.cache` was loaded, before the others were
-    run = load("tests.studies.fakes:jobs")
-    with pytest.raises(CtrError, match="the sources of ctr changed while a worker loaded them; start the study again"):
-        run([], [], lambda rows: None, [])
+def test_a_worker_whose_sources_changed_while_it_loaded_them_refuses_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(provenance, "CODE", "before")  # as hashed before the other modules were imported
+    monkeypatch.setattr(worker, "CHANGED", worker._changed())
+    job, ran = a_runner()._planner.plan(a_job(1)), []
+    outcome = worker.attempt([job], Cache(tmp_path / "jobs"), ran.append, wait=False, run=lambda runs, _: ran.append(1))
+    assert outcome.errors == {
+        job.key: "the sources of ctr changed while a process loaded them; start the command again"
+    }
+    assert ran == []
 
 
 def test_killed_worker_is_replaced() -> None:
@@ -201,7 +190,6 @@ def test_killed_worker_is_replaced() -> None:
         "the worker process was ended by SIGKILL; perhaps out of memory: fewer workers need less"
     )
     assert found["auc"].tolist()[1:] == [0.51, 0.52]
-    assert len({call["pid"] for call in calls()}) == 2
 
 
 def test_a_worker_that_is_killed_amid_an_answer() -> None:
@@ -217,7 +205,6 @@ def test_a_full_disk_is_named() -> None:
         found = runner.ask([a_job(16), a_job(1)])
     assert found["error"][0] == f"{found['folder'][0]}/result.json: No space left on device; {SPACE}"
     assert found["auc"][1] == 0.51
-    assert len({call["pid"] for call in calls()}) == 1  # the worker goes on
 
 
 def test_what_stops_a_worker_before_it_runs_is_named() -> None:
@@ -231,7 +218,7 @@ def test_what_stops_a_worker_before_it_runs_is_named() -> None:
 
 def test_a_store_that_cannot_be_written_is_named_before_anything_runs() -> None:
     Path("jobs").write_text("in the way")
-    with a_runner() as runner, pytest.raises(CtrError, match=r"^jobs=jobs: File exists; expected a folder"):
+    with a_runner() as runner, pytest.raises(CtrError, match=r"^jobs=.*jobs: File exists; expected a folder"):
         runner.ask([a_job(1)])
     assert calls() == []
 
@@ -256,7 +243,7 @@ def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
         begun = threading.Event()
 
         def other() -> None:
-            with Store(folder.parent).lock(folder.name):
+            with Cache(folder.parent).lock(folder.name):
                 begun.set()
                 until_calls(1)
                 time.sleep(1)  # until the runner finds its worker dead; later is as well
@@ -270,39 +257,9 @@ def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
     assert "was ended by SIGKILL" in found["error"][1]
 
 
-def test_workers_that_died_idle_are_replaced() -> None:
-    with a_runner() as runner:
-        pids = [int(pid) for pid in runner.ask([a_job(0, window=50), a_job(1, window=50)])["pid"]]
-        kill(pids[0])
-        found = runner.ask([a_job(2, window=50), a_job(3, window=50), a_job(4)])
-        assert found["auc"].tolist() == [0.52, 0.53, 0.54]
-        assert pids[0] not in found["pid"].tolist()
-        os.kill(pids[1], 0)  # the other one goes on; whether it was given any of the three is a matter of speed
-
-
-def test_work_given_to_a_worker_that_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It died idle, and the runner did not see it yet: the jobs were not begun, another worker runs them."""
-    with a_runner(workers=1) as runner:
-        (pid,) = runner.ask([a_job(0)])["pid"]
-        kill(pid)
-        monkeypatch.setattr(Worker, "dead", False)
-        found = runner.ask([a_job(1, window=2), a_job(2)])
-    assert found["auc"].tolist() == [0.51, 0.52]
-    assert sorted(seed for call in calls() for seed in call["seeds"]) == [0, 1, 2]  # type: ignore[attr-defined]
-
-
-def test_a_worker_that_dies_with_an_order_unread() -> None:
-    with a_runner(workers=1) as runner:
-        (pid,) = runner.ask([a_job(0)])["pid"]
-        os.kill(pid, signal.SIGSTOP)
-        threading.Timer(1, os.kill, (pid, signal.SIGKILL)).start()
-        found = runner.ask([a_job(1), a_job(2)])
-    assert found["auc"].tolist() == [0.51, 0.52]
-
-
-def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each dies before it answers: the jobs fail, instead of being tried for ever."""
-    monkeypatch.setenv("PYTHONPATH", "")  # without what the made-up training lies in
+def test_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies before it answers: the job fails, and is not tried for ever."""
+    monkeypatch.setattr("ctr.jobs.launchers.serve", os._exit)  # called with a connection, which is no exit code
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(0), a_job(1)])
     assert found["error"].tolist() == ["the worker process ended with 1"] * 2
@@ -311,7 +268,7 @@ def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_jobs_are_refused_before_any_runs() -> None:
     with a_runner() as runner, pytest.raises(Exception, match="lamda21"):
         runner.ask([a_job(1), a_job(1, **{"opt.lamda21": 1e-3})])
-    with a_runner() as runner, pytest.raises(CtrError, match="seed"):
+    with a_runner() as runner, pytest.raises(ArgumentError, match="seed=-1"):
         runner.ask([a_job(1), a_job(-1)])
     assert calls() == []
 
