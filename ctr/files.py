@@ -79,7 +79,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DataError(path, None, "not JSON") from None
     if not isinstance(values, dict) or "checksum" not in values:
-        raise DataError(path, None, "has no checksum")
+        raise DataError(path, None, "no checksum: damaged, or of another version")
     if values.pop("checksum") != _checksum(values):
         raise DataError(path, None, "not as it was written (checksum)")
     return values

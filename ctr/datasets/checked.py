@@ -19,7 +19,7 @@ from xxhash import xxh3_64, xxh3_64_hexdigest
 
 from ctr.errors import DataError
 
-CURE = "python -m ctr.prepare with the settings of this dataset prepares it anew"
+CURE = "to prepare it anew, run python -m ctr.prepare with the same dataset settings or delete the folder"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
 N = 120
-CURE = "python -m ctr.prepare"
+CURE = "to prepare it anew, run python -m ctr.prepare"
 
 
 @pytest.fixture
@@ -255,11 +255,10 @@ MISFITS: dict[str, Callable[[Path], None]] = {
     "empty": lambda path: path.write_text("") and None,
     "a list": lambda path: path.write_text("[]") and None,
     "no text": lambda path: path.write_bytes(b"\xff\xfe\x00") and None,
-    "one byte": edited(lambda m: m),
 }
 
 
-@pytest.mark.parametrize("misfit", [name for name in MISFITS if name != "one byte"])
+@pytest.mark.parametrize("misfit", MISFITS)
 def test_a_manifest_that_does_not_fit_is_made_anew(
     raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, misfit: str
 ) -> None:
@@ -276,7 +275,7 @@ def test_a_manifest_that_does_not_fit_is_made_anew(
 
 def test_a_manifest_written_again_is_the_same(raw: Path, tmp_path: Path) -> None:
     data = prepared(raw, tmp_path / "out")
-    MISFITS["one byte"](data.folder / MANIFEST)
+    edited(lambda manifest: manifest)(data.folder / MANIFEST)
     assert prepared(raw, tmp_path / "out").reused
 
 

@@ -76,3 +76,13 @@ def test_other_columns(written: tuple[Path, list[Checksum]]) -> None:
     for columns in ((FIELDS, 0), (FIELDS, DENSE + 1), (FIELDS + 1, DENSE)):
         with pytest.raises(DataError, match=rf"rows\.arrow: no rows of {columns[0]} fields and {columns[1]} dense"):
             Rows(*written, *columns)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full")
+def test_a_full_disk_is_named() -> None:
+    label = np.zeros(1, np.uint8)
+    with (
+        pytest.raises(OSError, match="No space left on device: '/dev/full'"),
+        RowWriter(Path("/dev/full"), 1, 0) as writer,
+    ):
+        writer.write(np.zeros((1, 1), np.int32), np.zeros((1, 0), np.float32), label)
