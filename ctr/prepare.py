@@ -1,6 +1,7 @@
 """Raw log -> prepared rows: ``python -m ctr.prepare dataset=criteo dataset.raw=PATH``.
 
-`ctr.train` does the same by itself when it has to; this command does it ahead of time and shows what came out.
+`ctr.train` does the same by itself when it has to; this command does it ahead of time and shows what came out. It also
+checks every byte of rows that were prepared earlier, and prepares damaged ones anew.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ schema.register()
 def main(config: DictConfig) -> None:
     try:
         settings = resolve_data(config)
-        print(table(open_data(settings), settings.format.published))
+        print(table(open_data(settings, verify=True), settings.format.published))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

@@ -59,7 +59,7 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     from ctr.config.compose import resolve
     from ctr.datasets.source import open_data
     from ctr.jobs.cache import Cache
-    from ctr.provenance import run_key
+    from ctr.training.identity import run_key
 
     settings, head = resolve(config), sweep.head()
     key = run_key(settings.config_hash, open_data(settings.data).manifest.data_hash)

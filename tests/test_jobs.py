@@ -14,9 +14,9 @@ from ctr.config.compose import resolve
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError
 from ctr.metrics import alive_rows
-from ctr.provenance import run_key
 from ctr.training.build import narrowed, retrain, start
 from ctr.training.experiment import passes
+from ctr.training.identity import run_key
 from ctr.training.trainer import evaluate, train
 from tests.commands import composed, job, jobs, prepared
 from tests.datasets.criteo_text import lines, write

@@ -12,9 +12,11 @@ import pytest
 import ctr
 from ctr import provenance
 from ctr.errors import CtrError
+from ctr.files import sealed
 from ctr.jobs.cache import Cache
-from ctr.provenance import CODE, SOURCES, run_key, training_code
-from ctr.training.folder import claim, reserve, result_text
+from ctr.training import identity
+from ctr.training.folder import claim, reserve
+from ctr.training.identity import CODE, SOURCES, run_key, training_code
 
 PACKAGE = Path(ctr.__file__).parent
 
@@ -22,7 +24,7 @@ PACKAGE = Path(ctr.__file__).parent
 def leaves(folder: Path, config: str, data: str) -> object:
     """A run that ends with these hashes in its result."""
     folder.mkdir(exist_ok=True, parents=True)
-    return (folder / "result.json").write_text(result_text(figures(config, data)))
+    return (folder / "result.json").write_text(sealed(figures(config, data)))
 
 
 def figures(config: str, data: str) -> dict[str, object]:
@@ -51,7 +53,7 @@ def test_a_run_of_other_code_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     kept, out = Cache(tmp_path / "jobs"), tmp_path / "out"
     before = run_key("c", "d")
     kept.once(before, out, lambda: leaves(out, "c", "d"))
-    monkeypatch.setattr(provenance, "CODE", "0" * 16)
+    monkeypatch.setattr(identity, "CODE", "0" * 16)
     assert run_key("c", "d") != before
     assert kept.once(run_key("c", "d"), out, lambda: leaves(out, "c", "d"))
     assert kept.result(before) is not None  # the older stays too

@@ -17,9 +17,9 @@ from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.errors import CtrError
 from ctr.files import TMP_PREFIX
-from ctr.provenance import run_key
 from ctr.training import experiment
 from ctr.training.folder import claim
+from ctr.training.identity import run_key
 from ctr.training.tracking import NoTracker
 from tests.commands import job, jobs
 from tests.test_jobs import configuration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 from filelock import FileLock
 
 from ctr.config.command_line import command_line
-from ctr.errors import ArgumentError
-from ctr.files import atomic_write_text
+from ctr.errors import ArgumentError, DataError
+from ctr.files import atomic_write_text, read_sealed, sealed
 
 RATES = "learning_rates.json"
 AUTO = "auto"
@@ -45,7 +44,7 @@ def record(prepared: Path, config: Mapping[str, Any], lr: float) -> None:
     with FileLock(prepared.with_name(f"{prepared.name}.rates.lock")):
         where = circumstances(config)
         others = [entry for entry in _read(path) if {**entry, "lr": None} != {**where, "lr": None}]
-        atomic_write_text(path, json.dumps([*others, {**where, "lr": lr}], indent=2) + "\n")
+        atomic_write_text(path, sealed({"rates": [*others, {**where, "lr": lr}]}))
 
 
 def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
@@ -82,4 +81,9 @@ def _command(config: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        return read_sealed(path)["rates"]
+    except FileNotFoundError:
+        return []
+    except DataError as error:
+        raise DataError(path, None, f"{error.problem}; delete it and choose the rates again (study=table5)") from error

@@ -91,12 +91,13 @@ def check(settings: DataSettings) -> None:
         raise ArgumentError(f"dataset.sample_rows={settings.sample_rows}; expected at least 1")
 
 
-def open_data(settings: DataSettings, *, quiet: bool = False) -> Prepared:
+def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = False) -> Prepared:
     """The prepared rows that the settings ask for, generated and prepared first where that is not done yet.
 
     Args:
         settings: checked (`check`).
         quiet: draw no bars.
+        verify: check every byte of rows that were prepared earlier.
 
     Raises:
         CtrError: a raw log that is not as expected.
@@ -121,6 +122,7 @@ def open_data(settings: DataSettings, *, quiet: bool = False) -> Prepared:
             split=settings.split,
             bad_rows=settings.bad_rows,
             progress=progress,
+            verify=verify,
         )
     if settings.split.test_days and not quiet:
         _warn_of_later_days(settings.split.test_days, [day for day, _, _ in data.manifest.days])

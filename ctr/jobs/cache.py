@@ -1,7 +1,7 @@
 """Finished runs by what they computed: a run that was done once is not done again.
 
-Sweeps and studies share one cache: a folder for each run, named by its key (`ctr.provenance.run_key`). A run of other
-code is another run: it is done again.
+Sweeps and studies share one cache: a folder for each run, named by its key (`ctr.training.identity.run_key`). A run of
+other code is another run: it is done again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
-from ctr.provenance import confirm
 from ctr.training.folder import CONFIG, LOG, RESULT, UNTRACKED, read_result
+from ctr.training.identity import confirm
 
 log = logging.getLogger("ctr")
 

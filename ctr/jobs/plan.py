@@ -18,7 +18,7 @@ from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.errors import TooFewRows
 from ctr.jobs.cache import Cache
-from ctr.provenance import run_key
+from ctr.training.identity import run_key
 from ctr.training.settings import Settings
 
 Overrides = Mapping[str, object]  # of one training run: ``{"dataset": "criteo", "opt.lambda21": 1e-3, "seed": 0}``
@@ -31,7 +31,7 @@ class Job:
     """A run that can be started.
 
     Attributes:
-        key: its name in the cache (`ctr.provenance.run_key`).
+        key: its name in the cache (`ctr.training.identity.run_key`).
         family: equal for jobs on the same data that differ in ``prune`` and ``retrain`` alone: they share a first part.
         settings: what to run.
         command: the line that runs it by itself.

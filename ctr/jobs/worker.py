@@ -28,9 +28,9 @@ from ctr.cli import Terminated, message
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
-from ctr.provenance import expect_unchanged
 from ctr.training.experiment import Run, run_family
 from ctr.training.folder import LOG, RESULT
+from ctr.training.identity import expect_unchanged
 
 OnRows = Callable[[int], None]
 RunFamily = Callable[[Sequence[Run], OnRows], None]  # as `ctr.training.experiment.run_family`

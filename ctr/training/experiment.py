@@ -25,14 +25,15 @@ from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
-from ctr.files import atomic_path, atomic_write_text
+from ctr.files import atomic_path, atomic_write_text, sealed
 from ctr.metrics import alive_rows
 from ctr.models import summary
 from ctr.progress import bar
-from ctr.provenance import CODE, confirm, git_sha
+from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.folder import CONFIG, RESULT, UNTRACKED, claim, result_text
+from ctr.training.folder import CONFIG, RESULT, UNTRACKED, claim
+from ctr.training.identity import CODE, confirm
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
@@ -49,8 +50,8 @@ class Run:
     Args:
         settings: what to run.
         folder: where ``result.json`` and the configuration go; made if missing.
-        key: what the run was planned as (`ctr.provenance.run_key`); one that is something else by now fails. None: the
-            run was not planned.
+        key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
+            None: the run was not planned.
     """
 
     def __init__(self, settings: Settings, folder: Path, key: str | None = None) -> None:
@@ -112,7 +113,7 @@ class Run:
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
-        text = result_text(asdict(result))
+        text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
+from ctr.files import read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.training.tracking.LastingTracker`)
 LOCK = ".lock"  # of a folder in use
-CHECKSUM = "checksum"  # the last key of a result: of all the others
 
 _reserved: dict[Path, FileLock] = {}
 
@@ -42,28 +39,14 @@ def reserve(folder: Path) -> None:
     _reserved[folder.resolve()] = claim(folder)
 
 
-def result_text(figures: Mapping[str, object]) -> str:
-    """A run's figures as ``result.json`` has them, with a checksum."""
-    return json.dumps({**figures, CHECKSUM: _checksum(figures)}, indent=2) + "\n"
-
-
 def read_result(path: Path) -> dict[str, Any]:
     """The figures in a ``result.json``.
 
     Raises:
         FileNotFoundError: there is none.
-        CtrError: it is cut, changed or something else.
+        DataError: it is cut, changed or something else.
     """
     try:
-        figures = json.loads(path.read_bytes())
-        if figures.pop(CHECKSUM) != _checksum(figures):
-            raise ValueError
-    except NotADirectoryError as error:
+        return read_sealed(path)
+    except (NotADirectoryError, IsADirectoryError) as error:
         raise FileNotFoundError(path) from error
-    except (ValueError, TypeError, AttributeError, KeyError, IsADirectoryError) as error:
-        raise CtrError(f"{path}: is damaged, or not a run's result") from error
-    return figures
-
-
-def _checksum(figures: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(figures).encode()).hexdigest()[:16]

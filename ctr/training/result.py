@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
-from ctr.provenance import CODE, git_sha
+from ctr.provenance import git_sha
 from ctr.training import memory
+from ctr.training.identity import CODE
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
 

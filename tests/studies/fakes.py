@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ctr.datasets.source import open_data
 from ctr.errors import CtrError
-from ctr.files import atomic_write_text
-from ctr.provenance import CODE
+from ctr.files import atomic_write_text, sealed
 from ctr.training.experiment import Run
-from ctr.training.folder import LOG, RESULT, result_text
+from ctr.training.folder import LOG, RESULT
+from ctr.training.identity import CODE
 from ctr.training.settings import Settings
 from tests.datasets.criteo_text import lines
 
@@ -52,7 +52,7 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None]) -> None:
         except CtrError as error:
             run.error = error
             continue
-        atomic_write_text(folder / "result.json", result_text({**result, "auc_retrained": None, "auc_by_day": {}}))
+        atomic_write_text(folder / "result.json", sealed({**result, "auc_retrained": None, "auc_by_day": {}}))
         run.error = CtrError("not recorded") if settings.seed == 14 else None
 
 

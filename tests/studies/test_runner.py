@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ctr import provenance
 from ctr.errors import SPACE, ArgumentError, CtrError
+from ctr.files import sealed
 from ctr.jobs import worker
 from ctr.jobs.cache import Cache
 from ctr.jobs.launchers import LocalLauncher
 from ctr.jobs.pool import Pool
-from ctr.training.folder import result_text
+from ctr.training import identity
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -36,7 +36,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def leave(folder: Path, auc: float) -> None:
     """A result, as of a run that another process has done."""
     hashes = zip(("config_hash", "data_hash", "code_hash"), folder.name.split("-"), strict=True)
-    (folder / "result.json").write_text(result_text({"auc": auc, **dict(hashes)}))
+    (folder / "result.json").write_text(sealed({"auc": auc, **dict(hashes)}))
 
 
 def a_runner(workers: int = 2) -> Pool:
@@ -160,7 +160,7 @@ def test_data_that_changes_meanwhile_fails_the_run() -> None:
 
 def test_a_job_that_was_planned_by_other_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by a worker that starts after the sources were edited: nothing is left under the key."""
-    monkeypatch.setattr(provenance, "CODE", "before")
+    monkeypatch.setattr(identity, "CODE", "before")
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(1)])
         ((log, _),) = runner.failures.items()
@@ -173,7 +173,7 @@ def test_a_job_that_was_planned_by_other_code_is_refused(monkeypatch: pytest.Mon
 def test_a_worker_whose_sources_changed_while_it_loaded_them_refuses_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(provenance, "CODE", "before")  # as hashed before the other modules were imported
+    monkeypatch.setattr(identity, "CODE", "before")  # as hashed before the other modules were imported
     monkeypatch.setattr(worker, "CHANGED", worker._changed())
     job, ran = a_runner()._planner.plan(a_job(1)), []
     outcome = worker.attempt([job], Cache(tmp_path / "jobs"), ran.append, wait=False, run=lambda runs, _: ran.append(1))
