@@ -134,8 +134,13 @@ def test_a_result_that_is_not_the_runs_does_not_count(tmp_path: Path, caplog: py
     path.mkdir()
     assert kept.result(key) is None
     assert [record.getMessage() for record in caplog.records] == [
-        f"warning: {path}: is damaged, or not a run's result; it does not count as finished",
-        f"warning: {path}: is of the run {run_key('c', 'of another')}; it does not count as finished",
+        f"warning: {path}: {problem}; it does not count as finished"
+        for problem in (
+            "not JSON",
+            "no checksum: damaged, or of another version",
+            "not as it was written (checksum)",
+            f"is of the run {run_key('c', 'of another')}",
+        )
     ]
     assert kept.result(run_key("x", "d")) is None
     path.rmdir()

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr import files, rates
-from ctr.config import plain_dict
+from ctr import files
+from ctr.config import learning_rates
+from ctr.config.compose import resolve_data
+from ctr.config.schema import plain_dict
 from ctr.datasets import checked, criteo
 from ctr.datasets import lines as text_lines
 from ctr.datasets.manifest import Manifest, Split, SplitRule
 from ctr.datasets.prepared import MANIFEST, ROWS, VOCABULARY, Prepared, prepare, read_vocabulary
+from ctr.datasets.source import open_data
 from ctr.datasets.split import count_features
 from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError, DataError
@@ -112,13 +115,13 @@ def test_mutants(raw: Path, tmp_path: Path, name: str, monkeypatch: pytest.Monke
 
 def test_rates_mutants(tmp_path: Path) -> None:
     config = plain_dict(composed("train", "dataset=criteo", "opt=adam"))
-    rates.record(tmp_path, config, 0.0012345)
+    learning_rates.record(tmp_path, config, 0.0012345)
     path = tmp_path / "learning_rates.json"
     whole = path.read_bytes()
     for what, change in mutants(len(whole), 30, random.Random(0)):
         path.write_bytes(change(whole))
         try:
-            assert rates.recorded(tmp_path, config) == 0.0012345, what
+            assert learning_rates.recorded(tmp_path, config) == 0.0012345, what
         except DataError as error:
             assert str(path) in str(error), what  # noqa: PT017
 
@@ -129,7 +132,7 @@ def test_damaged_rates_are_not_written_over(tmp_path: Path) -> None:
     for text in ("", "{}", "[]", '"a"', "[1]", "[" * 10_000, "\xff", '{"checksum": 1}'):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(DataError, match=r"learning_rates\.json: .*; delete it and choose the rates again"):
-            rates.record(tmp_path, config, 0.1)
+            learning_rates.record(tmp_path, config, 0.1)
         assert path.read_text(encoding="latin-1") == text
 
 
@@ -309,15 +312,14 @@ def test_the_command_prepares_damaged_rows_anew(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "ctr")
-    from ctr.cli import open_data
-
     config = composed("prepare", "dataset=criteo", f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'p'}")
-    folder = open_data(config.dataset, quiet=True).folder
+    settings = resolve_data(config)
+    folder = open_data(settings, quiet=True).folder
     damage(folder / ROWS, zero(2000, 2300))
-    data = open_data(config.dataset, quiet=True)
+    data = open_data(settings, quiet=True)
     assert data.reused
     with pytest.raises(CtrError, match=CURE):
         data.rows[0:N]
     prepare_command.__wrapped__(config)
     assert f"{folder / ROWS}: rows 0 to" in caplog.text
-    assert len(open_data(config.dataset, quiet=True).rows[0:N][0]) == N
+    assert len(open_data(settings, quiet=True).rows[0:N][0]) == N
