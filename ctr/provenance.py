@@ -57,16 +57,18 @@ def _bare(path: Path) -> str:
 
 
 def git_sha() -> str | None:
-    """The commit of the checkout that holds this code, "-dirty" if changed; None for an installed package."""
-    here = ["git", "-C", str(PACKAGE)]
+    """The commit of the checkout that holds this code, "-dirty" if changed; None for an installed package, or where git
+    cannot tell."""
+    # Without locks git writes nothing: a full disk would leave its lock in the checkout.
+    here = ["git", "--no-optional-locks", "-C", str(PACKAGE)]
+    own = [*here, "ls-files", "--error-unmatch", Path(__file__).name]
     try:
         # An installed package may be inside somebody else's checkout, which says nothing about it.
-        tracked = subprocess.run(
-            [*here, "ls-files", "--error-unmatch", "provenance.py"], capture_output=True, check=False
-        )
-        if tracked.returncode != 0:
+        if subprocess.run(own, capture_output=True, check=False).returncode != 0:
             return None
-        describe = [*here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except FileNotFoundError:
+        status = [*here, "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+        said = subprocess.run(status, capture_output=True, text=True, check=True).stdout.splitlines()
+        (commit,) = [line.removeprefix("# branch.oid ") for line in said if line.startswith("# branch.oid ")]
+        return commit if all(line.startswith("#") for line in said) else f"{commit}-dirty"
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None

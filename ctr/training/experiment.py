@@ -37,7 +37,7 @@ from ctr.training.identity import CODE, confirm
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look
+from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
 from ctr.training.trainer import TrainingRun, Window, evaluate, train
 from ctr.training.trunk import Branch, fork
 
@@ -122,7 +122,7 @@ class Run:
 
     def fail(self, error: BaseException) -> None:
         self.error = error
-        self.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        self.tracker.finish(status_of(error))
 
     def table(self) -> str:
         """The figures of a finished run for a reader, and where it is tracked."""

@@ -115,9 +115,9 @@ class MlflowTracker:
                 self._parameters(parameters or {})
                 for path in files:
                     self.artifact(path)
-            except BaseException:
-                with suppress(Exception):  # the error itself says more
-                    self.finish("FAILED")
+            except BaseException as error:
+                with suppress(CtrError):  # the error itself says more
+                    self.finish(status_of(error))
                 raise
 
     def _renew(self, run: Run, name: str) -> Run:
@@ -245,6 +245,11 @@ class LastingTracker:
         self._kept += [{"kind": "run", **run}, *points]
 
 
+def status_of(error: BaseException) -> Status:
+    """How a run ended that an error ended."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
 def _milliseconds() -> int:
     return int(time.time() * 1000)
 
@@ -284,7 +289,7 @@ def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> 
     if path is None:
         return _open_experiment(client_class(tracking_uri=uri), experiment, None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    database.expect_writable(path)
+    database.expect_usable(path)
     artifacts = path.with_name("mlartifacts").as_uri()
     with FileLock(f"{path}.lock"):
         database.make(path, artifacts)
