@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -21,10 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from tqdm import tqdm
 
+from ctr import parts
 from ctr.config import help
 from ctr.config.messages import CONFIG_ERRORS, explain
-from ctr.config.schema import DatasetConfig, EncodingName, Source, plain_dict
-from ctr.datasets import DATASETS
+from ctr.config.schema import MODULE, DatasetConfig, plain_dict
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, code_hash, prepare
 from ctr.datasets.schema import Dataset
@@ -118,10 +117,10 @@ def report_failure(error: BaseException) -> None:
 
 def make_dataset(config: DatasetConfig) -> Dataset:
     """The raw format of a dataset configuration, with the options that it alone has."""
-    shared = {field.name for field in fields(DatasetConfig)}
-    options = {name: value for name, value in plain_dict(config).items() if name not in shared}
+    values = plain_dict(config)
+    make = parts.dataset(config.name, values.get(MODULE))
     try:
-        return DATASETS[config.name](**options)
+        return make(**{name: values[name] for name in parts.options("dataset", make)})
     except ValueError as error:
         raise ArgumentError(str(error)) from error
 
@@ -139,16 +138,16 @@ def check_data(config: DatasetConfig) -> Dataset:
         raise ArgumentError(f"dataset.test_fraction={config.test_fraction}; expected a share between 0 and 1")
     if config.test_days is not None and dataset.default_test_days is None:
         raise ArgumentError(f"dataset.test_days: {config.name} logs name no days; use dataset.test_fraction")
-    if config.encoding is EncodingName.hash and not 0 < config.num_buckets < 2**31:
+    if config.encoding == "hash" and not 0 < config.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={config.num_buckets}; expected 1 to {2**31 - 1:,}")
-    if config.source is Source.raw and not Path(config.raw).exists():
+    if config.source == "raw" and not Path(config.raw).exists():
         fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
         without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(
             f"no raw log at {config.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
             f"{fetch}{without}"
         )
-    if config.source is Source.sample and dataset.write_sample is None:
+    if config.source == "sample" and dataset.write_sample is None:
         raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
     return dataset
 
@@ -167,24 +166,24 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
     dataset = check_data(config)
     root = Path(config.prepared)
     source: Literal["raw", "generated"] = "generated"
-    if config.source is Source.sample:
+    if config.source == "sample":
         raw = _sample(dataset, root.with_name("sample"), config.sample_rows, config.sample_seed, quiet)
     else:
         raw = Path(config.raw)
         if not any((folder / GENERATED_MARK).exists() for folder in (raw, raw.parent)):
             source = "raw"
-    num_buckets = config.num_buckets if config.encoding is EncodingName.hash else None
+    num_buckets = config.num_buckets if config.encoding == "hash" else None
     place = hashlib.sha256(json.dumps([str(raw.resolve()), dataset.options]).encode()).hexdigest()[:8]
     kind = "onehot" if num_buckets is None else f"hash{num_buckets}"
     with nullcontext() if quiet else rows_bar("prepare") as progress:
         data = prepare(
             dataset,
             raw,
-            root / f"{config.source.value}-{kind}-{place}",
+            root / f"{config.source}-{kind}-{place}",
             source=source,
             num_buckets=num_buckets,
             split=SplitRule(config.test_fraction, None if config.test_days is None else list(config.test_days)),
-            bad_rows=config.bad_rows.value,
+            bad_rows=config.bad_rows,
             progress=progress,
         )
     if config.test_days and not quiet:

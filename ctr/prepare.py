@@ -7,14 +7,12 @@ from __future__ import annotations
 
 # isort: split
 
-from typing import cast
-
 import hydra
 from omegaconf import DictConfig
 
 from ctr.cli import make_dataset, open_data, report_failure, run_command
-from ctr.config import schema
-from ctr.config.schema import PrepareConfig
+from ctr.config import search
+from ctr.config.schema import PrepareConfig, typed
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
 from ctr.datasets.schema import Published
@@ -46,14 +44,13 @@ def table(data: Prepared, published: Published | None) -> str:
     return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
 
 
-schema.register()
+search.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        schema.refuse_unknown(config, PrepareConfig)
-        dataset = cast(PrepareConfig, config).dataset
+        dataset = typed(config, PrepareConfig).dataset
         print(table(open_data(dataset), make_dataset(dataset).published))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)

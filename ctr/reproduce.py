@@ -14,17 +14,16 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import reduce
-from importlib import resources
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ctr.cli import check_data, open_data, report_failure, run_command
-from ctr.config import schema
+from ctr.config import schema, search
 from ctr.config.command_line import override
 from ctr.config.schema import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
@@ -134,7 +133,7 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
     """Where the results go: ``folder``, or a name that tells apart what was chosen."""
     if config.folder is not None:
         return Path(config.folder)
-    source = config.dataset.source.value
+    source = config.dataset.source
     names = [config.name, config.dataset.name, *_chosen(config, given)]
     names += [source] if source != "raw" else []
     return Path("runs/studies", "-".join(names))
@@ -143,7 +142,7 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
 def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
     """What tells a result from others of the same study on the same data."""
     names = [config.model.name] if "model" in given else []
-    return names + ([config.select.value] if config.select.value != "test" else [])
+    return names + ([config.select] if config.select != "test" else [])
 
 
 def subject_of(config: ReproduceConfig, given: list[str]) -> Subject:
@@ -206,8 +205,6 @@ def reproduce(
         ArgumentError: a value that cannot work, or a folder that is taken; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
-    _expect_study(config)
-    schema.refuse_unknown(cast(DictConfig, config), ReproduceConfig)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
@@ -316,13 +313,13 @@ def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject:
     print(f"  {'report':<17} {at.report}")
 
 
-def _expect_study(config: ReproduceConfig) -> None:
+def _expect_study(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "name"):
-        studies = sorted(path.name.removesuffix(".yaml") for path in (resources.files("ctr.conf") / "study").iterdir())
+        studies = search.choices("study", search.folders(HydraConfig.get().searchpath))
         raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
 
 
-schema.register()
+search.register()
 _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process one after the other
 
 
@@ -330,7 +327,8 @@ _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process o
 def main(config: DictConfig) -> None:
     try:
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
-        reproduce(cast(ReproduceConfig, config), given, taken=_taken)
+        _expect_study(config)
+        reproduce(schema.typed(config, ReproduceConfig), given, taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
             print("\nthe same command goes on from here", file=sys.stderr)

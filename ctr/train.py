@@ -30,7 +30,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ctr.cli import bar, open_data, report_failure, run_command
-from ctr.config import schema
+from ctr.config import schema, search
 from ctr.config.schema import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.split import days_of
@@ -331,13 +331,13 @@ def job_of_sweep(config: TrainConfig, folder: Path, head: str) -> Path:
     return earlier
 
 
-schema.register()
+search.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        run, folder = cast(TrainConfig, config), Path(HydraConfig.get().runtime.output_dir)
+        run, folder = schema.typed(config, TrainConfig), Path(HydraConfig.get().runtime.output_dir)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             sweep.record(job_of_sweep(run, folder, sweep.head()))
         else:

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from ctr.config import schema
+from ctr.config import help, schema, search
 
 
 def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -29,9 +29,9 @@ def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedP
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
-    schema.register()
+    search.register()
     with initialize_config_module("ctr.conf", version_base="1.3"):
-        return compose(name, list(overrides))
+        return schema.typed(compose(name, list(overrides)), help.COMMANDS[name])
 
 
 def result(folder: Path) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import ctr.conf
 import pytest
-from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.config.schema import PrepareConfig, TrainConfig, config_hash, family, plain_dict, refuse_unknown
+from ctr.config.messages import CONFIG_ERRORS
+from ctr.config.schema import config_hash, family, plain_dict
 from ctr.errors import ArgumentError
 from ctr.native.library import available
 from ctr.train import check
@@ -58,7 +58,7 @@ def test_every_key_is_commented() -> None:
     ],
 )
 def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
-    with pytest.raises(HydraException) as caught:
+    with pytest.raises(CONFIG_ERRORS) as caught:
         composed("train", "dataset=criteo", override)
     texts = [str(caught.value), str(caught.value.__cause__)]
     assert any(problem in text for text in texts)
@@ -140,9 +140,9 @@ def test_the_backend_is_part_of_what_is_computed(overrides: list[str], native: b
     sample = ["dataset=criteo", "dataset.source=sample"]
     config = composed("train", *sample, *overrides)
     check(config)  # type: ignore[arg-type]
-    assert config.backend.value == ("native" if native and available() else "torch")
+    assert config.backend == ("native" if native and available() else "torch")
     rest = [override for override in overrides if not override.startswith("backend=")]
-    named = composed("train", *sample, f"backend={config.backend.value}", *rest)
+    named = composed("train", *sample, f"backend={config.backend}", *rest)
     assert config_hash(config) == config_hash(named)
 
 
@@ -194,10 +194,9 @@ def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
         assert of(change) != of()
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, PrepareConfig])
+@pytest.mark.parametrize("command", ["train", "prepare"])
 @pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou", "csv"])
-def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schema: type, dataset: str) -> None:
-    command = schema.__name__.removesuffix("Config").lower()
+def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(command: str, dataset: str) -> None:
     config = composed(
         command,
         f"dataset={dataset}",
@@ -205,4 +204,3 @@ def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schem
     )
     own = {"avazu": "hour", "csv": "label"}.get(dataset)
     assert own is None or own in config.dataset
-    refuse_unknown(config, schema)

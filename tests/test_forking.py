@@ -12,8 +12,8 @@ from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.stream import RowStream
 from ctr.models import DCN, OPNN, FeatureEmbedding
-from ctr.optim.pairs import make_optimizers
 from ctr.training import trunk
+from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import prune_
 from ctr.training.step import make_step
 from ctr.training.trainer import TrainingRun, evaluate, train

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from ctr.config.help import WIDTH, comments, text
+from ctr.config.search import folders
 
 
 def meaning(shown: str, assigned: str) -> str:
@@ -62,8 +63,9 @@ def test_the_choices_are_those_of_the_command(command: str, groups: list[str]) -
 
 
 def test_comments_that_go_on_are_joined() -> None:
-    assert comments("train")["jobs"] == (
+    within = folders()
+    assert comments("train", within)["jobs"] == (
         "finished runs of sweeps (-m) and studies; one that is there, of the same configuration, data and training "
         "code, is not done again by a sweep"
     )
-    assert comments("dataset/criteo")["lr.adam"] == "paper, table 5 (DCN)"
+    assert comments("dataset/criteo", within)["lr.adam"] == "paper, table 5 (DCN)"

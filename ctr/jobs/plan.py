@@ -7,14 +7,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import cast
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from ctr.cli import open_data
-from ctr.config import schema
+from ctr.config import schema, search
 from ctr.config.command_line import command_line, override
 from ctr.config.schema import TrainConfig
 from ctr.datasets.prepared import Prepared
@@ -115,7 +114,7 @@ class Planner:
         for key, value in overrides.items():
             if key not in GROUPS:
                 OmegaConf.update(config, key, value)
-        return cast(TrainConfig, config)
+        return schema.typed(config, TrainConfig)
 
     def _open(self, config: TrainConfig) -> Prepared:
         asked = json.dumps(schema.plain_dict(config.dataset), sort_keys=True)
@@ -126,7 +125,7 @@ class Planner:
 
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     """The configuration of ``python -m ctr.train`` with these overrides."""
-    schema.register()
+    search.register()
     # Within a command that Hydra started its search path stands already, and there is only one.
     if GlobalHydra.instance().is_initialized():
         return compose("train", list(overrides))

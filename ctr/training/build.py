@@ -8,28 +8,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ctr import parts
 from ctr.cli import check_data
 from ctr.config import schema
-from ctr.config.schema import BackendName, TrainConfig
+from ctr.config.schema import MODULE, TrainConfig
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError, TooFewRows
-from ctr.models import MODELS, FeatureEmbedding
+from ctr.models import FeatureEmbedding
 from ctr.optim import GroupOptimizer, LambdaSchedule
-from ctr.optim.pairs import make_optimizers
 from ctr.training import learning_rates
 from ctr.training.compiled.support import MAX_THREADS
+from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import Pruning, clear_row_
 from ctr.training.step import RowModel, TorchStep, make_step
 from ctr.training.tracking import SQLITE
@@ -42,7 +42,7 @@ LAMBDAS = ("lambda1", "lambda21", "lambda2")
 def build(config: TrainConfig, num_features: int, num_fields: int, num_dense: int) -> nn.Module:
     """The configured model with its initial weights, which depend on the seed alone."""
     options = schema.plain_dict(config.model)
-    name = options.pop("name")
+    cls = parts.model(options.pop("name"), options.pop(MODULE, None))
     # A generator each: the net must not start elsewhere because the table has another size.
     of_net, of_rows = _generators(config.seed)
     embedding = FeatureEmbedding(
@@ -52,7 +52,7 @@ def build(config: TrainConfig, num_features: int, num_fields: int, num_dense: in
         unseen=options.pop("unseen"),
         generator=of_rows,
     )
-    model = MODELS[name](num_features, num_fields, num_dense, embedding=embedding, generator=of_net, **options)
+    model = cls(num_features, num_fields, num_dense, embedding=embedding, generator=of_net, **options)
     return model.to(config.device)
 
 
@@ -68,7 +68,8 @@ def _optimizers(config: TrainConfig, model: nn.Module, *, plain: bool = False) -
     if plain:
         shape = "constant"
         options |= {name: 0.0 for name in LAMBDAS if name in options}
-    return (*make_optimizers(model, options.pop("name"), options), shape)
+    name, module = options.pop("name"), options.pop(MODULE, None)
+    return (*make_optimizers(model, name, options, module), shape)
 
 
 def start(config: TrainConfig, data: Prepared) -> TrainingRun:
@@ -79,7 +80,7 @@ def start(config: TrainConfig, data: Prepared) -> TrainingRun:
     stream = RowStream(data.rows, data.split.train, config.batch_size)
     rows, net, shape = _optimizers(config, model)
     schedule = None if shape == "constant" else LambdaSchedule(rows, stream.num_batches, shape)
-    step = make_step(config.backend.value, model, rows, net, config.threads)
+    step = make_step(config.backend, model, rows, net, config.threads)
     return TrainingRun(cast(RowModel, model), step, stream, schedule=schedule, window=config.window)
 
 
@@ -91,7 +92,6 @@ def check(config: TrainConfig) -> None:
     Raises:
         ArgumentError: a value that cannot work, by its key.
     """
-    schema.refuse_unknown(cast(DictConfig, config), TrainConfig)
     for key, value, most in (
         ("batch_size", config.batch_size, 2**31 - 1),
         ("window", config.window, 2**31 - 1),
@@ -114,14 +114,14 @@ def check(config: TrainConfig) -> None:
         raise ArgumentError(f"device={config.device}: {str(error).splitlines()[0]}") from error
     try:
         _optimizers(learning_rates.provisional(config), build(config, 1, 1, 0))
-        if config.backend is BackendName.native:
+        if config.backend == "native":
             _backend(config)
     except (ValueError, RuntimeError, CtrError) as error:
         raise ArgumentError(str(error)) from error
     check_data(config.dataset)
     if config.tracking.name != "none":
         _check_uri(config.tracking.uri)
-    if config.backend is BackendName.auto:
+    if config.backend == "auto":
         config.backend = _backend(config)
 
 
@@ -138,15 +138,15 @@ def _check_uri(uri: str) -> None:
         )
 
 
-def _backend(config: TrainConfig) -> BackendName:
+def _backend(config: TrainConfig) -> Literal["native", "torch"]:
     """The one that serves the whole run, its retraining too; `make_step` says why it is not the compiled one."""
     config = learning_rates.provisional(config)
     for plain in (False, True) if config.retrain else (False,):
         model = build(config, 1, 1, 0)
         rows, net, _ = _optimizers(config, model, plain=plain)
-        if isinstance(make_step(config.backend.value, model, rows, net, threads=1), TorchStep):
-            return BackendName.torch
-    return BackendName.native
+        if isinstance(make_step(config.backend, model, rows, net, threads=1), TorchStep):
+            return "torch"
+    return "native"
 
 
 def _check_pruning(config: TrainConfig) -> None:
@@ -157,8 +157,9 @@ def _check_pruning(config: TrainConfig) -> None:
         raise ArgumentError(f"prune.feature_rate={pruning.feature_rate}; expected a share above 0 and at most 1")
     if not 0 <= pruning.finetune < 1:
         raise ArgumentError(f"prune.finetune={pruning.finetune}; expected a share from 0 to below 1")
+    options = schema.plain_dict(config.opt)
     for name in LAMBDAS:
-        value = config.opt.get(name, 0)
+        value = options.get(name, 0)
         if value:
             raise ArgumentError(
                 f"prune=magnitude is for plain optimizers, but opt={config.opt.name} has opt.{name}={value:g}; "
@@ -225,7 +226,7 @@ def retrain(config: TrainConfig, data: Prepared, survivors: Tensor, on_rows: Cal
     table.weight.data[:shared] = whole.weight.data.cpu()[ids]
     model.embedding = table.to(config.device)
     rows, net, _ = _optimizers(config, model, plain=True)
-    step = make_step(config.backend.value, model, rows, net, config.threads)
+    step = make_step(config.backend, model, rows, net, config.threads)
     mapped = MappedRows(data.rows, places)
     stream = RowStream(mapped, data.split.train, config.batch_size)
     run = TrainingRun(cast(RowModel, model), step, stream, window=config.window)
