@@ -233,7 +233,7 @@ def reproduce(
     runner = Runner(
         Store(Path(config.jobs)),
         config.workers or len(os.sched_getaffinity(0)),
-        always={"threads": options.common.get("threads", 1), **_tracking(config)},
+        always={**_searchpath(), "threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
         function=TRAIN_JOBS,
         passes=passes,
@@ -260,6 +260,12 @@ def reproduce(
     finished = [row for row in findings.runs.to_dict("records") if row.get("outcome") == FINISHED]
     if finished and all(pd.isna(row["auc"]) for row in finished):
         raise CtrError("no run has an AUC, so that nothing was compared: the test part has rows of one label only")
+
+
+def _searchpath() -> dict[str, object]:
+    """The override by which the runs find parts of other packages as the study does."""
+    searchpath = list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
+    return {"hydra.searchpath": searchpath} if searchpath else {}
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:

@@ -158,14 +158,22 @@ def typed(config: DictConfig, command: type[T]) -> T:
         ArgumentError: a part that is not there, or not as expected.
     """
     declared = _declared(command)
-    for group, shared in GROUPS.items():
-        if declared.get(group, (None,))[0] is shared:
-            declared[group] = _part(group, config[group]), NO_DEFAULT
-    checked = OmegaConf.merge(OmegaConf.structured(_checkable(command.__name__, declared)), config)
+    chosen = {
+        group: _part(group, config[group])
+        for group, shared in GROUPS.items()
+        if declared.get(group, (None,))[0] is shared
+    }
+    checked = OmegaConf.merge(_schema(cast(type, command), tuple(chosen.items())), config)
     plain = OmegaConf.create(cast("dict[str, Any]", OmegaConf.to_container(checked, enum_to_str=True)))
     OmegaConf.copy_cache(config, plain)  # ${now:...} stays the same
     OmegaConf.set_struct(plain, True)
     return cast(T, plain)
+
+
+@cache
+def _schema(command: type, chosen: tuple[tuple[str, type], ...]) -> DictConfig:
+    declared = {**_declared(command), **{group: (part, NO_DEFAULT) for group, part in chosen}}
+    return OmegaConf.structured(_checkable(command.__name__, declared))
 
 
 Declared = dict[str, tuple[Any, Any]]  # type and default by key; NO_DEFAULT where a value is needed
@@ -187,11 +195,13 @@ def _part(group: str, chosen: DictConfig) -> type:
         raise ArgumentError(f"{group}.name={name}; expected a name: the YAML of each {group} begins with it")
     if group != "prune":
         return _of_part(group, name.startswith(parts.GROUPED), parts.find(group, name, module), MODULE in chosen)
-    if name == "none":
-        return _checkable("none", _declared(PruneConfig))
     from ctr.training.pruning import Pruning
 
-    return _of_part(group, False, Pruning, False)
+    return _of_part(group, False, _no_pruning if name == "none" else Pruning, False)
+
+
+def _no_pruning() -> None:
+    """Has no options."""
 
 
 @cache

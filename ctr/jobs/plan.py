@@ -22,7 +22,8 @@ from ctr.jobs.cache import Store, job_key
 from ctr.studies.study import Job
 from ctr.training import learning_rates
 
-GROUPS = frozenset(entry.name for entry in resources.files("ctr.conf").iterdir() if entry.is_dir())
+# Keys that decide which YAML files are read.
+CHOSEN = {"hydra.searchpath", *(entry.name for entry in resources.files(search.OWN).iterdir() if entry.is_dir())}
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class Planner:
         learning_rates.record(self._open(config).folder, schema.plain_dict(config), lr)
 
     def _compose(self, overrides: Mapping[str, object]) -> TrainConfig:
-        chosen = tuple(override(key, value) for key, value in overrides.items() if key in GROUPS)
+        chosen = tuple(override(key, value) for key, value in overrides.items() if key in CHOSEN)
         if chosen not in self._composed:
             self._composed[chosen] = _composed(chosen)
         config = copy.deepcopy(self._composed[chosen])
         for key, value in overrides.items():
-            if key not in GROUPS:
+            if key not in CHOSEN:
                 OmegaConf.update(config, key, value)
         return schema.typed(config, TrainConfig)
 
