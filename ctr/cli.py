@@ -32,7 +32,8 @@ from ctr.errors import ArgumentError, CtrError
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 GENERATOR_MODULES = tuple(
-    f"ctr.datasets.{name}" for name in ("synthetic", "synthetic_ipinyou", "click_model", "hashing")
+    f"ctr.datasets.{name}"
+    for name in ("synthetic.criteo_avazu", "synthetic.ipinyou", "synthetic.click_model", "hashing")
 )
 
 GENERATED_MARK = "GENERATED.md"  # a file of this name says that the log beside it is generated
@@ -93,12 +94,25 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
     try:
-        if name and {"--help", "-h"} & set(sys.argv[1:]):
-            print(help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
-        else:
-            command()
+        if name:
+            show_help(name)
+        command()
     except (Exception, KeyboardInterrupt) as error:
         _exit(error)
+
+
+def show_help(name: str) -> None:
+    """Prints the help of the command ``ctr.<name>`` and exits, if the command line asks for it.
+
+    It needs no torch: a command that loads torch calls it before.
+    """
+    if not {"--help", "-h"} & set(sys.argv[1:]):
+        return
+    try:
+        print(help.text(name, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+    except Exception as error:
+        _exit(error)
+    sys.exit(0)
 
 
 def report_failure(error: BaseException) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
 # isort: split
 
 import hydra

@@ -6,6 +6,8 @@ their defaults stand in ``configs/reproduce.yaml``; ``--help`` lists them.
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
 # isort: split
 
 import json

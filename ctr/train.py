@@ -8,6 +8,12 @@ Runs that differ in ``prune`` and ``retrain`` alone can be given to `jobs` toget
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+from ctr.cli import show_help
+
+if __name__ == "__main__":
+    show_help("train")  # before the seconds that the other imports take
+
 # isort: split
 
 import json

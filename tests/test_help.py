@@ -1,6 +1,8 @@
 """``--help``: each key as it is typed, beside what its YAML says of it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -60,6 +62,15 @@ def test_the_choices_are_those_of_the_command(command: str, groups: list[str]) -
     assert re.findall(r"^  (\w+)=", listed, re.MULTILINE) == groups
     assert "dataset=avazu, criteo, csv, ipinyou" in listed
     assert max(map(len, shown.splitlines())) <= WIDTH
+
+
+def test_help_needs_no_torch() -> None:
+    """Loading it takes seconds."""
+    heavy = "{'torch', 'mlflow', 'scipy', 'matplotlib'}"
+    script = "import sys; from ctr.cli import show_help; show_help('train'); sys.exit('no help')"
+    script = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules))); {script}"
+    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "set()"), done.stderr
 
 
 def test_comments_that_go_on_are_joined() -> None:

@@ -160,7 +160,7 @@ def equal(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_saved_half_way_and_continued_is_uninterrupted(data: Prepared, opt: str) -> None:
     """Objects built anew and loaded from a file's bytes give the same run, to the last bit."""
-    options = {"lambda21": 1e-3, "schedule": True}
+    options = {"lambda21": 1e-3, "schedule": True, "lr": 1e-3}
     whole = new_run(data, opt, **options)
     windows: list[Window] = []
     train(whole, on_window=windows.append)
