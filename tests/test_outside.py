@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ctr import reproduce, train
+from ctr import prepare, reproduce, train
 from ctr.cli import message, open_data
 from ctr.config.help import text
 from ctr.config.messages import CONFIG_ERRORS
@@ -73,7 +73,7 @@ def shop(*overrides: str) -> list[str]:
 
 def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     """``python -m ctr.train`` in this process."""
-    monkeypatch.setattr(sys, "argv", ["ctr.train", "tracking=none", *overrides])
+    monkeypatch.setattr(sys, "argv", ["ctr.train", *overrides, "tracking=none"])
     train.main()
 
 
@@ -151,13 +151,20 @@ def test_the_optimizer_without_penalties_is_torchs(on_path: Path) -> None:
         GroupRMSprop([ours], alpha=1.0)
 
 
-@pytest.mark.parametrize("opt", ["group_rmsprop", "rmsprop"])
-def test_the_command_trains_with_all_three(on_path: Path, monkeypatch: pytest.MonkeyPatch, opt: str) -> None:
+def test_a_sweep_trains_with_all_three(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("log.txt").write_text("".join(sorted(LOG.splitlines(keepends=True) * 40)))
-    run(monkeypatch, SEARCHED, *shop("model=deepfm", f"opt={opt}", "model.hidden=[8]", "batch_size=16", "run_dir=run"))
-    found = result(on_path / "run")
-    assert (found["dataset"], found["model"], found["opt"]) == ("shop", "deepfm", opt)
-    assert (found["rows_train"], found["rows_test"]) == (80, 40)
+    changes = ["model=deepfm", "model.hidden=[8]", "batch_size=16", "opt=group_rmsprop,rmsprop"]
+    run(monkeypatch, "-m", SEARCHED, *shop(*changes, "run_dir=sweep", "jobs=jobs"))
+    for number, opt in enumerate(("group_rmsprop", "rmsprop")):
+        found = result(on_path / "sweep" / str(number))
+        assert (found["dataset"], found["model"], found["opt"]) == ("shop", "deepfm", opt)
+        assert (found["rows_train"], found["rows_test"]) == (80, 40)
+
+
+def test_preparing(on_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["ctr.prepare", SEARCHED, *shop("dataset.words=1")])
+    prepare.main()
+    assert "user 2  title 2" in capsys.readouterr().out
 
 
 def test_the_command_finds_what_is_installed(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
