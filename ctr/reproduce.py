@@ -207,6 +207,7 @@ def reproduce(
         ArgumentError: a value that cannot work, or a folder that is taken; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
+    _expect_study(config)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
@@ -232,10 +233,11 @@ def reproduce(
     from ctr.train import passes
     from ctr.training.build import check  # torch: seconds that --help does not need
 
+    searched = {"hydra.searchpath": searchpath} if (searchpath := _searchpath()) else {}
     runner = Runner(
         Store(Path(config.jobs)),
         config.workers or len(os.sched_getaffinity(0)),
-        always={**_searchpath(), "threads": options.common.get("threads", 1), **_tracking(config)},
+        always={**searched, "threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
         function=TRAIN_JOBS,
         passes=passes,
@@ -264,10 +266,9 @@ def reproduce(
         raise CtrError("no run has an AUC, so that nothing was compared: the test part has rows of one label only")
 
 
-def _searchpath() -> dict[str, object]:
-    """The override by which the runs find parts of other packages as the study does."""
-    searchpath = list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
-    return {"hydra.searchpath": searchpath} if searchpath else {}
+def _searchpath() -> list[str]:
+    """Where the command line says that parts of other packages are."""
+    return list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:
@@ -321,9 +322,9 @@ def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject:
     print(f"  {'report':<17} {at.report}")
 
 
-def _expect_study(config: DictConfig) -> None:
+def _expect_study(config: ReproduceConfig) -> None:
     if OmegaConf.is_missing(config, "name"):
-        studies = search.choices("study", search.folders(HydraConfig.get().searchpath))
+        studies = search.choices("study", search.folders(_searchpath()))
         raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
 
 
@@ -335,7 +336,6 @@ _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process o
 def main(config: DictConfig) -> None:
     try:
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
-        _expect_study(config)
         reproduce(schema.typed(config, ReproduceConfig), given, taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
