@@ -14,8 +14,8 @@ import hydra
 from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
-from ctr.config import schema
-from ctr.config.compose import resolve_data
+from ctr.config import search
+from ctr.config.data import resolve_data
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
 from ctr.datasets.schema import Published
@@ -48,7 +48,7 @@ def table(data: Prepared, published: Published | None) -> str:
     return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
 
 
-schema.register()
+search.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="prepare", version_base="1.3")

@@ -16,17 +16,16 @@ import os
 import sys
 from collections.abc import Mapping
 from functools import reduce
-from importlib import resources
 from operator import getitem
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ctr.cli import report_failure, run_command
-from ctr.config import schema
+from ctr.config import schema, search
 from ctr.config.command_line import override
 from ctr.config.schema import ReproduceConfig
 from ctr.errors import DIVERGED, ArgumentError, CtrError
@@ -137,7 +136,7 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
     """Where the results go: ``folder``, or a name that tells apart what was chosen."""
     if config.folder is not None:
         return Path(config.folder)
-    source = config.dataset.source.value
+    source = config.dataset.source
     names = [config.name, config.dataset.name, *_chosen(config, given)]
     names += [source] if source != "raw" else []
     return Path("runs/studies", "-".join(names))
@@ -146,11 +145,11 @@ def folder_of(config: ReproduceConfig, given: list[str]) -> Path:
 def _chosen(config: ReproduceConfig, given: list[str]) -> list[str]:
     """What tells a result from others of the same study on the same data."""
     names = [config.model.name] if "model" in given else []
-    return names + ([config.select.value] if config.select.value != "test" else [])
+    return names + ([config.select] if config.select != "test" else [])
 
 
 def _data_settings(config: ReproduceConfig) -> DataSettings:
-    from ctr.config.compose import data_settings
+    from ctr.config.data import data_settings
 
     return data_settings(schema.plain_dict(config.dataset))
 
@@ -217,7 +216,6 @@ def reproduce(
         CtrError: runs failed; the rest of the study is done.
     """
     _expect_study(config)
-    schema.refuse_unknown(cast(DictConfig, config), ReproduceConfig)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
     options = options_of(config, given)
@@ -243,11 +241,12 @@ def reproduce(
     from ctr.studies.runs import FINISHED
 
     cache = Cache(Path(config.jobs))
+    searched = {"hydra.searchpath": searchpath} if (searchpath := _searchpath()) else {}
     runner = Pool(
         cache,
         config.workers or len(os.sched_getaffinity(0)),
         LocalLauncher(cache.root),
-        always={"threads": options.common.get("threads", 1), **_tracking(config)},
+        always={**searched, "threads": options.common.get("threads", 1), **_tracking(config)},
         tags={"study": config.name},
     )
     with runner:
@@ -271,6 +270,11 @@ def reproduce(
     finished = [row for row in findings.runs.to_dict("records") if row.get("outcome") == FINISHED]
     if finished and all(pd.isna(row["auc"]) for row in finished):
         raise CtrError("no run has an AUC, so that nothing was compared: the test part has rows of one label only")
+
+
+def _searchpath() -> list[str]:
+    """Where the command line says that parts of other packages are."""
+    return list(HydraConfig.get().searchpath) if HydraConfig.initialized() else []
 
 
 def _tracking(config: ReproduceConfig) -> dict[str, object]:
@@ -326,11 +330,11 @@ def _publish(config: ReproduceConfig, findings: Findings, folder: Path, subject:
 
 def _expect_study(config: ReproduceConfig) -> None:
     if OmegaConf.is_missing(config, "name"):
-        studies = sorted(path.name.removesuffix(".yaml") for path in (resources.files("ctr.conf") / "study").iterdir())
+        studies = search.choices("study", search.folders(_searchpath()))
         raise ArgumentError(f"no study given; expected one of study={', '.join(studies)}")
 
 
-schema.register()
+search.register()
 _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process one after the other
 
 
@@ -338,7 +342,7 @@ _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process o
 def main(config: DictConfig) -> None:
     try:
         given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
-        reproduce(cast(ReproduceConfig, config), given, taken=_taken)
+        reproduce(schema.typed(config, ReproduceConfig), given, taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
             print("\nthe same command goes on from here", file=sys.stderr)

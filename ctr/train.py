@@ -20,13 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
-from ctr.config import schema
+from ctr.config import search
 from ctr.jobs import sweep
 
 if TYPE_CHECKING:
     from ctr.training.settings import Settings
 
-schema.register()
+search.register()
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")

@@ -40,9 +40,9 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
-from ctr.optim.pairs import make_optimizers
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import MAX_DIM, MAX_ROWS, MAX_THREADS
+from ctr.training.optimizers import make_optimizers
 from ctr.training.trainer import TrainingRun, train
 
 ZIPF = 1.1

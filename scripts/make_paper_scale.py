@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ctr import parts
 from ctr.cli import GENERATED_MARK, bar
-from ctr.datasets import DATASETS
 from ctr.datasets.synthetic.criteo_avazu import AVAZU_ROWS, CRITEO_ROWS, write_avazu, write_criteo
 from ctr.datasets.synthetic.ipinyou import IPINYOU_ROWS, write_ipinyou
 
@@ -56,7 +56,7 @@ def make(dataset: str, out: Path, rows: int, seed: int = 0) -> Path:
         ValueError: too few rows, or not enough room on the disk.
     """
     full = FULL[dataset]
-    path = out / DATASETS[dataset]().sample_name
+    path = out / parts.dataset(dataset)().sample_name
     if path.exists():
         print(f"{path} is there already; delete it to make another", file=sys.stderr)
         return path

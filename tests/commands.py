@@ -11,7 +11,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ctr import train
+from ctr.config import help, schema
 from ctr.config.compose import compose, resolve
+from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.training.experiment import Run, run_family
@@ -33,7 +35,7 @@ def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedP
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
-    return compose(name, overrides)
+    return schema.typed(compose(name, overrides), help.COMMANDS[name])
 
 
 def job(config: DictConfig, folder: Path) -> None:
@@ -55,8 +57,8 @@ def jobs(
 
 
 def prepared(config: DictConfig) -> Prepared:
-    """The data that a run would open."""
-    return open_data(resolve(config).data)
+    """The data that a command would open."""
+    return open_data(data_settings(schema.plain_dict(config.dataset)))
 
 
 def result(folder: Path) -> dict[str, Any]:

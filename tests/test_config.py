@@ -4,11 +4,11 @@ from pathlib import Path
 
 import ctr.conf
 import pytest
-from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from ctr.config.compose import resolve
-from ctr.config.schema import PrepareConfig, TrainConfig, plain_dict, refuse_unknown
+from ctr.config.messages import CONFIG_ERRORS
+from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError
 from ctr.native.library import available
 from tests.commands import composed
@@ -58,7 +58,7 @@ def test_every_key_is_commented() -> None:
     ],
 )
 def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
-    with pytest.raises(HydraException) as caught:
+    with pytest.raises(CONFIG_ERRORS) as caught:
         composed("train", "dataset=criteo", override)
     texts = [str(caught.value), str(caught.value.__cause__)]
     assert any(problem in text for text in texts)
@@ -198,10 +198,9 @@ def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
         assert of(change) != of()
 
 
-@pytest.mark.parametrize("schema", [TrainConfig, PrepareConfig])
+@pytest.mark.parametrize("command", ["train", "prepare"])
 @pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou", "csv"])
-def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schema: type, dataset: str) -> None:
-    command = schema.__name__.removesuffix("Config").lower()
+def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(command: str, dataset: str) -> None:
     config = composed(
         command,
         f"dataset={dataset}",
@@ -209,4 +208,3 @@ def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(schem
     )
     own = {"avazu": "hour", "csv": "label"}.get(dataset)
     assert own is None or own in config.dataset
-    refuse_unknown(config, schema)

@@ -12,8 +12,8 @@ from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.stream import RowStream
 from ctr.models import DCN, OPNN, FeatureEmbedding
-from ctr.optim.pairs import make_optimizers
 from ctr.training import trunk
+from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import prune_
 from ctr.training.step import make_step
 from ctr.training.trainer import TrainingRun, evaluate, train
@@ -36,7 +36,7 @@ def new_run(data: Prepared, backend: Any, model: str = "dcn", opt: str = "adam")
     count = data.manifest.num_features
     embedding = FeatureEmbedding(count, 4, generator=generator)
     made = {"dcn": DCN, "opnn": OPNN}[model](count, 26, 13, hidden=(70, 3), embedding=embedding, generator=generator)
-    rows, net = make_optimizers(made, opt, {"lr": 0.01})
+    rows, net = make_optimizers(made, opt, {"lr": 1e-3 if opt == "momentum" else 0.01})
     step = make_step(backend, made, rows, net, threads=2)
     return TrainingRun(made, step, RowStream(data.rows, data.split.train, 32), window=4)  # 19 steps
 

@@ -1,10 +1,13 @@
 """``--help``: each key as it is typed, beside what its YAML says of it."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
 from ctr.config.help import WIDTH, comments, text
+from ctr.config.search import folders
 
 
 def meaning(shown: str, assigned: str) -> str:
@@ -61,9 +64,19 @@ def test_the_choices_are_those_of_the_command(command: str, groups: list[str]) -
     assert max(map(len, shown.splitlines())) <= WIDTH
 
 
+def test_help_needs_no_torch() -> None:
+    """Loading it takes seconds."""
+    heavy = "{'torch', 'mlflow', 'scipy', 'matplotlib'}"
+    script = "import sys, ctr.train as train; from ctr.cli import run_command; run_command(train.command, 'train')"
+    script = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules))); {script}"
+    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "set()"), done.stderr
+
+
 def test_comments_that_go_on_are_joined() -> None:
-    assert comments("train")["jobs"] == (
+    within = folders()
+    assert comments("train", within)["jobs"] == (
         "finished runs of sweeps (-m) and studies; one that is there, of the same configuration, data and training "
         "code, is not done again by a sweep"
     )
-    assert comments("dataset/criteo")["lr.adam"] == "paper, table 5 (DCN)"
+    assert comments("dataset/criteo", within)["lr.adam"] == "paper, table 5 (DCN)"

@@ -1,22 +1,31 @@
 """What a wrong command line is told: the key, the value, what was expected; nothing of Hydra's classes and advice."""
 
 import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
 from ctr.cli import message
+from ctr.config import search
+from ctr.config.help import COMMANDS
 from ctr.config.messages import CONFIG_ERRORS
-from ctr.config.schema import PrepareConfig, ReproduceConfig, TrainConfig, plain_dict, refuse_unknown
-from tests.commands import composed
-
-SCHEMAS = {"train": TrainConfig, "prepare": PrepareConfig, "reproduce": ReproduceConfig}
+from ctr.config.schema import plain_dict, typed
 
 
 def told(command: str, *overrides: str) -> str:
+    """What the command says; Hydra's state is as within its main function."""
+    search.register()
     try:
-        config = composed(command, *overrides)
-        refuse_unknown(config, SCHEMAS[command])
-        plain_dict(config)
+        with initialize_config_module("ctr.conf", version_base="1.3"):
+            config = compose(command, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        plain_dict(typed(config, COMMANDS[command]))
     except CONFIG_ERRORS as error:
         return message(error)
+    finally:
+        HydraConfig.instance().cfg = None
     raise AssertionError(f"{overrides} pass")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ctr.datasets import DATASETS
+from ctr import parts
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.datasets.synthetic.criteo_avazu import write_criteo
@@ -19,13 +19,13 @@ paper_scale = script("make_paper_scale")
 @pytest.mark.parametrize("name", ["criteo", "avazu", "ipinyou"])
 def test_full_sizes_and_a_small_log(name: str, tmp_path: Path) -> None:
     full = paper_scale.FULL[name]
-    published = DATASETS[name]().published
+    published = parts.dataset(name)().published
     assert published is not None
     assert full.rows == published.rows
     paper_scale.make(name, tmp_path / "log", 3000)
     size = sum(path.stat().st_size for path in (tmp_path / "log").rglob("*") if path.is_file())
     assert 0.85 * full.bytes_per_row < size / 3000 <= full.bytes_per_row
-    data = prepare(DATASETS[name](), tmp_path / "log", tmp_path / "out", split=SplitRule(0.1))
+    data = prepare(parts.dataset(name)(), tmp_path / "log", tmp_path / "out", split=SplitRule(0.1))
     assert data.manifest.rows == 3000
 
 
@@ -72,5 +72,6 @@ def test_results_are_labelled_as_generated(tmp_path: Path, capsys: pytest.Captur
         job(composed("train", *overrides, "tracking=none"), tmp_path)
         assert json.loads((tmp_path / "result.json").read_text())["source"] == "generated"
         assert "says nothing about real clicks" in capsys.readouterr().out
-    data = prepare(DATASETS["criteo"](), tmp_path / "log", tmp_path / "out", source="generated", split=SplitRule(0.1))
-    assert "(generated)" in table(data, DATASETS["criteo"]().published)
+    criteo = parts.dataset("criteo")()
+    data = prepare(criteo, tmp_path / "log", tmp_path / "out", source="generated", split=SplitRule(0.1))
+    assert "(generated)" in table(data, criteo.published)

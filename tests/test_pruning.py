@@ -12,7 +12,7 @@ from ctr.errors import CtrError
 from ctr.models import FeatureEmbedding
 from ctr.native.library import available
 from ctr.optim import GroupAdagrad, GroupAdam, GroupMomentum, GroupOptimizer
-from ctr.optim.pairs import make_optimizers
+from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import Pruning, clear_row_, prune_, top_rows
 from ctr.training.step import make_step
 from tests.native.twin import FEATURES, batches, build

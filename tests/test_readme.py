@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ctr.config.schema import TrainConfig, refuse_unknown
 from tests.commands import composed
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +38,7 @@ def test_the_commands_are_understood(line: str) -> None:
         for value in values:
             assert value
             others = [other for other in words if not other.startswith(f"{key}=") and "," not in other]
-            refuse_unknown(composed("train", *others, f"{key}={value}"), TrainConfig)
+            composed("train", *others, f"{key}={value}")
 
 
 def test_there_are_commands_to_try() -> None:
@@ -50,7 +49,7 @@ def test_make_run_is_what_the_readme_shows() -> None:
     makefile = (ROOT / "Makefile").read_text()
     (line,) = re.findall(r"-m (ctr.train .*)", makefile)
     config = composed("train", *line.split()[1:])
-    assert (config.dataset.name, config.dataset.source.value, config.opt.name) == ("criteo", "sample", "group_adam")
+    assert (config.dataset.name, config.dataset.source, config.opt.name) == ("criteo", "sample", "group_adam")
     assert f"{config.dataset.sample_rows:,} lines in Criteo's raw format" in README
 
 

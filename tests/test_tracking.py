@@ -23,7 +23,7 @@ from ctr.training.folder import claim
 from ctr.training.identity import run_key
 from ctr.training.result import summarise
 from ctr.training.tracking import MlflowTracker, NoTracker
-from tests.commands import job, jobs
+from tests.commands import job, jobs, prepared
 from tests.limits import file_size_limit
 from tests.test_jobs import configuration
 

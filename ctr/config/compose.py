@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 import hydra
@@ -14,43 +14,30 @@ from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from ctr.config import learning_rates, schema
-from ctr.config.schema import PrepareConfig, TrainConfig
-from ctr.datasets import source
-from ctr.datasets.manifest import SplitRule
-from ctr.datasets.source import DataSettings, open_data
+from ctr import parts
+from ctr.config import learning_rates, schema, search
+from ctr.config.data import data_settings
+from ctr.config.schema import MODULE, ModelConfig, TrainConfig
+from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
+from ctr.provenance import code_hash
 from ctr.training import build, tracking
 from ctr.training.compiled.support import MAX_THREADS
 from ctr.training.pruning import Pruning
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings, TrackingSettings
 from ctr.training.step import Backend
 
-DATASET_KEYS = (
-    "name", "raw", "prepared", "encoding", "num_buckets", "test_fraction", "test_days", "source", "bad_rows",
-    "sample_rows", "sample_seed", "lr",
-)  # fmt: skip
-MODEL_KEYS = ("name", "embedding_dim", "embedding_init", "unseen")
+MODEL_KEYS = tuple(field.name for field in fields(ModelConfig))
 
 
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of ``python -m ctr.<command>`` with these overrides."""
-    schema.register()
+    search.register()
     # A command that Hydra started has its search path already, and there is only one.
     if GlobalHydra.instance().is_initialized():
         return hydra.compose(command, list(overrides))
     with initialize_config_module("ctr.conf", version_base="1.3"):
         return hydra.compose(command, list(overrides))
-
-
-def resolve_data(config: DictConfig) -> DataSettings:
-    """The settings of ``python -m ctr.prepare``.
-
-    Raises:
-        ArgumentError, OmegaConfBaseException: a key or value that cannot work.
-    """
-    schema.refuse_unknown(config, PrepareConfig)
-    return data_settings(schema.plain_dict(config)["dataset"])
 
 
 def resolve(config: DictConfig) -> Settings:
@@ -62,8 +49,7 @@ def resolve(config: DictConfig) -> Settings:
     Raises:
         ArgumentError, OmegaConfBaseException: a key or value that cannot work, by its name.
     """
-    schema.refuse_unknown(config, TrainConfig)
-    values = schema.plain_dict(config)
+    values = schema.plain_dict(schema.typed(config, TrainConfig))
     _check_numbers(values)
     pruning = _pruning(values)
     _check_device(values["device"])
@@ -71,8 +57,8 @@ def resolve(config: DictConfig) -> Settings:
     if isinstance(lr, str) and lr != learning_rates.AUTO:
         raise ArgumentError(f"opt.lr={lr}; expected a number or auto")
     provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
-    parts = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
-    settled = _settled_backend(json.dumps(parts))
+    tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
+    settled = _settled_backend(json.dumps(tried))
     if isinstance(settled, str):
         raise ArgumentError(settled)
     (values["backend"],) = settled
@@ -87,40 +73,25 @@ def resolve(config: DictConfig) -> Settings:
         pruning=pruning,
         tracking=watched,
         values=values,
+        code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
         **{key: values[key] for key in ("threads", "window")},
     )
 
 
-def data_settings(values: Mapping[str, Any]) -> DataSettings:
-    """The settings of a dataset's configuration as plain values, checked.
-
-    Raises:
-        ArgumentError: a value that cannot work, or no raw log.
-    """
-    if not values["raw"] or not values["prepared"]:
-        raise ArgumentError("dataset.raw and dataset.prepared must not be empty")
-    settings = DataSettings(
-        name=values["name"],
-        options={key: value for key, value in values.items() if key not in DATASET_KEYS},
-        raw=Path(values["raw"]),
-        prepared=Path(values["prepared"]),
-        num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
-        split=SplitRule(values["test_fraction"], values["test_days"]),
-        **{key: values[key] for key in ("source", "bad_rows", "sample_rows", "sample_seed")},
-    )
-    source.check(settings)
-    return settings
-
-
 def _model(values: Mapping[str, Any]) -> ModelSettings:
-    options = {key: value for key, value in values.items() if key not in MODEL_KEYS}
-    return ModelSettings(**{key: values[key] for key in MODEL_KEYS}, options=options)
+    options = {key: value for key, value in values.items() if key not in (*MODEL_KEYS, MODULE)}
+    return ModelSettings(**{key: values[key] for key in MODEL_KEYS}, options=options, module=values.get(MODULE))
 
 
 def _optimizer(values: Mapping[str, Any]) -> OptimizerSettings:
-    options = {key: value for key, value in values.items() if key not in ("name", "lambda_schedule")}
-    return OptimizerSettings(values["name"], options, values.get("lambda_schedule", "constant"))
+    options = {key: value for key, value in values.items() if key not in ("name", "lambda_schedule", MODULE)}
+    return OptimizerSettings(values["name"], options, values.get("lambda_schedule", "constant"), values.get(MODULE))
+
+
+def _modules(values: Mapping[str, Any]) -> list[str]:
+    """The modules of other packages that the configuration names."""
+    return sorted({part[MODULE] for part in values.values() if isinstance(part, Mapping) and MODULE in part})
 
 
 def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
@@ -184,12 +155,12 @@ def _check_device(device: str) -> None:
 
 
 @functools.cache
-def _settled_backend(parts: str) -> tuple[Backend] | str:
+def _settled_backend(tried: str) -> tuple[Backend] | str:
     """The backend for these values of model, optimizer, device, retrain and backend; or why they cannot work.
 
     It builds the model and the optimizers at the smallest size, once for all runs of a study that share the values.
     """
-    model, opt, device, retrain, backend = json.loads(parts)
+    model, opt, device, retrain, backend = json.loads(tried)
     try:
         return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain),)
     except (ValueError, RuntimeError, CtrError) as error:

@@ -6,15 +6,16 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import cast
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.config import schema
+from ctr.config import schema, search
 from ctr.config.command_line import override
 
+COMMANDS = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "reproduce": schema.ReproduceConfig}
 WIDTH, COLUMN = 120, 42  # of a line; where what a key means begins
 _KEY = re.compile(r"( *)(\w+):.*?(?: +# (.*))?")
 
@@ -25,32 +26,37 @@ def text(command: str, overrides: Sequence[str]) -> str:
     Raises:
         HydraException, OmegaConfBaseException: an override that cannot work.
     """
-    schema.register()
+    search.register()
     with initialize_config_module("ctr.conf", version_base="1.3"):
         config = compose(command, list(overrides), return_hydra_config=True)
+        if overrides:  # reading the options of models and optimizers takes seconds
+            own = [str(key) for key in config if key != "hydra"]
+            schema.typed(OmegaConf.masked_copy(config, own), COMMANDS[command])
         about, choices = config.hydra.help, cast("dict[str, str | None]", dict(config.hydra.runtime.choices))
+        within = search.folders(config.hydra.searchpath)
         given = f", with {' '.join(overrides)}" if overrides else " and their defaults; other choices have other keys"
-        lines = [about.header, "Choices:", "", *_groups(choices), "", f"Keys{given}:", ""]
-        return "\n".join([*lines, *_keys(command, config, choices), "", about.footer.rstrip()])
+        lines = [about.header, "Choices:", "", *_groups(choices, within), "", f"Keys{given}:", ""]
+        return "\n".join([*lines, *_keys(command, config, choices, within), "", about.footer.rstrip()])
 
 
-def _groups(choices: Mapping[str, str | None]) -> Iterator[str]:
+def _groups(choices: Mapping[str, str | None], within: Sequence[Traversable]) -> Iterator[str]:
     """``opt=`` and what there is of it."""
     for group in sorted(choices):
-        folder = resources.files("ctr.conf") / group
-        if "/" not in group and folder.is_dir():
-            names = sorted(path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+        if "/" not in group and (names := search.choices(group, within)):
             yield from textwrap.wrap(f"  {group}={', '.join(names)}", WIDTH, subsequent_indent="      ")
 
 
-def _keys(command: str, config: DictConfig, choices: Mapping[str, str | None]) -> Iterator[str]:
+def _keys(
+    command: str, config: DictConfig, choices: Mapping[str, str | None], within: Sequence[Traversable]
+) -> Iterator[str]:
     """Each key that can be set, and what it means."""
-    meant = comments(command)
+    meant = comments(command, within)
     for group, choice in choices.items():
         if choice is not None and group in config:
-            meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}").items()}
+            meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}", within).items()}
     for key, value in schema.dotted(config).items():
-        if key not in choices and key.rpartition(".")[2] != "name":  # these are chosen by their group
+        chosen = key in choices or key.rpartition(".")[2] in ("name", schema.MODULE)  # by the group
+        if not chosen:
             assigned = f"{key}=???" if value == "???" else _assigned(config, key)
             yield from _beside(f"  {assigned}", meant.get(key, ""))
 
@@ -74,11 +80,11 @@ def _beside(left: str, right: str) -> Iterator[str]:
         left = ""
 
 
-def comments(name: str) -> dict[str, str]:
-    """What stands beside the keys of a YAML file of ``configs/``, by dotted key, lines that go on joined."""
+def comments(name: str, within: Sequence[Traversable]) -> dict[str, str]:
+    """The comments beside the keys of a YAML file, by dotted key, lines that go on joined."""
     found: dict[str, str] = {}
     key = group = ""
-    for line in (resources.files("ctr.conf") / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+    for line in search.read(name, within).splitlines():
         if match := _KEY.fullmatch(line):
             indent, last, said = match.groups()
             group = group if indent else last

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import cast
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -20,11 +21,10 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from ctr.config.schema import SCHEMAS, TrainConfig, dotted
+from ctr.config import search
+from ctr.config.schema import GROUPS, TrainConfig, dotted
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException)
-
-GROUPS = (*SCHEMAS, "study", "tracking")
 
 # What OmegaConf says of a value that does not fit, and what was expected.
 EXPECTED = {
@@ -52,7 +52,8 @@ def explain(error: BaseException) -> str | None:
     if several := re.search(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text):
         override = several[1] or several[2]
         key, _, value = override.partition("=")
-        listed = f", a list brackets: '{key}=[{value}]'" if "," in value and key not in GROUPS else ""
+        a_value = "," in value and key not in (*GROUPS, "study", "tracking")
+        listed = f", a list brackets: '{key}=[{value}]'" if a_value else ""
         return f"{override}: several values; a sweep over them needs -m{listed}"
     if there := re.match(r"Could not append to config. An item is already at '(.*)'", text):
         return f"+{there[1]}: the key is there already; give it without the +"
@@ -63,8 +64,14 @@ def explain(error: BaseException) -> str | None:
     if override := re.match("Error merging override (.*)", text):
         return _unfit(override[1], str(cause))
     if isinstance(error, OmegaConfBaseException) and error.full_key and error.value is not None:
-        return _unfit(f"{error.full_key}={error.value}", text)
+        return _unfit(_given(re.sub(r"\[\d+\]$", "", error.full_key), error.value), text)
     return None
+
+
+def _given(key: str, value: object) -> str:
+    """An override as it was typed; from a YAML file: as it is there."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return next((text for text in given if text.lstrip("+").partition("=")[0] == key), f"{key}={value}")
 
 
 def _unknown_choice(place: str, choices: Sequence[str]) -> str:
@@ -94,9 +101,10 @@ def _first_value(problem: str) -> str:
 def _unknown_key(key: str, error: BaseException | None) -> str:
     """A key that no schema has: whose it is, or which one was perhaps meant."""
     parent = getattr(error, "parent_node", None)
-    keys = _keys(cast(DictConfig, parent._get_root())) if parent is not None else {}
+    root = cast(DictConfig, OmegaConf.create() if parent is None else parent._get_root())
+    keys = _keys(root)
     group, _, name = key.rpartition(".")
-    have = [choice for choice, schema in SCHEMAS.get(group, {}).items() if name in _names(schema)]
+    have = _with_key(group, name, root)
     if have and keys.get(f"{group}.name"):
         return f"{key}: {group}={keys[f'{group}.name']} has no such key; it belongs to {group}={', '.join(have)}"
     if "train" in keys and key.startswith("train."):
@@ -104,10 +112,20 @@ def _unknown_key(key: str, error: BaseException | None) -> str:
     near = _nearest(key, list(keys))
     if near:
         return f"{key}: no such key; did you mean {', '.join(near)}? --help lists all keys"
-    if "train" in keys and key.partition(".")[0] in _names(TrainConfig):
+    if "train" in keys and key.partition(".")[0] in [field.name for field in fields(TrainConfig)]:
         return f"{key}: no such key of a study; for all of its runs: +train.{key}=...; --help lists all keys"
     elsewhere = "; studies are for python -m ctr.reproduce" if key == "study" else ""
     return f"{key}: no such key{elsewhere}; --help lists all keys"
+
+
+def _with_key(group: str, name: str, config: DictConfig) -> list[str]:
+    """The choices of a group whose YAML has a key of this name."""
+    searchpath = OmegaConf.select(config, "hydra.searchpath")
+    if searchpath is None and HydraConfig.initialized():
+        searchpath = HydraConfig.get().searchpath
+    within = search.folders(searchpath or ())
+    there = search.choices(group, within) if group in GROUPS else []
+    return [choice for choice in there if name in set(OmegaConf.create(search.read(f"{group}/{choice}", within)))]
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:
@@ -130,7 +148,3 @@ def _keys(config: DictConfig) -> dict[str, object]:
             found.setdefault(group, None)
         found[key] = value
     return found
-
-
-def _names(schema: type) -> set[str]:
-    return {field.name for field in fields(schema)}

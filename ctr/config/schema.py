@@ -1,320 +1,259 @@
-"""Schemas of the configuration: they give every key its type, and Hydra refuses any other key or type by name.
+"""The types of all keys of the configuration, and the one place where values are checked against them.
 
-Only entry points import this; below them functions take plain typed arguments. The values and what they mean stand
-in ``configs/``.
+The keys of a command, and those that all choices of a group share, are declared here. The options of a model, dataset
+or optimizer are read from its signature (`ctr.parts`). Values and what they mean are in the YAML files of ``configs/``.
+Only entry points import this; below them functions take plain typed arguments.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
-from typing import Any, cast
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from ctr import parts
+from ctr.errors import ArgumentError
 
-class Source(Enum):
-    raw = "raw"
-    sample = "sample"
-
-
-class EncodingName(Enum):
-    onehot = "onehot"
-    hash = "hash"
-
-
-class OnBadRows(Enum):
-    error = "error"
-    skip = "skip"
-
-
-class HourName(Enum):
-    of_day = "of_day"
-    raw = "raw"
-
-
-class BackendName(Enum):
-    auto = "auto"
-    native = "native"
-    torch = "torch"
-
-
-class Unseen(Enum):
-    zero = "zero"
-    init = "init"
-
-
-class NormName(Enum):
-    s = "s"
-    s_tilde = "s_tilde"
-    s_tilde_eq10 = "s_tilde_eq10"
-
-
-class KernelName(Enum):
-    mat = "mat"
-    sum = "sum"
-
-
-class ThresholdName(Enum):
-    soft = "soft"
-    hard = "hard"
-
-
-class ScheduleName(Enum):
-    constant = "constant"
-    linear = "linear"
-    cubic = "cubic"
-
-
-class ScoreName(Enum):
-    norm = "norm"
-    effect = "effect"
-
-
-class SelectName(Enum):
-    test = "test"
-    validation = "validation"
+T = TypeVar("T")
 
 
 @dataclass
 class LearningRates:
-    adam: float = MISSING
-    adagrad: float = MISSING
-    sgd: float = MISSING
-    momentum: float = MISSING
-    adahessian: float = MISSING
+    adam: float
+    adagrad: float
+    sgd: float
+    momentum: float
+    adahessian: float
 
 
 @dataclass
 class DatasetConfig:
-    name: str = MISSING
-    source: Source = MISSING
-    raw: str = MISSING
-    prepared: str = MISSING
-    encoding: EncodingName = MISSING
-    num_buckets: int = MISSING
+    """The keys that all datasets share; beside them the arguments of its ``make``."""
+
+    name: str
+    source: Literal["raw", "sample"]
+    raw: str
+    prepared: str
+    encoding: Literal["onehot", "hash"]
+    num_buckets: int
+    bad_rows: Literal["error", "skip"]
+    sample_rows: int
+    sample_seed: int
+    lr: LearningRates
     test_fraction: float | None = None
     test_days: list[int] | None = None
-    bad_rows: OnBadRows = MISSING
-    sample_rows: int = MISSING
-    sample_seed: int = MISSING
-    lr: LearningRates = field(default_factory=LearningRates)
-
-
-@dataclass
-class AvazuConfig(DatasetConfig):
-    hour: HourName = MISSING
-
-
-@dataclass
-class CsvConfig(DatasetConfig):
-    label: str = MISSING
-    categorical: list[str] = MISSING
-    dense: list[str] = MISSING
-    delimiter: str = MISSING
 
 
 @dataclass
 class ModelConfig:
-    name: str = MISSING
-    embedding_dim: int = MISSING
-    embedding_init: float = MISSING
-    unseen: Unseen = MISSING
-    hidden: list[int] = MISSING
+    """The keys that all models share; beside them the arguments of its class."""
 
-
-@dataclass
-class DCNConfig(ModelConfig):
-    cross_layers: int = MISSING
-
-
-@dataclass
-class OPNNConfig(ModelConfig):
-    kernel: KernelName = MISSING
-    dropout: float = MISSING
+    name: str
+    embedding_dim: int
+    embedding_init: float
+    unseen: Literal["zero", "init"]
 
 
 @dataclass
 class OptConfig:
-    name: str = MISSING
-    lr: int | float | str = MISSING  # a number or auto: `ctr.training.learning_rates`
+    """The keys that all optimizers share; beside them the arguments of its class, or of the class's plain twin."""
+
+    name: str
+    lr: int | float | str  # a number or auto: `ctr.training.learning_rates`
 
 
 @dataclass
-class MomentumConfig(OptConfig):
-    momentum: float = MISSING
-    nesterov: bool = MISSING
+class GroupedConfig(OptConfig):
+    """With ``group_`` in its name."""
 
-
-@dataclass
-class AdagradConfig(OptConfig):
-    eps: float = MISSING
-    initial_accumulator_value: float = MISSING
-
-
-@dataclass
-class AdamConfig(OptConfig):
-    betas: tuple[float, float] = MISSING
-    eps: float = MISSING
-
-
-@dataclass
-class AdaHessianConfig(AdamConfig):
-    hessian_power: float = MISSING
-
-
-@dataclass
-class GroupConfig:
-    lambda1: float = MISSING
-    lambda21: float = MISSING
-    lambda2: float = MISSING
-    norm: NormName = MISSING
-    threshold: ThresholdName = MISSING
-    lambda_schedule: ScheduleName = MISSING
-
-
-@dataclass
-class GroupSGDConfig(GroupConfig, OptConfig):
-    pass
-
-
-@dataclass
-class GroupMomentumConfig(GroupConfig, MomentumConfig):
-    pass
-
-
-@dataclass
-class GroupAdagradConfig(GroupConfig, AdagradConfig):
-    pass
-
-
-@dataclass
-class GroupAdamConfig(GroupConfig, AdamConfig):
-    eps_hat: bool = MISSING
-
-
-@dataclass
-class GroupAdaHessianConfig(GroupConfig, AdaHessianConfig):
-    pass
+    lambda_schedule: Literal["constant", "linear", "cubic"]
 
 
 @dataclass
 class PruneConfig:
-    name: str = MISSING
+    """Beside it the fields of `ctr.training.pruning.Pruning`, unless it is ``none``."""
 
-
-@dataclass
-class MagnitudeConfig(PruneConfig):
-    feature_rate: float = MISSING
-    finetune: float = MISSING
-    score: ScoreName = MISSING
+    name: str
 
 
 @dataclass
 class TrackingConfig:
-    name: str = MISSING
-    uri: str = MISSING
-    experiment: str = MISSING
+    name: str
+    uri: str
+    experiment: str
     tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class PrepareConfig:
-    dataset: Any = MISSING
+    dataset: DatasetConfig
     model: Any = None  # a dataset picks one; only training has use for it
 
 
 @dataclass
 class TrainConfig:
-    dataset: Any = MISSING
-    model: Any = MISSING
-    opt: Any = MISSING
-    prune: Any = MISSING
-    tracking: TrackingConfig = MISSING
-    train_rows: int | None = None
-    holdout: float = MISSING
-    retrain: bool = MISSING
-    batch_size: int = MISSING
-    seed: int = MISSING
-    device: str = MISSING
-    backend: BackendName = MISSING
-    threads: int = MISSING
-    window: int = MISSING
-    run_dir: str = MISSING
-    jobs: str = MISSING
-    force: bool = MISSING
+    dataset: DatasetConfig
+    model: ModelConfig
+    opt: OptConfig
+    prune: PruneConfig
+    tracking: TrackingConfig
+    train_rows: int | None
+    holdout: float
+    retrain: bool
+    batch_size: int
+    seed: int
+    device: str
+    backend: Literal["auto", "native", "torch"]
+    threads: int
+    window: int
+    run_dir: str
+    jobs: str
+    force: bool
 
 
 @dataclass
 class ReproduceConfig:
-    name: str = MISSING
-    dataset: Any = MISSING
-    model: Any = MISSING
-    tracking: TrackingConfig = MISSING
-    seeds: Any = MISSING
-    select: SelectName = MISSING
-    lambda21: list[float] = MISSING
-    lambda1: list[float] = MISSING
-    lambda2: list[float] = MISSING
-    finetune: list[float] = MISSING
-    lrs: list[float] = MISSING
-    dims: list[int] = MISSING
-    scores: list[ScoreName] = MISSING
-    steps: list[int] = MISSING
-    lr: int | float | str = MISSING
+    name: str
+    dataset: DatasetConfig
+    model: ModelConfig
+    tracking: TrackingConfig
+    seeds: Any
+    select: Literal["test", "validation"]
+    lambda21: list[float]
+    lambda1: list[float]
+    lambda2: list[float]
+    finetune: list[float]
+    lrs: list[float]
+    dims: list[int]
+    scores: list[Literal["norm", "effect"]]
+    steps: list[int]
+    lr: int | float | str
+    workers: int | None
+    jobs: str
+    folder: str | None
     train: dict[str, Any] = field(default_factory=dict)
-    workers: int | None = None
-    jobs: str = MISSING
-    folder: str | None = None
 
 
-# Group -> name in ``<group>=<name>`` -> schema.
-SCHEMAS: dict[str, dict[str, type]] = {
-    "dataset": {
-        "criteo": DatasetConfig,
-        "avazu": AvazuConfig,
-        "ipinyou": DatasetConfig,
-        "csv": CsvConfig,
-    },
-    "model": {
-        "dcn": DCNConfig,
-        "mlp": ModelConfig,
-        "opnn": OPNNConfig,
-    },
-    "opt": {
-        "sgd": OptConfig,
-        "momentum": MomentumConfig,
-        "adagrad": AdagradConfig,
-        "adam": AdamConfig,
-        "amsgrad": AdamConfig,
-        "adahessian": AdaHessianConfig,
-        "group_sgd": GroupSGDConfig,
-        "group_momentum": GroupMomentumConfig,
-        "group_adagrad": GroupAdagradConfig,
-        "group_adam": GroupAdamConfig,
-        "group_amsgrad": GroupAdamConfig,
-        "group_adahessian": GroupAdaHessianConfig,
-    },
-    "prune": {
-        "none": PruneConfig,
-        "magnitude": MagnitudeConfig,
-    },
-}
+GROUPS: dict[str, type] = {"dataset": DatasetConfig, "model": ModelConfig, "opt": OptConfig, "prune": PruneConfig}
+MODULE = "_module"  # key of a part of another package: where it is
 
 
-def register() -> None:
-    """Makes the schemas known to Hydra under the names that the YAML files build on."""
-    store = ConfigStore.instance()
-    store.store("train", TrainConfig, group="schema")
-    store.store("prepare", PrepareConfig, group="schema")
-    store.store("reproduce", ReproduceConfig, group="schema")
-    store.store("tracking", TrackingConfig, group="schema")
-    for group, schemas in SCHEMAS.items():
-        for name, schema in schemas.items():
-            store.store(name, schema, group=f"schema/{group}")
+def typed(config: DictConfig, command: type[T]) -> T:
+    """Checks every key and value of a composed configuration against its declaration.
+
+    Returns:
+        A copy of plain values, each of its declared type; interpolations stay.
+
+    Raises:
+        OmegaConfBaseException: a key that is not declared, or a value of another type.
+        ArgumentError: a part that is not there, or not as expected.
+    """
+    declared = _declared(command)
+    chosen = {
+        group: _part(group, config[group])
+        for group, shared in GROUPS.items()
+        if declared.get(group, (None,))[0] is shared
+    }
+    checked = OmegaConf.merge(_schema(cast(type, command), tuple(chosen.items())), config)
+    plain = OmegaConf.create(cast("dict[str, Any]", OmegaConf.to_container(checked, enum_to_str=True)))
+    OmegaConf.copy_cache(config, plain)  # ${now:...} stays the same
+    OmegaConf.set_struct(plain, True)
+    return cast(T, plain)
+
+
+@cache
+def _schema(command: type, chosen: tuple[tuple[str, type], ...]) -> DictConfig:
+    declared = {**_declared(command), **{group: (part, NO_DEFAULT) for group, part in chosen}}
+    return OmegaConf.structured(_checkable(command.__name__, declared))
+
+
+Declared = dict[str, tuple[Any, Any]]  # type and default by key; NO_DEFAULT where a value is needed
+
+
+def _declared(cls: type) -> Declared:
+    """The keys of one of the dataclasses above."""
+    types = get_type_hints(cls)
+    return {
+        key.name: (types[key.name], key.default if key.default_factory is NO_DEFAULT else key.default_factory())
+        for key in fields(cls)
+    }
+
+
+def _part(group: str, chosen: DictConfig) -> type:
+    """The schema of a part: the keys that its group shares, and its own options."""
+    name, module = chosen.get("name"), chosen.get(MODULE)
+    if not isinstance(name, str):
+        raise ArgumentError(f"{group}.name={name}; expected a name: the YAML of each {group} begins with it")
+    if group != "prune":
+        return _of_part(group, name.startswith(parts.GROUPED), parts.find(group, name, module), MODULE in chosen)
+    from ctr.training.pruning import Pruning
+
+    return _of_part(group, False, _no_pruning if name == "none" else Pruning, False)
+
+
+def _no_pruning() -> None:
+    """Has no options."""
+
+
+@cache
+def _of_part(group: str, grouped: bool, part: Any, outside: bool) -> type:
+    shared = _declared(GroupedConfig if group == "opt" and grouped else GROUPS[group])
+    own = {
+        name: (parameter.annotation, NO_DEFAULT if parameter.default is inspect.Parameter.empty else parameter.default)
+        for name, parameter in parts.options(group, part).items()
+        if name not in shared
+    }
+    module: Declared = {MODULE: (str, NO_DEFAULT)} if outside else {}
+    return _checkable(f"{part.__module__}.{part.__qualname__}", {**shared, **module, **own})
+
+
+def _checkable(name: str, declared: Declared) -> type:
+    """A dataclass by which OmegaConf checks values."""
+    made = []
+    for key, (type_, default) in declared.items():
+        type_ = _checkable_type(type_, f"{name}: {key}")
+        if is_dataclass(type_):
+            default = type_
+        made.append((key, type_, field(default_factory=_constant(default))))
+    return make_dataclass(name.rpartition(".")[2], made)
+
+
+def _constant(value: Any) -> Any:
+    """What gives a field its default: ``???`` where a value is needed; the schema of a part is made anew."""
+    if isinstance(value, type):
+        return value
+    value = MISSING if value is NO_DEFAULT else list(value) if isinstance(value, tuple) else value
+    return lambda: value
+
+
+def _checkable_type(type_: Any, where: str) -> Any:
+    """A declared type as OmegaConf has it: a Literal as Enum, a Sequence as list, a dataclass as one of its own."""
+    origin, inner = get_origin(type_), get_args(type_)
+    if type_ in (int, float, bool, str, Any, NoneType):
+        return type_
+    if origin is Literal and all(isinstance(value, str) for value in inner):
+        return Enum("Choice", {value: value for value in inner})
+    if origin in (Union, UnionType):
+        return Union[tuple(_checkable_type(of, where) for of in inner)]  # noqa: UP007  # not known before
+    if origin in (list, Sequence):
+        return list[_checkable_type(inner[0], where)]  # type: ignore[misc]
+    if origin is tuple and Ellipsis not in inner:
+        return tuple[tuple(_checkable_type(of, where) for of in inner)]  # type: ignore[misc]
+    if origin is dict:
+        return type_
+    if isinstance(type_, type) and is_dataclass(type_):
+        return _checkable(type_.__name__, _declared(type_)) if type_.__module__ == __name__ else type_
+    shown = "no type" if type_ is inspect.Parameter.empty else inspect.formatannotation(type_)
+    raise ArgumentError(
+        f"{where} has {shown}; expected int, float, bool, str, Literal of texts, Sequence or tuple of these, or | None"
+    )
 
 
 def dotted(config: DictConfig) -> dict[str, object]:
@@ -335,41 +274,8 @@ def dotted(config: DictConfig) -> dict[str, object]:
     return found
 
 
-def refuse_unknown(config: DictConfig, schema: type) -> None:
-    """Raises for a key that no schema has, by name: Hydra itself lets ``+opt.lamda21=1e-3`` pass."""
-    values = plain_dict(config)
-    for part, schemas in SCHEMAS.items():
-        if values.get(part) is not None:
-            name = values[part]["name"]
-            OmegaConf.merge({part: OmegaConf.structured(schemas[name](name=name))}, {part: values[part]})
-    OmegaConf.merge(OmegaConf.structured(schema), values)
-
-
 def plain_dict(config: object) -> dict[str, Any]:
     """A composed configuration, or a part of it, as nested dictionaries of plain values, interpolations resolved."""
     resolved = OmegaConf.to_container(cast(DictConfig, config), resolve=True, throw_on_missing=True, enum_to_str=True)
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
-
-
-# What does not change what a run computes: where things lie and who watches.
-_PLACES = ("run_dir", "tracking", "jobs", "force")
-_DATASET_PLACES = ("raw", "prepared")
-
-
-def config_hash(config: object) -> str:
-    """Identifies what a run computes, wherever it runs: the configuration without paths and tracking."""
-    kept = {key: value for key, value in plain_dict(config).items() if key not in _PLACES}
-    kept["dataset"] = {key: value for key, value in kept["dataset"].items() if key not in _DATASET_PLACES}
-    return _digest(kept)
-
-
-def family(config: object) -> str:
-    """Equal for runs that differ in ``prune`` and ``retrain`` alone, which can share their first part (`ctr.train`)."""
-    values = OmegaConf.to_container(cast(DictConfig, config), resolve=True, enum_to_str=True)  # also if one is missing
-    assert isinstance(values, dict)
-    return _digest({str(key): value for key, value in values.items() if key not in (*_PLACES, "prune", "retrain")})
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from filelock import FileLock
 
-from ctr.datasets import DATASETS
+from ctr import parts
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.schema import BadRows, Dataset
@@ -31,6 +31,7 @@ class DataSettings:
 
     Attributes:
         name: the raw format: criteo, avazu, ...
+        module: that it is in; None for this package.
         options: the format's own options.
         source: ``"raw"`` reads the log at ``raw``; ``"sample"`` generates one.
         raw: a file or a folder.
@@ -51,6 +52,7 @@ class DataSettings:
     bad_rows: BadRows = "error"
     sample_rows: int = 300_000
     sample_seed: int = 0
+    module: str | None = None
 
     @property
     def format(self) -> Dataset:
@@ -60,7 +62,7 @@ class DataSettings:
             ArgumentError: an option that cannot work.
         """
         try:
-            return DATASETS[self.name](**self.options)
+            return parts.dataset(self.name, self.module)(**self.options)
         except ValueError as error:
             raise ArgumentError(str(error)) from error
 

@@ -10,7 +10,7 @@ from importlib import resources
 
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.config import learning_rates
+from ctr.config import learning_rates, search
 from ctr.config.command_line import command_line, override
 from ctr.config.compose import compose, resolve
 from ctr.config.schema import plain_dict
@@ -23,7 +23,8 @@ from ctr.training.settings import Settings
 
 Overrides = Mapping[str, object]  # of one training run: ``{"dataset": "criteo", "opt.lambda21": 1e-3, "seed": 0}``
 
-GROUPS = frozenset(entry.name for entry in resources.files("ctr.conf").iterdir() if entry.is_dir())
+# Keys that decide which YAML files are read.
+CHOSEN = {"hydra.searchpath", *(entry.name for entry in resources.files(search.OWN).iterdir() if entry.is_dir())}
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ class Planner:
         return replace(settings, values=values, tracking=tracking)
 
     def _compose(self, overrides: Overrides) -> DictConfig:
-        chosen = tuple(override(key, value) for key, value in overrides.items() if key in GROUPS)
+        chosen = tuple(override(key, value) for key, value in overrides.items() if key in CHOSEN)
         if chosen not in self._composed:
             self._composed[chosen] = compose("train", chosen)
         config = copy.deepcopy(self._composed[chosen])
         for key, value in overrides.items():
-            if key not in GROUPS:
+            if key not in CHOSEN:
                 OmegaConf.update(config, key, value)
         return config
 

@@ -10,6 +10,4 @@ from ctr.models.mlp import MLP
 from ctr.models.opnn import OPNN
 from ctr.models.summary import summary
 
-MODELS: dict[str, type[DCN] | type[MLP] | type[OPNN]] = {"dcn": DCN, "mlp": MLP, "opnn": OPNN}
-
-__all__ = ["DCN", "MLP", "MODELS", "OPNN", "FeatureEmbedding", "summary"]
+__all__ = ["DCN", "MLP", "OPNN", "FeatureEmbedding", "summary"]

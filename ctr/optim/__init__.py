@@ -12,10 +12,10 @@ from ctr.optim.group_amsgrad import GroupAMSGrad
 from ctr.optim.group_momentum import GroupMomentum
 from ctr.optim.group_sgd import GroupSGD
 from ctr.optim.inspect import feature_rate, prox_path, touched_rows, warm_start_from_adam, zero_rows
-from ctr.optim.pairs import GROUPED
 from ctr.optim.schedule import LambdaSchedule
 
-OPTIMIZERS: dict[str, type[GroupOptimizer]] = {f"group_{family}": cls for family, cls in GROUPED.items()}
+_CLASSES = (GroupSGD, GroupMomentum, GroupAdagrad, GroupAdam, GroupAMSGrad, GroupAdaHessian)
+OPTIMIZERS: dict[str, type[GroupOptimizer]] = {cls.__module__.rpartition(".")[2]: cls for cls in _CLASSES}
 
 __all__ = [
     "OPTIMIZERS",

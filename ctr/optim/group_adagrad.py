@@ -1,7 +1,9 @@
 """Group Adagrad, also called Group FTRL (Yue et al., arXiv:2107.14432, Algorithm 3)."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -69,3 +71,17 @@ class GroupAdagrad(GroupOptimizer):
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
         total = rows["sum"].addcmul_(grad, grad)
         return grad, (total + group["initial_accumulator_value"]).sqrt_().add_(group["eps"])
+
+    @staticmethod
+    def plain(
+        params: Iterable[Tensor], lr: float = 1e-2, eps: float = 1e-10, initial_accumulator_value: float = 0.0
+    ) -> torch.optim.Adagrad:
+        """The same with all lambdas 0, for the net."""
+        params = list(params)
+        return torch.optim.Adagrad(
+            params,
+            lr=lr,
+            eps=eps,
+            initial_accumulator_value=initial_accumulator_value,
+            fused=all(p.device.type == "cpu" for p in params),  # torch has no other kernel yet
+        )

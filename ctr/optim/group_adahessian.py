@@ -160,6 +160,17 @@ class GroupAdaHessian(GroupOptimizer):
         super()._update(p, group)
         del self._hessian[p]
 
+    @staticmethod
+    def plain(
+        params: ParamsT,
+        lr: float = 0.15,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-4,
+        hessian_power: float = 1.0,
+    ) -> "GroupAdaHessian":
+        """The same with all lambdas 0, for the net; torch has none of its own."""
+        return GroupAdaHessian(params, lr, betas, eps, hessian_power, group_dim=None)
+
 
 def hutchinson_diagonal(
     grads: Sequence[Tensor],

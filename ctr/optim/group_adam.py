@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
@@ -75,6 +76,13 @@ class GroupAdam(GroupOptimizer):
         m = rows["m"].lerp_(grad, 1 - beta1)
         v = rows["v"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         return m / (1 - beta1**t), adam_root(v, t, group)
+
+    @staticmethod
+    def plain(
+        params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> torch.optim.Adam:
+        """The same with all lambdas 0, for the net."""
+        return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, fused=True)
 
 
 def adam_root(v: Tensor, t: int, group: dict[str, Any]) -> Tensor:

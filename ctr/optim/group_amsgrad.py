@@ -77,3 +77,10 @@ class GroupAMSGrad(GroupOptimizer):
         v = rows["v"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         v_max = torch.maximum(rows["v_max"], v, out=rows["v_max"])
         return m / (1 - beta1**t), adam_root(v_max, t, group)
+
+    @staticmethod
+    def plain(
+        params: ParamsT, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> torch.optim.Adam:
+        """The same with all lambdas 0, for the net."""
+        return torch.optim.Adam(params, lr=lr, betas=betas, eps=eps, amsgrad=True, fused=True)

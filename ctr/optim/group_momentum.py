@@ -69,3 +69,8 @@ class GroupMomentum(GroupOptimizer):
         gamma = group["momentum"]
         b = rows["m"].mul_(gamma).add_(grad)
         return torch.add(grad, b, alpha=gamma) if group["nesterov"] else b, torch.ones_like(grad)
+
+    @staticmethod
+    def plain(params: ParamsT, lr: float, momentum: float = 0.9, nesterov: bool = False) -> torch.optim.SGD:
+        """The same with all lambdas 0, for the net."""
+        return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)

@@ -60,3 +60,8 @@ class GroupSGD(GroupOptimizer):
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return grad, torch.ones_like(grad)
+
+    @staticmethod
+    def plain(params: ParamsT, lr: float) -> torch.optim.SGD:
+        """The same with all lambdas 0, for the net."""
+        return torch.optim.SGD(params, lr=lr, fused=True)

@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ctr import parts
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
-from ctr.models import MODELS, FeatureEmbedding
+from ctr.models import FeatureEmbedding
 from ctr.optim import GroupOptimizer, LambdaSchedule
-from ctr.optim.pairs import make_optimizers
+from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
 from ctr.training.step import Backend, RowModel, TorchStep, make_step
@@ -42,7 +43,7 @@ def build_model(
         unseen=settings.unseen,
         generator=of_rows,
     )
-    kind = MODELS[settings.name]
+    kind = parts.model(settings.name, settings.module)
     model = kind(num_features, num_fields, num_dense, embedding=embedding, generator=of_net, **settings.options)
     return model.to(device)
 
@@ -59,7 +60,7 @@ def _optimizers(
     options = dict(settings.options)
     if plain:
         options |= {name: 0.0 for name in LAMBDAS if name in options}
-    return make_optimizers(model, settings.name, options)
+    return make_optimizers(model, settings.name, options, settings.module)
 
 
 def start(settings: Settings, data: Prepared) -> TrainingRun:

@@ -21,22 +21,24 @@ LAMBDAS = ("lambda1", "lambda21", "lambda2")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model: its table's options, and its own."""
+    """The model: its table's options, and its own; the module that it is in, None for this package."""
 
     name: str
     embedding_dim: int
     embedding_init: float
     unseen: Literal["zero", "init"]
     options: Mapping[str, Any] = field(default_factory=dict)
+    module: str | None = None
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer by its command-line name, its arguments, and the shape of the lambdas' schedule."""
+    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, and its module."""
 
     name: str
     options: Mapping[str, Any]
     schedule: str = "constant"
+    module: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Settings:
         retrain: train again on the surviving features alone.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
+        code: hash of each module of another package that the run uses.
     """
 
     data: DataSettings
@@ -78,6 +81,7 @@ class Settings:
     threads: int
     window: int
     values: Mapping[str, Any]
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config_hash(self) -> str:
@@ -85,7 +89,7 @@ class Settings:
         kept = {key: value for key, value in self.values.items() if key not in PLACES}
         dataset = self.values["dataset"].items()
         kept["dataset"] = {key: value for key, value in dataset if key not in DATASET_PLACES}
-        return digest(kept)
+        return digest({**kept, "code": self.code} if self.code else kept)
 
     @property
     def family(self) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr.datasets import DATASETS
+from ctr import parts
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.published import compare
@@ -20,7 +20,7 @@ FULL = Published(rows=4, click_rate=0.25, values_per_field=(3, 2))
 @pytest.fixture
 def data(tmp_path: Path) -> Prepared:
     (tmp_path / "mine.csv").write_text("\n".join(LINES))
-    dataset = DATASETS["csv"](label="label", categorical=["a", "b"])
+    dataset = parts.dataset("csv")(label="label", categorical=["a", "b"])
     return prepare(dataset, tmp_path / "mine.csv", tmp_path / "out", split=SplitRule(test_fraction=0.5))
 
 
@@ -45,7 +45,7 @@ def test_counts_of_the_training_rows(data: Prepared) -> None:
 
 
 def test_hashed_rows_are_compared_too(data: Prepared, tmp_path: Path) -> None:
-    dataset = DATASETS["csv"](label="label", categorical=["a", "b"])
+    dataset = parts.dataset("csv")(label="label", categorical=["a", "b"])
     hashed = prepare(
         dataset, tmp_path / "mine.csv", tmp_path / "hash", num_buckets=2, split=SplitRule(test_fraction=0.5)
     )
@@ -56,13 +56,13 @@ def test_hashed_rows_are_compared_too(data: Prepared, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["criteo", "avazu", "ipinyou"])
 def test_published_counts_fit_the_fields(name: str) -> None:
-    dataset = DATASETS[name]()
+    dataset = parts.dataset(name)()
     assert dataset.published is not None
     assert len(dataset.published.values_per_field) == len(dataset.fields)
 
 
 def test_published_sums() -> None:
-    criteo = DATASETS["criteo"]().published
+    criteo = parts.dataset("criteo")().published
     assert criteo is not None
     assert np.sum(criteo.values_per_field) == 33_762_577
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ctr.datasets import DATASETS
+from ctr import parts
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.published import compare, values_in
@@ -14,7 +14,7 @@ def prepared(name: str, samples: Path, tmp_path: Path, **rule: object) -> Prepar
     folder = samples / name
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
-    return prepare(DATASETS[name](), folder, tmp_path / "out", split=SplitRule(**rule))  # type: ignore[arg-type]
+    return prepare(parts.dataset(name)(), folder, tmp_path / "out", split=SplitRule(**rule))  # type: ignore[arg-type]
 
 
 def test_criteo(samples: Path, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_avazu(samples: Path, tmp_path: Path) -> None:
     assert data.split.features_train == 38_009
     assert sum(values_in(data, data.split.train)) == 38_009
     assert data.split.rule == SplitRule(test_days=[20141022])
-    published = DATASETS["avazu"]().published
+    published = parts.dataset("avazu")().published
     assert published is not None
     assert compare(data, published) == "is not the full published log: 48,198 rows of 40,428,967"
 

@@ -14,9 +14,9 @@ from torch import nn
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.native.library import available
-from ctr.optim.pairs import make_optimizers
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
+from ctr.training.optimizers import make_optimizers
 from tests.native.twin import FIELDS, MODELS, batches, build, native
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")

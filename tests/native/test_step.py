@@ -10,8 +10,8 @@ from ctr.errors import CtrError
 from ctr.models import MLP, FeatureEmbedding
 from ctr.native.library import available
 from ctr.optim import LambdaSchedule, touched_rows
-from ctr.optim.pairs import make_optimizers
 from ctr.training.memory import peak, reset_peak
+from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep
 from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build, native
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from ctr.datasets.stream import Batch
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
-from ctr.optim.pairs import make_optimizers
 from ctr.training.compiled.step import NativeStep
+from ctr.training.optimizers import make_optimizers
 
 FEATURES, FIELDS = 300, 5
 MODELS = {"dcn": DCN, "mlp": MLP, "opnn": OPNN}

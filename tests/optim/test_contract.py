@@ -10,8 +10,8 @@ import torch
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.swa_utils import SWALR
 
+from ctr import parts
 from ctr.optim import OPTIMIZERS, GroupAdagrad, GroupAdam, GroupMomentum, GroupSGD
-from ctr.optim.pairs import GROUPED
 
 from .family import FAMILY, LAMBDAS, ONE_EACH, Member, give, ids, sparse, table, walk
 
@@ -172,7 +172,7 @@ def test_a_bias_is_one_group() -> None:
 
 def test_the_two_tables_of_classes_agree() -> None:
     assert len(OPTIMIZERS) == 6
-    assert {f"group_{family}": cls for family, cls in GROUPED.items()} == OPTIMIZERS
+    assert {name: parts.optimizer(name) for name in OPTIMIZERS} == OPTIMIZERS
     assert {m.name for m in FAMILY} == set(OPTIMIZERS)
 
 

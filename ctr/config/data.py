@@ -1,0 +1,50 @@
+"""From a dataset's configuration to its settings; nothing here loads torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ctr.config import schema
+from ctr.config.schema import MODULE, DatasetConfig, PrepareConfig
+from ctr.datasets import source
+from ctr.datasets.manifest import SplitRule
+from ctr.datasets.source import DataSettings
+from ctr.errors import ArgumentError
+
+SHARED_KEYS = {field.name for field in fields(DatasetConfig)} | {MODULE}
+
+
+def resolve_data(config: DictConfig) -> DataSettings:
+    """The settings of ``python -m ctr.prepare``.
+
+    Raises:
+        ArgumentError, OmegaConfBaseException: a key or value that cannot work.
+    """
+    return data_settings(schema.plain_dict(schema.typed(config, PrepareConfig))["dataset"])
+
+
+def data_settings(values: Mapping[str, Any]) -> DataSettings:
+    """The settings of a dataset's configuration as plain values, checked.
+
+    Raises:
+        ArgumentError: a value that cannot work, or no raw log.
+    """
+    if not values["raw"] or not values["prepared"]:
+        raise ArgumentError("dataset.raw and dataset.prepared must not be empty")
+    settings = DataSettings(
+        name=values["name"],
+        module=values.get(MODULE),
+        options={key: value for key, value in values.items() if key not in SHARED_KEYS},
+        raw=Path(values["raw"]),
+        prepared=Path(values["prepared"]),
+        num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
+        split=SplitRule(values["test_fraction"], values["test_days"]),
+        **{key: values[key] for key in ("source", "bad_rows", "sample_rows", "sample_seed")},
+    )
+    source.check(settings)
+    return settings

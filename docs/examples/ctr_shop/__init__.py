@@ -1,0 +1,1 @@
+"""Parts for ctr from another package: a model, a dataset, an optimizer."""

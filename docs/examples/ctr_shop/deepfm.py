@@ -1,0 +1,52 @@
+"""DeepFM (Guo et al., IJCAI 2017, arXiv:1703.04247) on one embedding table."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ctr.models.embedding import FeatureEmbedding
+from ctr.models.mlp import flat_inputs, hidden_layers, linear
+
+
+class DeepFM(nn.Module):
+    """A factorization machine beside a deep net. Of a row, number 0 is the first-order weight, the rest the vector.
+
+    Args:
+        num_features: number of feature ids.
+        num_fields: ids per row, F.
+        num_dense: dense columns per row, K.
+        embedding: the table, with rows of length d, at least 2.
+        hidden: sizes of the deep layers.
+        generator: source of the initial values.
+
+    Shapes:
+        ids int [B, F], dense float [B, K] or None -> logits [B].
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_fields: int,
+        num_dense: int = 0,
+        *,
+        embedding: FeatureEmbedding,
+        hidden: Sequence[int] = (64, 32),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        dim = embedding.weight.shape[1]
+        if dim < 2:
+            raise ValueError(f"model.embedding_dim={dim}; expected at least 2")
+        self.embedding = embedding
+        self.deep = hidden_layers(num_fields * dim + num_dense, hidden, generator)
+        self.output = linear(hidden[-1], 1, generator)
+
+    def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        return self.from_rows(self.embedding(ids), dense)
+
+    def from_rows(self, rows: Tensor, dense: Tensor | None = None) -> Tensor:
+        """Logits [B] from embedding rows [B, F, d]."""
+        first, vectors = rows[..., 0].sum(1), rows[..., 1:]
+        pairs = (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2  # sum over i < j of v_i . v_j
+        return first + pairs + self.output(self.deep(flat_inputs(rows, dense))).squeeze(1)
