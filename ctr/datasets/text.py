@@ -57,6 +57,18 @@ def read_header(path: Path, delimiter: str, expected: str) -> list[str]:
     return names
 
 
+def no_valid_row(path: Path, reading: Reading) -> DataError:
+    reason = f"; the first problem: {reading.first_skipped}" if reading.first_skipped else ""
+    return DataError(path, None, f"no valid row in it{reason}")
+
+
+def shown(value: object) -> str:
+    """A value in a message."""
+    if value is None:
+        return "blank"
+    return repr(value[:40])[1:] if isinstance(value, bytes) else str(value)
+
+
 def read_tables(
     path: Path,
     columns: Mapping[str, ColumnType | None],
@@ -98,8 +110,7 @@ def read_tables(
         rows += len(table)
         yield table
     if rows == 0:
-        reason = f"; the first problem: {reading.first_skipped}" if reading.first_skipped else ""
-        raise DataError(path, None, f"no valid row in it{reason}")
+        raise no_valid_row(path, reading)
 
 
 def _joined(tables: list[Table]) -> Table:
@@ -201,9 +212,8 @@ class _Parser:
         for name, type_ in self.types.items():
             for row in np.flatnonzero(type_.invalid(raw[name])):
                 good[row] = False
-                value = raw[name][int(row)].as_py()
-                shown = "blank" if value is None else repr(value[:40])[1:]
-                problems.setdefault(int(kept[row]), f"column {name} is {shown}; expected {type_.expected}")
+                problem = f"column {name} is {shown(raw[name][int(row)].as_py())}; expected {type_.expected}"
+                problems.setdefault(int(kept[row]), problem)
         if not problems:
             raise CtrError(f"{self.path}: lines from {first} on are refused without a bad line; a bug")
         earliest = min(problems)
