@@ -169,6 +169,7 @@ def _checked(
             continue
         except ValueError:
             wrong = type_.invalid(values)
+        assert wrong.any(), name
         if wrong[:earliest].any():
             earliest = int(np.argmax(wrong))
             value = (values if values.type == pa.binary() else batch[name])[earliest].as_py()
@@ -188,6 +189,7 @@ def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType
         return pc.cast(values, pa.float64() if type_ is TRUTH else pa.float32(), safe=False), _OF_NUMBERS[type_]
     is_text = any(is_(values.type) for is_ in _TEXTS)
     texts = pc.cast(pc.cast(values, pa.string()) if type_ is TEXT and not is_text else values, pa.binary())
+    texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
 
 

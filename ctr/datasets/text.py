@@ -104,7 +104,7 @@ def read_tables(
             text = text.removeprefix(BYTE_ORDER_MARK)
             if header:
                 line, count, text = 2, count - 1, text.partition(b"\n")[2]
-        if count == 0:
+        if not text:
             continue
         table = parser.parse(line, count, text)
         rows += len(table)
@@ -142,6 +142,8 @@ class _Parser:
         try:
             return self._sound(line, count, text)
         except (pa.ArrowInvalid, ValueError):
+            if len(text) <= _SLICE_BYTES:
+                return self._without_bad_rows(line, text)
             return _joined(list(self._slice_by_slice(line, text)))
 
     def _sound(self, line: int, count: int, text: bytes) -> Table:
@@ -209,8 +211,14 @@ class _Parser:
         else:
             raw = {name: pa.array([], pa.binary()) for name in self.types}
         good = np.ones(len(kept), bool)
+        typed = {}
         for name, type_ in self.types.items():
-            for row in np.flatnonzero(type_.invalid(raw[name])):
+            try:
+                typed[name] = type_.parse(raw[name])
+                continue
+            except ValueError:
+                wrong = type_.invalid(raw[name])
+            for row in np.flatnonzero(wrong):
                 good[row] = False
                 problem = f"column {name} is {shown(raw[name][int(row)].as_py())}; expected {type_.expected}"
                 problems.setdefault(int(kept[row]), problem)
@@ -218,9 +226,9 @@ class _Parser:
             raise CtrError(f"{self.path}: lines from {first} on are refused without a bad line; a bug")
         earliest = min(problems)
         self.reading.skip(len(problems), DataError(self.path, first + earliest, problems[earliest]))
-        return Table(
-            self._typed({name: values.filter(pa.array(good)) for name, values in raw.items()}), first + kept[good]
-        )
+        if not good.all():
+            typed = self._typed({name: values.filter(pa.array(good)) for name, values in raw.items()})
+        return Table(typed, first + kept[good])
 
     def _layout_problem(self, line: bytes) -> str | None:
         """What is wrong with the columns of a line."""

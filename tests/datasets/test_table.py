@@ -258,6 +258,7 @@ def test_types_of_dense_columns(values: pa.Array, expected: list[float], tmp_pat
         (pa.array([1.5, float("nan"), None]), ["1.5", "nan", None]),
         (pa.array([True, False, None]), ["true", "false", None]),
         (pa.array(["a", "", None], pa.large_string()), ["a", None, None]),
+        (pa.array([b"a", None, b"c"], pa.binary(1)), ["a", None, "c"]),
     ],
     ids=lambda value: str(getattr(value, "type", "")),
 )

@@ -270,6 +270,8 @@ def test_a_byte_order_mark_counts_at_the_start_of_a_file_only(write: Write, monk
     mark = b"\xef\xbb\xbf"
     monkeypatch.setattr(lines, "BLOCK_BYTES", 9)  # the second line begins a block
     assert read(write(mark + b"1,2,a\n0,3,b\n")) == [(1, 2, "a"), (0, 3, "b")]
+    with pytest.raises(DataError, match=r"no valid row in it$"):
+        read(write(mark))
     for path in (write(b"1,2,abc\n" + mark + b"0,3,b\n"), write(b"1,2,a\n" + mark + b"0,3,b\n")):
         with pytest.raises(DataError, match="line 2: column label is"):
             read(path)
