@@ -11,8 +11,8 @@ which. It is read strictly and, where that is refused, with ``bad_rows=skip``. I
 * the first row left out is not the one that the strict reading names;
 * it takes more than 10 seconds or 256 MB, or the process crashes (much of Arrow is native code).
 
-The files of a finding and the reason are kept in --out. Ctrl-C ends early and prints what is known. Exit status 1:
-there are findings.
+The files of a finding and the reason are kept in --out, and the table so far. Ctrl-C or SIGTERM ends early and prints
+what is known. Exit status 1: there are findings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,11 @@ from ctr.cli import bar
 from ctr.datasets import lines, text
 from ctr.datasets.schema import BadRows, Reading
 from ctr.errors import CtrError, DataError
+from ctr.files import atomic_write_text
 
 SECONDS, MEGABYTES = 10, 256
-CHUNK = 2000  # mutants of one reader in one process
+CHUNK = 1000  # mutants of one reader in one process
+BLOCKS = (1 << 20, 1 << 20, 1000)  # bytes read at a time, in turn: a mutant is one block or several
 # Errors that no single line is to blame for.
 OF_THE_FILE = ("the file is empty", "no valid row", "bid ids is among")
 
@@ -132,8 +134,8 @@ class Task:
 def work(task: Task, log: Log, seed: int, out: Path) -> None:
     """Checks the mutants of a task one after the other, in a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # and so does a mutant that takes too long, whatever it does
-    lines.BLOCK_BYTES, text._SLICE_BYTES = 1500, 1200  # a small file is more than one of them
+    for end in (signal.SIGTERM, signal.SIGALRM):  # and so does a mutant that takes too long, whatever it does
+        signal.signal(end, signal.SIG_DFL)
     lines.MAX_LINE_BYTES = text.MAX_LINE_BYTES = MAX_LINE
     parent, told = os.getppid(), dict(zip(COUNTS, range(len(COUNTS)), strict=True))
     for name, content in log.files.items():
@@ -150,6 +152,8 @@ def work(task: Task, log: Log, seed: int, out: Path) -> None:
             path.unlink()
         else:
             path.write_bytes(mutant.content)
+        lines.BLOCK_BYTES = BLOCKS[number % len(BLOCKS)]
+        text._SLICE_BYTES = lines.BLOCK_BYTES // 2
         start, rows = time.perf_counter(), 0
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
@@ -182,7 +186,12 @@ def keep(task: Task, number: int, seed: int, out: Path, reason: str) -> None:
 
 
 def campaign(
-    readers: Sequence[str], numbers: range, seed: int, workers: int, out: Path, tell: Callable[[int], None]
+    readers: Sequence[str],
+    numbers: range,
+    seed: int,
+    workers: int,
+    out: Path,
+    tell: Callable[[dict[str, Counts]], None],
 ) -> dict[str, Counts]:
     """Checks the mutants with these numbers of each reader; what is known so far when it is interrupted.
 
@@ -192,12 +201,19 @@ def campaign(
         seed: of all of them.
         workers: processes at a time.
         out: folder for the files of findings.
-        tell: is told how many mutants are done so far, now and then.
+        tell: is told what is known so far, about once a second.
     """
     counts = {reader: Counts() for reader in readers}
     starts = range(0, len(numbers), CHUNK)
     waiting = deque(Task(reader, numbers[start : start + CHUNK]) for start in starts for reader in readers)
     running: list[Task] = []
+
+    def so_far() -> dict[str, Counts]:
+        known = {reader: replace(count) for reader, count in counts.items()}
+        for task in running:
+            known[task.reader].add(task.told)
+        return known
+
     shared_memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as scratch:
         logs = make_logs()
@@ -212,14 +228,13 @@ def campaign(
                     if rest:
                         waiting.appendleft(Task(task.reader, rest))
                     counts[task.reader].add(task.told)
-                tell(sum(count.mutants for count in counts.values()) + sum(int(task.told[0]) for task in running))
+                tell(so_far())
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
         for task in running:
             task.process.kill()
             task.process.join()
-            counts[task.reader].add(task.told)
-    return counts
+    return so_far()
 
 
 def _started(task: Task, logs: dict[str, Log], seed: int, out: Path, scratch: Path) -> Task:
@@ -250,29 +265,18 @@ def report(counts: dict[str, Counts]) -> str:
     """The table."""
     total = Counts()
     for count in counts.values():
-        total.add([getattr(count, name) for name in COUNTS])
-    heads = (
-        "reader",
-        "mutants",
-        "read whole",
-        "bad rows left out",
-        "refused",
-        "rows read",
-        "findings",
-        "longest",
-        "most memory",
-    )
-    rows = [
-        (
-            *(name, f"{count.mutants:,}", f"{count.whole:,}", f"{count.skipping:,}", f"{count.refused:,}"),
-            *(f"{count.rows:,}", f"{count.findings:,}", f"{count.seconds:.2f} s", f"{count.megabytes:.0f} MB"),
-        )
+        total.add(astuple(count))
+    cells = ["reader|mutants|read whole|bad rows left out|refused|rows read|findings|longest|most memory"]
+    cells += [
+        f"{name}|{count.mutants:,}|{count.whole:,}|{count.skipping:,}|{count.refused:,}|{count.rows:,}|"
+        f"{count.findings:,}|{count.seconds:.2f} s|{count.megabytes:.0f} MB"
         for name, count in [*counts.items(), ("all", total)]
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    shown = [" | ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *rows)]
-    shown.insert(1, "|".join("-" * (width + 1) + ":" for width in widths)[: sum(widths) + 3 * len(widths)])
-    return "\n".join(f"| {line} |" for line in shown)
+    rows = [line.split("|") for line in cells]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * (width - 1) + ":" for width in widths])
+    padded = ([cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in padded)
 
 
 def main() -> None:
@@ -288,15 +292,16 @@ def main() -> None:
     arguments = parser.parse_args()
     readers = (arguments.only,) if arguments.only else READERS
     numbers = range(arguments.first, arguments.first - (-arguments.mutants // len(readers)))
+    for end in (signal.SIGINT, signal.SIGTERM):  # a job in the background ignores Ctrl-C
+        signal.signal(end, signal.default_int_handler)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     with bar(len(numbers) * len(readers), "mutants", "fuzz") as progress:
-        counts = campaign(
-            readers,
-            numbers,
-            arguments.seed,
-            arguments.workers,
-            arguments.out,
-            lambda done: progress.update(done - progress.n),
-        )
+
+        def tell(known: dict[str, Counts]) -> None:
+            progress.update(sum(count.mutants for count in known.values()) - progress.n)
+            atomic_write_text(arguments.out / "table.md", report(known) + "\n")
+
+        counts = campaign(readers, numbers, arguments.seed, arguments.workers, arguments.out, tell)
     print(report(counts))
     if findings := sum(count.findings for count in counts.values()):
         sys.exit(f"{findings:,} findings; their files are in {arguments.out}")

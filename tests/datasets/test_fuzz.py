@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # A
 
 
 def test_no_findings(tmp_path: Path) -> None:
-    counts = fuzz.campaign(fuzz.READERS, range(330), 1, 2, tmp_path, lambda done: None)
+    counts = fuzz.campaign(fuzz.READERS, range(330), 1, 2, tmp_path, lambda known: None)
     assert [path.read_text() for path in tmp_path.glob("*/reason.txt")] == []
     for reader, count in counts.items():
         assert count.mutants == count.whole + count.skipping + count.refused == 330, reader
@@ -66,7 +66,7 @@ def test_findings_are_kept(
     monkeypatch.setattr(criteo, "read_tables", faulty)
     monkeypatch.setattr(fuzz, "SECONDS", 0.1 if "SIGALRM" in reason else 600)
     monkeypatch.setattr(fuzz, "MEGABYTES", 20)
-    counts = fuzz.campaign(["criteo"], range(20, 26), 0, 1, tmp_path, lambda done: None)["criteo"]
+    counts = fuzz.campaign(["criteo"], range(20, 26), 0, 1, tmp_path, lambda known: None)["criteo"]
     found = sorted(path.parent for path in tmp_path.glob("*/reason.txt"))
     assert counts.mutants == 6
     assert len(found) == counts.findings > 0
@@ -86,7 +86,7 @@ def test_messages_name_the_file(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_campaign_tells_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(done: int) -> None:
+    def interrupt(known: object) -> None:
         raise KeyboardInterrupt
 
     counts = fuzz.campaign(["csv", "parquet"], range(10**6), 0, 2, tmp_path, interrupt)
