@@ -150,6 +150,8 @@ class _Parser:
         """All of some lines; raises if anything is wrong with any of them."""
         if b"\r" in text:  # pyarrow would end a row there
             raise ValueError("carriage return")
+        if len(self.columns) > 1 and (text.startswith(b"\n") or b"\n\n" in text):  # pyarrow would fill it with blanks
+            raise ValueError("an empty line")
         return Table(self._typed(self._tokenise(text, count)), range(line, line + count))
 
     def _slice_by_slice(self, line: int, text: bytes) -> Iterator[Table]:

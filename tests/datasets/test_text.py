@@ -211,15 +211,19 @@ def test_dates() -> None:
 
 
 def peak_of(path: Path, bad_rows: BadRows) -> tuple[int, int, str]:
-    """Bytes that reading takes at most (those of Python and numpy), the rows left out and the first problem."""
+    """Bytes that reading takes at most (of Python and numpy, and of Arrow), the rows left out and the first problem."""
     reading = Reading([path], bad_rows)
+    usual = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counting)
     tracemalloc.start()
     try:
         with pytest.raises(DataError) as error:
             read(path, reading)
-        return tracemalloc.get_traced_memory()[1], reading.rows_skipped, str(error.value)
+        return tracemalloc.get_traced_memory()[1] + counting.max_memory(), reading.rows_skipped, str(error.value)
     finally:
         tracemalloc.stop()
+        pa.set_memory_pool(usual)
 
 
 @pytest.mark.parametrize("line", [b"\n", b"1,2\n", b",,\n", b"1,\0,a\n", b"\0\n"])
@@ -237,6 +241,20 @@ def test_bad_lines_take_no_memory(line: bytes, write: Write) -> None:
     assert skipped == lines // 4
     assert f"no valid row in it; the first problem: {path}, line 1: " in problem
     assert peak < 12 << 20
+
+
+def test_an_empty_line_is_no_row_of_blanks(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For pyarrow it is one, of all columns."""
+    monkeypatch.setitem(globals(), "COLUMNS", {f"c{i}": INTEGER for i in range(200)})
+    path = write(gzip.compress(b"\n" * 100_000))  # 20 million cells
+    for bad_rows in ("error", "skip"):
+        peak, _, problem = peak_of(path, bad_rows)
+        assert "line 1: an empty line; expected 200 comma-separated columns" in problem
+        assert peak < 24 << 20
+    with pytest.raises(DataError, match="line 2: an empty line; expected 200"):
+        read(write(b"," * 199 + b"\n\n" + b"," * 199 + b"\n"))
+    monkeypatch.setitem(globals(), "COLUMNS", {"only": INTEGER})
+    assert read(write(b"1\n\n2\n")) == [(1,), (None,), (2,)]
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, zipped], ids=str)
