@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ MAX_LINE_BYTES = 1 << 20
 _COMPRESSED_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _ZIP = b"PK\x03\x04"
+# What the standard library raises on damaged gzip, bzip2 and zip files; ValueError: names that are not UTF-8.
+_DAMAGED = (OSError, zlib.error, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
 def line_blocks(path: Path, reading: Reading, layout: str) -> Iterator[tuple[int, int, bytes]]:
@@ -89,8 +92,8 @@ def _pieces(path: Path, layout: str) -> Iterator[tuple[bytes, int]]:
                 yield piece, raw.tell()
         except EOFError:
             raise _DamagedError("the compressed file is cut off here or in the lines after it") from None
-        except (OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise _DamagedError(f"damaged here or in the lines after it: {error}") from None
+        except _DAMAGED as error:
+            raise _DamagedError(f"damaged here or in the lines after it: {str(error)[:200]}") from None
     if empty:
         raise DataError(path, None, f"the file is empty; expected {layout}")
 
