@@ -118,7 +118,7 @@ def _read(stream: IO[bytes]) -> Iterator[bytes]:
 
 def _unzip(raw: IO[bytes]) -> Iterator[bytes]:
     with zipfile.ZipFile(raw) as archive:
-        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        names = [name for name in archive.namelist() if not name.endswith("/")]
         if len(names) != 1:
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise zipfile.BadZipFile(f"the archive holds {len(names)} files ({shown}) instead of one; unpack it")

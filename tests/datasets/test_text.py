@@ -65,6 +65,10 @@ def test_compression_and_block_size_do_not_matter(
     assert 0.9 < reading.fraction <= 1  # a zip file ends with its table of contents
 
 
+def test_a_zip_file_whose_file_has_no_name(write: Write) -> None:
+    assert read(write(zipped(b"1,2,a\n", "y").replace(b"y", b"\0"))) == [(1, 2, "a")]
+
+
 def test_several_bzip2_streams_are_one_file(write: Write) -> None:
     path = write(bz2.compress(b"1,2,a\n") + bz2.compress(b"0,3,b\n"))
     assert read(path) == [(1, 2, "a"), (0, 3, "b")]
