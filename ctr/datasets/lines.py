@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from ctr.errors import DataError
 BLOCK_BYTES = 8 << 20
 MAX_LINE_BYTES = 1 << 20
 _COMPRESSED_BYTES = 1 << 18
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ZIP = b"PK\x03\x04"
+# What the standard library raises on damaged gzip, bzip2 and zip files; ValueError: names that are not UTF-8.
+_DAMAGED = (OSError, zlib.error, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 
 def line_blocks(path: Path, reading: Reading, layout: str) -> Iterator[tuple[int, int, bytes]]:
@@ -61,7 +65,7 @@ def first_line(path: Path, layout: str) -> bytes:
     line = start.partition(b"\n")[0]
     if len(line) > MAX_LINE_BYTES:
         raise too_long(path, 1, layout)
-    return line.removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
+    return line.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK)
 
 
 def too_long(path: Path, line: int, layout: str) -> DataError:
@@ -88,8 +92,8 @@ def _pieces(path: Path, layout: str) -> Iterator[tuple[bytes, int]]:
                 yield piece, raw.tell()
         except EOFError:
             raise _DamagedError("the compressed file is cut off here or in the lines after it") from None
-        except (OSError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise _DamagedError(f"damaged here or in the lines after it: {error}") from None
+        except _DAMAGED as error:
+            raise _DamagedError(f"damaged here or in the lines after it: {str(error)[:200]}") from None
     if empty:
         raise DataError(path, None, f"the file is empty; expected {layout}")
 
@@ -102,7 +106,7 @@ def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
         return _gathered(_bunzip(raw))
     if head[:2] == b"\x1f\x8b":
         return _read(cast(IO[bytes], gzip.GzipFile(fileobj=raw)))
-    if head == b"PK\x03\x04":
+    if head == _ZIP:
         return _unzip(raw)
     return _read(raw)
 
@@ -114,11 +118,16 @@ def _read(stream: IO[bytes]) -> Iterator[bytes]:
 
 def _unzip(raw: IO[bytes]) -> Iterator[bytes]:
     with zipfile.ZipFile(raw) as archive:
-        names = [entry.filename for entry in archive.infolist() if not entry.is_dir()]
+        names = [name for name in archive.namelist() if not name.endswith("/")]
         if len(names) != 1:
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise zipfile.BadZipFile(f"the archive holds {len(names)} files ({shown}) instead of one; unpack it")
+        if archive.getinfo(names[0]).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The standard library expands all that it has read of such a one at once, without a bound.
+            raise zipfile.BadZipFile(f"{names[0]} in it is not packed by the usual method (deflate); unpack it")
         with archive.open(names[0]) as member:
+            if cast(zipfile.ZipExtFile, member).peek(4).startswith(_ZIP):  # they can be nested without end
+                raise zipfile.BadZipFile("an archive within an archive; unpack it")
             yield from _decompressed(member)
 
 
@@ -141,11 +150,11 @@ def _bunzip(raw: IO[bytes]) -> Iterator[bytes]:
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """The same content in larger pieces."""
-    waiting: list[bytes] = []
+    waiting = bytearray()
     for piece in pieces:
-        waiting.append(piece)
-        if sum(map(len, waiting)) >= BLOCK_BYTES:
-            yield b"".join(waiting)
-            waiting = []
-    if last := b"".join(waiting):
-        yield last
+        waiting += piece
+        if len(waiting) >= BLOCK_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)
