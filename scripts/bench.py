@@ -32,7 +32,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ctr.cli import bar
 from ctr.datasets.manifest import Manifest
 from ctr.datasets.prepared import ROWS
 from ctr.datasets.rows import Rows
@@ -40,6 +39,7 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
+from ctr.progress import bar
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.training.optimizers import make_optimizers

@@ -25,9 +25,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
 
-from ctr.cli import bar
 from ctr.errors import CtrError
 from ctr.files import atomic_path
+from ctr.progress import bar
 
 CHUNK = 1 << 20
 

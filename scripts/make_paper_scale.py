@@ -28,9 +28,10 @@ from functools import partial
 from pathlib import Path
 
 from ctr import parts
-from ctr.cli import GENERATED_MARK, bar
+from ctr.datasets.source import GENERATED_MARK
 from ctr.datasets.synthetic.criteo_avazu import AVAZU_ROWS, CRITEO_ROWS, write_avazu, write_criteo
 from ctr.datasets.synthetic.ipinyou import IPINYOU_ROWS, write_ipinyou
+from ctr.progress import bar
 
 
 @dataclass(frozen=True)
