@@ -254,15 +254,26 @@ class Campaign:
             if not self._hurt:
                 play.problems.append(f"the run after it failed: {_last_line(ended.err)}")
                 return
-            path = remedy(ended.err, self.work)
-            if path is None:
-                play.problems.append(f"refused without a file to delete: {_last_line(ended.err)}")
+            cure = self._cure(_last_line(ended.err), play.command)
+            if cure is None:
+                play.problems.append(f"refused without saying what to do: {_last_line(ended.err)}")
                 return
             play.refused = True
-            play.what += f"; deleted {path.relative_to(self.work)}"
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            play.what += f"; {cure}"
             self._prerequisites(play.command, self.work)
         play.problems.append("refused five times")
+
+    def _cure(self, error: str, command: Command) -> str | None:
+        """Does what an error asks for: to delete or move what it names, or to prepare the rows anew. Says what was
+        done."""
+        if (path := named(error, self.work)) and re.search(r"\b(delete|remove|move)\b", error):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            return f"deleted {path.relative_to(self.work)}"
+        if path and "ctr.prepare" in error:
+            line = tuple(part for part in command.arguments if part.startswith("dataset"))
+            Process(partial(forked, "ctr.prepare", line), self.work).finish()
+            return "prepared anew"
+        return None
 
     def _judge(self, play: Round, ended: Ended, allowed: set[int]) -> None:
         """Holds the exit code and what was said against what is documented."""
@@ -306,12 +317,9 @@ def _record_rate(command: Command) -> None:
     rates.record(open_data(config.dataset).folder, ctr.config.plain_dict(config), 0.01)
 
 
-def remedy(text: str, work: Path) -> Path | None:
-    """What an error asks to delete: the first path below the working folder that it names."""
-    line = _last_line(text)
-    if not re.search(r"\b(delete|remove|move)\b", line):
-        return None
-    for token in re.findall(r"[^\s;,'\"()]+", line):
+def named(error: str, work: Path) -> Path | None:
+    """The first path below the working folder that an error names."""
+    for token in re.findall(r"[^\s;,'\"()]+", error):
         path = (work / token.rpartition("=")[2].removeprefix("sqlite:///").rstrip(".:")).resolve()
         if path.exists() and work.resolve() in path.parents:
             return path
@@ -340,15 +348,8 @@ def table(rounds: list[Round]) -> str:
         outcomes = Counter(play.outcome for play in plays)
         interrupted = sum(play.interrupted for play in plays)
         ended = sum(not play.interrupted and play.disturbance != "damage" for play in plays)
-        lines.append(
-            [
-                *key,
-                str(len(plays)),
-                str(ended),
-                str(interrupted),
-                *(str(outcomes[name]) for name in ("repaired", "refused", "WRONG")),
-            ]
-        )
+        counts = [len(plays), ended, interrupted, *(outcomes[name] for name in ("repaired", "refused", "WRONG"))]
+        lines.append([*key, *map(str, counts)])
     rule = ["---", "---", *["--:"] * 6]
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *lines])
 

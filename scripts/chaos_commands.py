@@ -18,6 +18,7 @@ from ctr.store import RESULT
 from ctr.sweep import RECORD
 
 MEASURED = {"samples_per_second", "train_seconds", "peak_rss_bytes"}  # never the same twice
+CHECKSUM = "checksum"  # also of what is measured, and of paths
 PREPARED = "dataset.prepared="
 
 
@@ -92,6 +93,7 @@ def figures(command: Command, work: Path) -> Any:
         (folder,) = (path.parent for path in prepared_folder(work, command).glob("*/manifest.json"))
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["input"]["files"]
+        manifest.pop(CHECKSUM, None)
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.arrow"))}
         return {"manifest": manifest, **hashes}
     if command.kind == "train":
@@ -109,7 +111,7 @@ def figures(command: Command, work: Path) -> Any:
 
 def _result(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / RESULT).read_text())
-    return {name: value for name, value in result.items() if name not in MEASURED}
+    return {name: value for name, value in result.items() if name not in {*MEASURED, CHECKSUM}}
 
 
 def difference(found: Any, expected: Any) -> str:
