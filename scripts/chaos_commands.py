@@ -17,8 +17,9 @@ from ctr.files import TMP_PREFIX
 from ctr.store import RESULT
 from ctr.sweep import RECORD
 
-MEASURED = {"samples_per_second", "train_seconds", "peak_rss_bytes"}  # never the same twice
-CHECKSUM = "checksum"  # also of what is measured, and of paths
+NO_FIGURES = {  # never the same twice, the checksum and the commit included
+    "samples_per_second", "train_seconds", "peak_rss_bytes", "git_sha", "checksum",
+}  # fmt: skip
 PREPARED = "dataset.prepared="
 
 
@@ -93,7 +94,7 @@ def figures(command: Command, work: Path) -> Any:
         (folder,) = (path.parent for path in prepared_folder(work, command).glob("*/manifest.json"))
         manifest = json.loads((folder / "manifest.json").read_text())
         del manifest["input"]["files"]
-        manifest.pop(CHECKSUM, None)
+        manifest.pop("checksum", None)
         hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.arrow"))}
         return {"manifest": manifest, **hashes}
     if command.kind == "train":
@@ -105,13 +106,13 @@ def figures(command: Command, work: Path) -> Any:
             (row["job"], row["overrides"], row["error"], row["error"] or _result(work / row["folder"])) for row in rows
         ]
     (folder,) = (work / "runs" / "studies").glob("table2*")
-    runs = pd.read_csv(folder / "runs.csv").drop(columns=[*MEASURED, "folder", "command"])
+    runs = pd.read_csv(folder / "runs.csv").drop(columns=[*NO_FIGURES, "folder", "command"], errors="ignore")
     return {"result": (folder / "result.csv").read_text(), "runs": runs.to_csv()}
 
 
 def _result(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / RESULT).read_text())
-    return {name: value for name, value in result.items() if name not in {*MEASURED, CHECKSUM}}
+    return {name: value for name, value in result.items() if name not in NO_FIGURES}
 
 
 def difference(found: Any, expected: Any) -> str:
