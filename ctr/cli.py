@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from threading import Timer
 from typing import Any, Literal, NoReturn
 
 from filelock import FileLock
@@ -45,8 +46,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as ``kill`` and schedulers send it: cleared up after like Ctrl-C."""
 
 
-def _terminate(*_: object) -> NoReturn:
+def terminate(*_: object) -> NoReturn:
+    """On SIGTERM."""
     raise Terminated
+
+
+def send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python prints what is raised while it clears an object away, and goes on. Ctrl-C and SIGTERM must not be lost."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+    Timer(0.01, os.kill, (os.getpid(), number)).start()  # at once it would be raised in here, and lost too
 
 
 def message(error: BaseException) -> str:
@@ -89,7 +100,8 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
         command: the function.
         name: of its configuration, for ``--help``, where it is a Hydra one.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = send_again
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself
