@@ -205,8 +205,9 @@ class Campaign:
             part = chance.choice([(0.0, 1.0), (0.0, 1.0), (0.0, 0.3), (0.8, 1.05)])
             moment = chance.uniform(*part) * seconds + (chance.uniform(0, 3) if is_fresh else 0)  # it loads first
             play.what = f"after {moment:.2f} s"
+            killed = name == "kill9" and chance.random() < 0.4
             if not process.ended(moment):
-                workers = workers_of(process.pid) if name == "kill9" and chance.random() < 0.4 else []
+                workers = workers_of(process.pid) if killed and play.command.kind == "study" else []
                 play.what += " of a worker" if workers else ""
                 target = chance.choice(workers) if workers else process.pid
                 with suppress(ProcessLookupError):  # a worker that has just ended
@@ -375,18 +376,20 @@ def main(arguments: list[str] | None = None) -> int:
     Plugins.instance()  # Hydra looks for them once
     adopt_orphans()
     rounds: list[Round] = []
+    wrong = 0
     with disk() as (root, limited), tqdm(numbers, unit="round", dynamic_ncols=True) as progress:
         if not limited and "disk" in only:
             only = tuple(name for name in only if name != "disk") or parser.error("--only disk needs root")
             progress.write("no full disks: a file system of a limited size needs root")
         campaign = Campaign(given.seed, only, root, given.folder.absolute())
-        for number in progress:
-            play = campaign.round(number)
-            rounds.append(play)
-            wrong = sum(bool(play.problems) for play in rounds)
-            progress.set_postfix_str(f"{wrong} wrong", refresh=False)
-            if play.problems or given.round is not None:
-                progress.write("\n  ".join([f"seed {given.seed} {describe(play)}: {play.outcome}", *play.problems]))
+        with suppress(KeyboardInterrupt):  # the table of what was done until then
+            for number in progress:
+                play = campaign.round(number)
+                rounds.append(play)
+                wrong += bool(play.problems)
+                progress.set_postfix_str(f"{wrong} wrong", refresh=False)
+                if play.problems or given.round is not None:
+                    progress.write("\n  ".join([f"seed {given.seed} {describe(play)}: {play.outcome}", *play.problems]))
     print(table(rounds))
     used_seconds = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     print(f"\n{len(rounds)} rounds, seed {given.seed}: {wrong} wrong; {used_seconds:,.0f} s of processor time")

@@ -137,9 +137,9 @@ class Process:
 def workers_of(study: int) -> list[int]:
     """The workers of a running study that was forked: its children in sessions of their own, but the first, the helper
     that forks them."""
-    with suppress(OSError):
-        _, *children = Path(f"/proc/{study}/task/{study}/children").read_text().split()
-        return [int(child) for child in children if os.getsid(int(child)) == int(child)]
+    with suppress(OSError):  # it has ended
+        children = [int(child) for child in Path(f"/proc/{study}/task/{study}/children").read_text().split()]
+        return [child for child in children[1:] if os.getsid(child) == child]
     return []
 
 
