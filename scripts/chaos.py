@@ -55,12 +55,12 @@ from ctr.sweep import RECORD
 
 SIGNALS = {"kill9": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 DISTURBANCES = (*SIGNALS, "disk", "fsize", "damage")
-SHARE_OF_FRESH, SHARE_OF_TRACKED, SHARE_OF_NEW_DATABASES = 0.05, 0.4, 0.1
+SHARE_OF_FRESH, SHARE_OF_TRACKED, SHARE_OF_NEW_DATABASES = 0.05, 0.4, 0.25
 ROUNDS_PER_FOLDER = 5
-DAMAGED = (
-    "rows.arrow", "vocabulary.arrow", "manifest.json", "learning_rates.json", "mlflow.db", RESULT, "config.yaml",
-    "*.lock", RECORD, "settings.json",
-)  # fmt: skip
+DAMAGED = {  # by how often each is chosen
+    "rows.arrow": 4, "vocabulary.arrow": 1, "manifest.json": 2, "learning_rates.json": 1, "mlflow.db": 2, RESULT: 2,
+    "config.yaml": 1, "*.lock": 1, RECORD: 1, "settings.json": 1,
+}  # fmt: skip
 IMPORTED_LATE = (  # by the commands, as they go on
     "mlflow.store.tracking.sqlalchemy_store", "torch._dynamo", "torch.onnx", "plotly.graph_objects",
     "ctr.studies.registry", "ctr.studies.report",
@@ -239,7 +239,8 @@ class Campaign:
         if not prepared_folder(self.work, play.command).exists() or chance.random() < 0.3:
             run()
         names = [name for name in DAMAGED if any(self.work.rglob(name))]
-        path = chance.choice(sorted(self.work.rglob(chance.choice(names))))
+        (name,) = chance.choices(names, [DAMAGED[name] for name in names])
+        path = chance.choice(sorted(self.work.rglob(name)))
         play.what = f"{damage(path, chance)} ({path.relative_to(self.work)})"
         self._hurt.add(path)
 

@@ -114,6 +114,8 @@ class Runner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._bar is not None:
+            self._bar.close()  # first: Ctrl-C may come while the workers end
         for worker in self._workers:
             worker.stop()
         for worker in self._workers:
@@ -123,8 +125,6 @@ class Runner:
                 worker.process.kill()
                 worker.process.wait()
         self._workers.clear()
-        if self._bar is not None:
-            self._bar.close()
 
     @property
     def failures(self) -> dict[Path, str]:

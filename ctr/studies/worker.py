@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from filelock import Timeout
 
-from ctr.cli import Terminated, message
+from ctr.cli import Terminated, message, send_again
 from ctr.config import TrainConfig
 from ctr.errors import CtrError
 from ctr.store import LOG, RESULT, Store, expect_code, expect_unchanged
@@ -145,8 +145,16 @@ def _logged(folders: Sequence[Path]) -> Iterator[None]:
         yield
 
 
-def _terminate(*_: object) -> None:
+def terminate(*_: object) -> None:
+    """On SIGTERM, once: the runner's end is told twice, by the connection and by the runner."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def lost(error: sys.UnraisableHookArgs) -> None:
+    """A signal that Python dropped (`ctr.cli.send_again`) comes once more."""
+    signal.signal(signal.SIGTERM, terminate)
+    send_again(error)
 
 
 def load(function: str) -> RunFamily:
@@ -167,10 +175,10 @@ def _refuse(error: CtrError, *_: object) -> NoReturn:
 def main(descriptor: str, function: str, root: str) -> None:
     """Serves at an inherited socket; ``function`` is ``module:name`` of a `RunFamily`, ``root`` the store."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's, which then ends its workers
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = lost
     logging.getLogger("ctr").setLevel(logging.DEBUG)
     try:
         serve(Connection(int(descriptor)), load(function), Store(Path(root)))
     except (Terminated, BrokenPipeError):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the runner's end is told twice: by the connection and by it
         sys.exit(143)
