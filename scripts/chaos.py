@@ -124,7 +124,7 @@ class Campaign:
         if number % ROUNDS_PER_FOLDER == 0:
             self.chain(number)
         chance = random.Random(f"{self.seed} {number}")
-        kind = chance.choice(["prepare", "train", "train", "train", "sweep", "sweep", "study"])
+        kind = chance.choices(["prepare", "train", "sweep", "study"], [2, 4, 2, 1])[0]
         command = chance.choice([command for command in COMMANDS if command.kind == kind])
         play = Round(number, command, chance.choice(self.only))
         tracked = command.kind != "prepare" and chance.random() < SHARE_OF_TRACKED
