@@ -75,9 +75,10 @@ def _exit_code(error: BaseException) -> int:
 def fail(error: BaseException) -> NoReturn:
     """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
     more (``| head``)."""
+    unread = isinstance(error, BrokenPipeError) and (error.filename in output.STREAMS or output.unread())
     if isinstance(error, OSError):
         error = output.flush() or error
-    if isinstance(error, BrokenPipeError) and error.filename in output.STREAMS:
+    if unread:
         sys.exit(BROKEN_PIPE)
     text = message(error)
     if isinstance(error, KeyboardInterrupt):

@@ -10,10 +10,11 @@ from ctr.errors import CtrError, system_message
 from ctr.files import TMP_PREFIX, atomic_path
 
 SQLITE = "sqlite:///"
+HEAD = b"SQLite format 3\0"  # every database begins with this
 
 # What SQLite, Alembic and MLflow say of a database, and what it means; the first that is found counts.
 MEANING = {
-    "file is not a database": "is not an SQLite database; {another}",
+    "not a database": "is not an SQLite database; {another}",
     "malformed": "is damaged; {another}",
     "already exists": "is half-made, or of another version of MLflow; {another}",
     "no such table": "is no whole MLflow database, or was deleted while it was in use; {another}",
@@ -64,15 +65,21 @@ def _clear(path: Path) -> None:
         left.unlink(missing_ok=True)
 
 
-def expect_writable(path: Path) -> None:
-    """Refuses a database that is there and cannot be written to, without a try that would last or leave traces.
+def expect_usable(path: Path) -> None:
+    """Refuses a database that is there and that MLflow could not use, without a try that would last or leave traces.
 
     Raises:
-        CtrError: it is not a file, or it or its folder is read-only.
+        CtrError: it is not a database, or it or its folder is read-only.
     """
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        return
+    if not path.is_file():
         raise CtrError(f"{path} is not a file; choose another tracking.uri")
-    if path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+    with path.open("rb") as file:
+        head = file.read(len(HEAD))
+    if head not in (b"", HEAD):
+        raise CtrError(f"{path} is not an SQLite database; {ANOTHER}")
+    if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
         raise CtrError(f"{path} is read-only; {WRITABLE}")
 
 

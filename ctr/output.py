@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from contextlib import suppress
 
@@ -25,6 +26,15 @@ def flush() -> OSError | None:
             error.filename = name
             found = found or error
     return found
+
+
+def unread() -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # closed, or not a file of the system's
+            poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class LogFile(logging.FileHandler):

@@ -261,11 +261,13 @@ def quiet() -> None:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line."""
+    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line that names the store."""
     try:
         yield
-    except CtrError:
-        raise
+    except CtrError as error:
+        if str(error).startswith("tracking.uri="):
+            raise
+        raise CtrError(f"tracking.uri={uri}: {error}") from error
     except Exception as error:
         raise CtrError(f"tracking.uri={uri}: {database.explain(error, uri)}") from error
 
@@ -284,7 +286,7 @@ def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> 
     if path is None:
         return _open_experiment(client_class(tracking_uri=uri), experiment, None)
     path.parent.mkdir(parents=True, exist_ok=True)
-    database.expect_writable(path)
+    database.expect_usable(path)
     artifacts = path.with_name("mlartifacts").as_uri()
     with FileLock(f"{path}.lock"):
         database.make(path, artifacts)
