@@ -261,13 +261,11 @@ def quiet() -> None:
 
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line that names the store."""
+    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line."""
     try:
         yield
-    except CtrError as error:
-        if str(error).startswith("tracking.uri="):
-            raise
-        raise CtrError(f"tracking.uri={uri}: {error}") from error
+    except CtrError:
+        raise
     except Exception as error:
         raise CtrError(f"tracking.uri={uri}: {database.explain(error, uri)}") from error
 
