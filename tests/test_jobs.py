@@ -24,7 +24,7 @@ from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 from tests.test_pruning import BACKENDS
 
-TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes")
+TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
 
 
 def configuration(folder: Path, *overrides: str, rows: int = 400) -> Any:
