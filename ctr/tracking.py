@@ -115,9 +115,9 @@ class MlflowTracker:
                 self._parameters(parameters or {})
                 for path in files:
                     self.artifact(path)
-            except BaseException:
-                with suppress(Exception):  # the error itself says more
-                    self.finish("FAILED")
+            except BaseException as error:
+                with suppress(CtrError):  # the error itself says more
+                    self.finish(status_of(error))
                 raise
 
     def _renew(self, run: Run, name: str) -> Run:
@@ -243,6 +243,11 @@ class LastingTracker:
             for point in self._tracker.unsent()
         ]
         self._kept += [{"kind": "run", **run}, *points]
+
+
+def status_of(error: BaseException) -> Status:
+    """How a run ended that an error ended."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def _milliseconds() -> int:

@@ -45,7 +45,7 @@ from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
 from ctr.store import CODE, CONFIG, RESULT, UNTRACKED, Store, claim, confirm, job_key, result_text
-from ctr.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look
+from ctr.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
 __all__ = ["Result", "check", "job", "jobs", "passes", "table"]
@@ -145,7 +145,7 @@ class Member:
 
     def fail(self, error: BaseException) -> None:
         self.ended, self.error = True, error
-        self.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        self.tracker.finish(status_of(error))
 
     def table(self, result: Result) -> str:
         """The figures for a reader, and where the run is tracked."""

@@ -13,7 +13,7 @@ from ctr.errors import CtrError
 from ctr.files import atomic_path, atomic_write_text
 from ctr.studies import dashboard, page
 from ctr.studies.subject import SHOWN, TRIED, Subject, tag
-from ctr.tracking import MlflowTracker, explained, quiet
+from ctr.tracking import MlflowTracker, explained, quiet, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -106,7 +106,7 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     except BaseException as error:
         if not tracker.renewed:  # an earlier report stays one
             with suppress(CtrError):  # the error itself says more
-                tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                tracker.finish(status_of(error))
         raise
     tracker.finish("FINISHED")
     return _links(view, experiment_id, tracker.run_id)
