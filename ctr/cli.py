@@ -10,9 +10,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from threading import Timer
 from typing import Any, Literal, NoReturn
@@ -23,16 +22,17 @@ from hydra.types import RunMode
 from tqdm import tqdm
 
 import ctr.help
+from ctr import output
 from ctr.config import DatasetConfig, EncodingName, Source, plain_dict
 from ctr.datasets import DATASETS
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, code_hash, prepare
 from ctr.datasets.schema import Dataset
 from ctr.environment import end_at_once
-from ctr.errors import ArgumentError, CtrError
+from ctr.errors import ArgumentError, CtrError, system_message, warn_once
 from ctr.mistakes import CONFIG_ERRORS, explain
 
-FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, WRONG_ARGUMENTS, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 2, 130, 141, 143  # 128 + the signal's number
 GENERATOR_MODULES = tuple(
     f"ctr.datasets.{name}" for name in ("synthetic", "synthetic_ipinyou", "click_model", "hashing")
 )
@@ -66,11 +66,11 @@ def message(error: BaseException) -> str:
         return str(error)
     if isinstance(error, CONFIG_ERRORS) and (text := explain(error)):
         return text
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     lines = []
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, OSError) and cause.errno:
+            return system_message(cause)
         lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
         cause = cause.__cause__
     text = " ".join(line if line[-1] in ".:;," else f"{line};" for line in dict.fromkeys(lines)).rstrip(";")
@@ -83,16 +83,25 @@ def _exit_code(error: BaseException) -> int:
     return WRONG_ARGUMENTS if isinstance(error, (ArgumentError, *CONFIG_ERRORS)) else FAILED
 
 
-def _exit(error: BaseException) -> NoReturn:
+def fail(error: BaseException) -> NoReturn:
+    """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
+    more (``| head``)."""
+    unread = isinstance(error, BrokenPipeError) and (error.filename in output.STREAMS or output.unread())
+    if isinstance(error, OSError):
+        error = output.flush() or error
+    if unread:
+        sys.exit(BROKEN_PIPE)
     text = message(error)
     if isinstance(error, KeyboardInterrupt):
         text = "terminated" if isinstance(error, Terminated) else "interrupted"
-    print(f"error: {text}", file=sys.stderr)
+    with suppress(OSError):  # nowhere left to say it; the exit code does
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(_exit_code(error))
 
 
 def run_command(command: Callable[[], Any], name: str | None = None) -> None:
-    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal.
+    """Runs a main function; exits with 1 if it failed, 2 on wrong arguments, 130 or 143 if stopped by a signal, 141 if
+    nobody reads its output any more.
 
     An error is one line on stderr.
 
@@ -111,7 +120,10 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
         else:
             command()
     except (Exception, KeyboardInterrupt) as error:
-        _exit(error)
+        fail(error)
+    finally:
+        if unwritten := output.flush():
+            fail(unwritten)
 
 
 def report_failure(error: BaseException) -> None:
@@ -124,8 +136,8 @@ def report_failure(error: BaseException) -> None:
     hydra = HydraConfig.get()
     if hydra.verbose:
         traceback.print_exception(error)
-    if hydra.mode is not RunMode.MULTIRUN:
-        _exit(error)
+    if hydra.mode is not RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
+        fail(error)
 
 
 def make_dataset(config: DatasetConfig) -> Dataset:
@@ -207,15 +219,10 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
 def _expect_forecast(test_days: Sequence[int], days: Sequence[int]) -> None:
     """Warns where later days than the test's are trained on: it is allowed, but hardly meant."""
     if later := sorted({day for day in days if day > min(test_days)} - set(test_days)):
-        _warn_once(
+        warn_once(
             f"dataset.test_days={list(test_days)}: later days are trained on, up to {later[-1]}; "
             "a test of what comes next has the last days"
         )
-
-
-@cache
-def _warn_once(text: str) -> None:
-    log.warning("warning: %s", text)
 
 
 def _sample(dataset: Dataset, folder: Path, rows: int, seed: int, quiet: bool) -> Path:

@@ -20,13 +20,12 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO
 
 from ctr.cli import Terminated, run_command
+from ctr.database import SQLITE, meaning, path_of
 from ctr.errors import ArgumentError, CtrError
 from ctr.studies import report
-from ctr.tracking import SQLITE
 
 HOST = "127.0.0.1"
 STARTS_WITHIN = 120.0  # seconds
@@ -44,9 +43,9 @@ def serving(uri: str, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         ArgumentError: no such database, or the port is taken.
         CtrError: the server does not come up.
     """
-    if not uri.startswith(SQLITE):
+    database = path_of(uri)
+    if database is None:
         raise ArgumentError(f"--uri {uri}: expected {SQLITE}PATH, a local database; a server has its own interface")
-    database = Path(uri.removeprefix(SQLITE)).absolute()
     if not database.is_file():
         raise ArgumentError(f"--uri {uri}: no database {database}; a tracked run makes one, such as `make run`")
     port = _usable(port)
@@ -63,7 +62,7 @@ def serving(uri: str, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]
         )
         try:
             address = f"http://{HOST}:{port}"
-            _wait(server, address, output)
+            _wait(server, address, output, uri)
             yield address, server
         finally:
             _end(server)
@@ -80,7 +79,7 @@ def _usable(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(server: subprocess.Popen[bytes], address: str, output: IO[bytes]) -> None:
+def _wait(server: subprocess.Popen[bytes], address: str, output: IO[bytes], uri: str) -> None:
     end = time.monotonic() + STARTS_WITHIN
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -89,9 +88,10 @@ def _wait(server: subprocess.Popen[bytes], address: str, output: IO[bytes]) -> N
         except OSError:  # not yet
             time.sleep(0.1)
     output.seek(0)
-    said = output.read().decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    said = output.read().decode(errors="replace")
+    last = (said.strip().splitlines() or ["nothing"])[-1]
     state = "took too long to start" if server.poll() is None else f"ended at once with code {server.returncode}"
-    raise CtrError(f"the MLflow server {state}; its last words: {said[0]}")
+    raise CtrError(f"the MLflow server {state}: {meaning(said, uri) or f'its last words: {last}'}")
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

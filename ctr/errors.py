@@ -5,7 +5,24 @@ A command exits with 2 where its arguments ask for what cannot be (`ArgumentErro
 
 from __future__ import annotations
 
+import errno
+import io
+import logging
+import os
+from functools import cache
 from pathlib import Path
+
+# What to do about errors of the system.
+SPACE = "free some space there, or choose another place, and start it again"
+ADVICE = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EFBIG: "a limit on the size of files is reached: raise it (ulimit -f), and start it again",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "choose another place, or get access to this one",
+    errno.EPERM: "choose another place, or get access to this one",
+    errno.ENOTDIR: "expected a folder; choose another place",
+}
 
 
 class CtrError(Exception):
@@ -59,3 +76,28 @@ class DataError(CtrError):
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
         self.path, self.line, self.problem = path, line, problem
         super().__init__(f"{path}{'' if line is None else f', line {line:,}'}: {problem}")
+
+
+def system_message(error: OSError) -> str:
+    """One line for an error of the system: the file, what happened to it, and what to do where that is known."""
+    path = error.filename if error.filename is not None else file_of(error)
+    said = os.strerror(error.errno) if error.errno else str(error)
+    advice = f"; {ADVICE[error.errno]}" if error.errno in ADVICE else ""
+    return f"{said}{advice}" if path is None else f"{path}: {said}{advice}"
+
+
+def file_of(error: BaseException) -> str | None:
+    """The file that was being written: the system does not name it, but the code that failed has it in hand."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        for value in trace.tb_frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(name := getattr(value, "name", None), str):
+                found = name
+        trace = trace.tb_next
+    return found
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Says something that the user should know, and the same only once in a process."""
+    logging.getLogger("ctr").warning("warning: %s", text)

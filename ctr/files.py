@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from ctr.errors import CtrError
+from ctr.errors import CtrError, file_of
 
 TMP_PREFIX = ".tmp-"
 
@@ -47,8 +47,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield tmp
         _fsync(tmp)
         tmp.replace(path)
-    except BaseException:
+    except BaseException as error:
         tmp.unlink(missing_ok=True)
+        _name(error, tmp, path)
         raise
     _fsync(path.parent)
 
@@ -82,8 +83,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 _fsync(Path(folder, name))
             _fsync(Path(folder))
         _replace_folder(tmp, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
+        _name(error, tmp, path)
         raise
     _fsync(path.parent)
 
@@ -101,6 +103,14 @@ def _replace_folder(new: Path, path: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _name(error: BaseException, tmp: Path, path: Path) -> None:
+    """Names in an error of the system what was to be written: a full disk is reported without a name, or with the
+    temporary one."""
+    if isinstance(error, OSError) and error.errno:
+        named = error.filename or file_of(error) or tmp
+        error.filename = str(named).replace(str(tmp), str(path)) if isinstance(named, str | Path) else named
 
 
 def _temporary_name(path: Path) -> Path:

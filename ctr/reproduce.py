@@ -29,9 +29,10 @@ import ctr.config
 from ctr.cli import check_data, open_data, report_failure, run_command
 from ctr.commands import override
 from ctr.config import ReproduceConfig
+from ctr.database import SQLITE
 from ctr.errors import DIVERGED, ArgumentError, CtrError
 from ctr.files import atomic_folder, atomic_write_text, expect_writable
-from ctr.tracking import SQLITE, flatten
+from ctr.tracking import flatten
 
 if TYPE_CHECKING:
     from ctr.studies.options import Findings, Options, Study

@@ -117,16 +117,20 @@ def _defined(figure: float) -> float | None:
 
 
 def git_sha() -> str | None:
-    """The commit of the checkout that this code lies in, "-dirty" if changed; None for an installed package."""
-    here = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of the checkout that this code lies in, "-dirty" if changed; None for an installed package, or where
+    git cannot tell."""
+    # Without locks git writes nothing: a full disk would leave its lock in the checkout.
+    here = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent)]
     try:
         # An installed package may lie within somebody else's checkout, which says nothing about it.
         tracked = subprocess.run([*here, "ls-files", "--error-unmatch", "result.py"], capture_output=True, check=False)
         if tracked.returncode != 0:
             return None
-        describe = [*here, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    except FileNotFoundError:
+        status = [*here, "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+        said = subprocess.run(status, capture_output=True, text=True, check=True).stdout.splitlines()
+        (commit,) = [line.removeprefix("# branch.oid ") for line in said if line.startswith("# branch.oid ")]
+        return commit if all(line.startswith("#") for line in said) else f"{commit}-dirty"
+    except (FileNotFoundError, subprocess.CalledProcessError):
         return None
 
 

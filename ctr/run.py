@@ -32,7 +32,7 @@ from ctr.optim import GroupOptimizer, LambdaSchedule
 from ctr.optim.pairs import make_optimizers
 from ctr.pruning import Pruning, clear_row_
 from ctr.step import RowModel, TorchStep, make_step
-from ctr.tracking import SQLITE
+from ctr.tracking import check_uri
 from ctr.trainer import TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
@@ -120,22 +120,9 @@ def check(config: TrainConfig) -> None:
         raise ArgumentError(str(error)) from error
     check_data(config.dataset)
     if config.tracking.name != "none":
-        _check_uri(config.tracking.uri)
+        check_uri(config.tracking.uri)
     if config.backend is BackendName.auto:
         config.backend = _backend(config)
-
-
-def _check_uri(uri: str) -> None:
-    """Refuses what MLflow would take for a folder of files, which it does not keep runs in any more."""
-    scheme, found, rest = uri.partition("://")
-    if uri == "databricks":  # MLflow's name of a server
-        return
-    if not found or scheme == "file" or (scheme == "sqlite" and not rest.startswith("/")):
-        path = rest if found else uri
-        raise ArgumentError(
-            f"tracking.uri={uri}; expected a database, as {SQLITE}{path.strip('/') or 'mlflow.db'}, or a server, as "
-            "http://127.0.0.1:5000"
-        )
 
 
 def _backend(config: TrainConfig) -> BackendName:

@@ -10,13 +10,13 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ctr.errors import CtrError
+from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
 
 # What a run's figures depend on beside its configuration and its data. (How rows are prepared is in the data's hash.)
@@ -26,6 +26,9 @@ SOURCES = (
     "models/*.py", "optim/*.py", "native/*.py", "native/src/*.cpp", "native/src/*.h",
 )  # fmt: skip
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
+UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.tracking.LastingTracker`)
+LOCK = ".lock"  # of a folder in use
+CHECKSUM = "checksum"  # the last key of a result: of all the others
 
 log = logging.getLogger("ctr")
 
@@ -44,11 +47,21 @@ class Store:
         return self.root / key
 
     def result(self, key: str) -> dict[str, Any] | None:
-        """The figures of a finished run; None if it is not finished."""
+        """The figures of a finished run; None if it is not finished.
+
+        A result that is damaged, or of another run than the folder's name says, counts as none, with a warning.
+        """
+        path = self.folder(key) / RESULT
         try:
-            return json.loads((self.folder(key) / RESULT).read_text())
-        except (FileNotFoundError, NotADirectoryError):
+            result = read_result(path)
+            if key != (its := "-".join(str(result.get(f"{part}_hash")) for part in ("config", "data", "code"))):
+                raise CtrError(f"{path}: is of the run {its}")
+        except FileNotFoundError:
             return None
+        except CtrError as error:
+            warn_once(f"{error}; it does not count as finished")
+            return None
+        return result
 
     def lock(self, key: str) -> FileLock:
         """To be held by the process that runs the job. The system releases it when that process dies."""
@@ -84,19 +97,71 @@ class Store:
             run()
             self._confirm(key, folder)
             with atomic_folder(self.folder(key)) as kept:
-                for name in (CONFIG, LOG, RESULT):
+                for name in (CONFIG, LOG, UNTRACKED, RESULT):
                     if (folder / name).exists():
                         (kept / name).parent.mkdir(exist_ok=True)
                         shutil.copy2(folder / name, kept / name)
         return True
 
     def _confirm(self, key: str, folder: Path) -> None:
-        result = json.loads((folder / RESULT).read_text())
+        result = read_result(folder / RESULT)
         try:
             confirm(key, result["config_hash"], result["data_hash"])
         except CtrError:
             (folder / RESULT).unlink()
             raise
+
+
+def claim(folder: Path, name: str = LOCK) -> FileLock:
+    """Takes a folder, made if missing, for one run: until the lock is released, or the process dies.
+
+    Raises:
+        CtrError: another run has it.
+    """
+    if lock := _reserved.pop(folder.resolve(), None):
+        return lock
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CtrError(f"{folder} is in use by another run; wait for its end, or give another run_dir=PATH") from error
+    return lock
+
+
+def reserve(folder: Path) -> None:
+    """Takes a folder for the run that is to `claim` it next in this process."""
+    _reserved[folder.resolve()] = claim(folder)
+
+
+_reserved: dict[Path, FileLock] = {}
+
+
+def result_text(figures: Mapping[str, object]) -> str:
+    """A run's figures as ``result.json`` has them, with a checksum."""
+    return json.dumps({**figures, CHECKSUM: _checksum(figures)}, indent=2) + "\n"
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The figures in a ``result.json``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CtrError: it is cut, changed or something else.
+    """
+    try:
+        figures = json.loads(path.read_bytes())
+        if figures.pop(CHECKSUM) != _checksum(figures):
+            raise ValueError
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except (ValueError, TypeError, AttributeError, KeyError, IsADirectoryError) as error:
+        raise CtrError(f"{path}: is damaged, or not a run's result") from error
+    return figures
+
+
+def _checksum(figures: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(figures).encode()).hexdigest()[:16]
 
 
 def job_key(config_hash: str, data_hash: str) -> str:

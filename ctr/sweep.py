@@ -6,27 +6,43 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ctr.cli import message
-from ctr.store import RESULT
+from ctr.cli import fail, message
+from ctr.errors import CtrError
+from ctr.store import RESULT, claim, read_result, reserve
 
 RECORD = "sweep.jsonl"  # in the sweep's folder: a line for each job that ended
 _folder: Path | None = None  # of the sweep that this process began
+_lock: FileLock | None = None  # on it
 
 
 class Began(Callback):
-    """Hydra calls it in the process that starts a sweep, which with a parallel launcher runs no job itself."""
+    """Hydra calls it before it writes anything, in the process that starts a run or a sweep, which with a parallel
+    launcher runs no job itself. What is raised here Hydra would only warn of."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            reserve(Path(config.hydra.run.dir))
+        except (CtrError, OSError) as error:
+            fail(error)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        global _folder
-        _folder = Path(config.hydra.sweep.dir)
-        (_folder / RECORD).unlink(missing_ok=True)
+        global _folder, _lock
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            _lock = claim(folder, ".sweep.lock")
+            (folder / RECORD).unlink(missing_ok=True)
+        except (CtrError, OSError) as error:
+            fail(error)
+        _folder = folder
 
 
 def head() -> str:
@@ -52,7 +68,10 @@ def closing() -> str:
     """The table of the sweep that this process began; empty without one."""
     if _folder is None or not (_folder / RECORD).exists():
         return ""
-    rows = [json.loads(line) for line in (_folder / RECORD).read_text().splitlines()]
+    rows = []
+    for line in (_folder / RECORD).read_text().splitlines():
+        with suppress(ValueError):  # cut by a full disk, which the job reported
+            rows.append(json.loads(line))
     return table(sorted(rows, key=lambda row: int(row["job"])))
 
 
@@ -71,6 +90,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 def _figures(row: dict[str, Any]) -> list[str]:
     if row["error"] is not None:
         return [f"failed: {row['error']}"]
-    result = json.loads(Path(row["folder"], RESULT).read_text())
+    try:
+        result = read_result(Path(row["folder"], RESULT))
+    except (CtrError, FileNotFoundError):
+        return [f"deleted or damaged meanwhile: {row['folder']}"]
     auc = "undefined" if result["auc"] is None else f"{result['auc']:.4f}"
     return [auc, f"{result['feature_rate']:.4f}", row["folder"]]

@@ -5,43 +5,42 @@ MLflow is imported only when a run is tracked: it takes seconds.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
 
-from ctr import processes
-from ctr.errors import CtrError
+from ctr import database, processes
+from ctr.database import SQLITE
+from ctr.errors import ArgumentError, CtrError, system_message
+from ctr.files import atomic_write_text
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-SQLITE = "sqlite:///"
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 PROCESS = "process"  # the tag that says whose run it is
 
+log = logging.getLogger("ctr")
+
 
 class Tracker(Protocol):
     """Watches one run."""
-
-    def parameters(self, values: Mapping[str, object]) -> None:
-        """Notes the run's configuration, by dotted name."""
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Notes what the run can be found by."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Notes a point of each curve."""
-
-    def artifact(self, path: Path) -> None:
-        """Keeps a copy of a file."""
 
     def text(self, name: str, text: str) -> None:
         """Keeps a text as a file."""
@@ -53,16 +52,10 @@ class Tracker(Protocol):
 class NoTracker:
     """Keeps nothing."""
 
-    def parameters(self, values: Mapping[str, object]) -> None:
-        pass
-
     def tags(self, values: Mapping[str, str]) -> None:
         pass
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        pass
-
-    def artifact(self, path: Path) -> None:
         pass
 
     def text(self, name: str, text: str) -> None:
@@ -83,6 +76,8 @@ class MlflowTracker:
         experiment: name of the experiment, made if missing.
         run_name: shown in the list of runs.
         tags: what the run can be found by from the start.
+        parameters: the run's configuration, by dotted name.
+        files: to be kept from the start.
         earlier: a search for a run to go on with, under the new name, instead of making one; the latest that matches.
 
     Attributes:
@@ -90,36 +85,51 @@ class MlflowTracker:
         renewed: whether it is an earlier run.
 
     Raises:
-        CtrError: the store cannot be reached or used.
+        CtrError: the store cannot be reached or used. So does every method.
     """
 
     def __init__(
-        self, uri: str, experiment: str, run_name: str, tags: Mapping[str, str] | None = None, earlier: str = ""
+        self,
+        uri: str,
+        experiment: str,
+        run_name: str,
+        tags: Mapping[str, str] | None = None,
+        *,
+        parameters: Mapping[str, object] | None = None,
+        files: Collection[Path] = (),
+        earlier: str = "",
     ) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # else minutes pass at a server that is not there
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+        quiet()
+        self.uri = uri
+        self._pending: list[Metric] = []
+        with explained(uri):
+            from mlflow.tracking import MlflowClient
 
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # "Creating initial tables"
-        try:
             self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
             _close_left(self._client, experiment_id)
             found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
-            if self.renewed:
-                self._client.update_run(found[0].info.run_id, name=run_name)
-                run = found[0]
-            else:
-                mark = processes.mark()
-                marks = {} if mark is None else {PROCESS: mark}
-                run = self._client.create_run(experiment_id, run_name=run_name, tags={**(tags or {}), **marks})
-        except MlflowException as error:
-            raise CtrError(f"tracking.uri={uri}: {error.message}") from error
-        self._uri, self.run_id = uri, str(run.info.run_id)
-        self._pending: list[Metric] = []
+            run = self._renew(found[0], run_name) if found else self._new(experiment_id, run_name, tags or {})
+            self.run_id = str(run.info.run_id)
+            try:
+                self._parameters(parameters or {})
+                for path in files:
+                    self.artifact(path)
+            except BaseException as error:
+                with suppress(CtrError):  # the error itself says more
+                    self.finish(status_of(error))
+                raise
 
-    def parameters(self, values: Mapping[str, object]) -> None:
+    def _renew(self, run: Run, name: str) -> Run:
+        self._client.update_run(run.info.run_id, name=name)
+        return run
+
+    def _new(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
+        mark = processes.mark()
+        marks = {} if mark is None else {PROCESS: mark}
+        return self._client.create_run(experiment_id, run_name=name, tags={**tags, **marks})
+
+    def _parameters(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param
 
         params = [Param(name, str(value)[:6000]) for name, value in values.items()]
@@ -129,39 +139,140 @@ class MlflowTracker:
     def tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
+        with explained(self.uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Notes a point of each curve; if that fails they are not taken, and earlier ones are `unsent`."""
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._pending += [Metric(name, value, now, step) for name, value in values.items()]
-        if len(self._pending) >= MAX_BATCH // 2:
+        if len(self._pending) + len(values) > MAX_BATCH // 2:
             self._flush()
+        now = _milliseconds()
+        self._pending += [Metric(name, value, now, step) for name, value in values.items()]
 
     def _flush(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
-            self._client.log_batch(self.run_id, metrics=batch)
+        with explained(self.uri):
+            while batch := self._pending[:MAX_BATCH]:
+                self._client.log_batch(self.run_id, metrics=batch)
+                del self._pending[:MAX_BATCH]
+
+    def unsent(self) -> list[Metric]:
+        """The points that were taken and did not reach the store."""
+        return list(self._pending)
 
     def artifact(self, path: Path) -> None:
-        self._client.log_artifact(self.run_id, str(path))
+        """Keeps a copy of a file."""
+        with explained(self.uri):
+            self._client.log_artifact(self.run_id, str(path))
 
     def remove_artifacts(self, keep: Collection[str]) -> None:
         """Of the files that an earlier run left, those that are not to stay."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        store = get_artifact_repository(self._client.get_run(self.run_id).info.artifact_uri, tracking_uri=self._uri)
-        for artifact in self._client.list_artifacts(self.run_id):
-            if artifact.path not in keep:
-                store.delete_artifacts(artifact.path)
+        with explained(self.uri):
+            store = get_artifact_repository(self._client.get_run(self.run_id).info.artifact_uri, tracking_uri=self.uri)
+            for artifact in self._client.list_artifacts(self.run_id):
+                if artifact.path not in keep:
+                    store.delete_artifacts(artifact.path)
 
     def text(self, name: str, text: str) -> None:
-        self._client.log_text(self.run_id, text, name)
+        with explained(self.uri):
+            self._client.log_text(self.run_id, text, name)
 
     def finish(self, status: Status) -> None:
         self._flush()
-        self._client.set_terminated(self.run_id, status)
+        with explained(self.uri):
+            self._client.set_terminated(self.run_id, status)
+
+
+class LastingTracker:
+    """Hands everything on to an MLflow run; once that fails, keeps it and all that follows in a file. Nothing raises.
+
+    The file is written when the run ends, a JSON object on each line: first ``run`` (``uri``, ``run_id`` and the
+    ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in milliseconds), ``tags`` (``values``),
+    ``text`` (``name``, ``text``) and ``finish`` (``status``), each named by ``kind``.
+
+    Args:
+        tracker: of a run that has begun.
+        path: of the file.
+
+    Attributes:
+        error: why the store takes nothing any more; None while it does.
+    """
+
+    def __init__(self, tracker: MlflowTracker, path: Path) -> None:
+        self._tracker, self.path = tracker, path
+        self.error: str | None = None
+        self._kept: list[dict[str, object]] = []
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self._hand_on(lambda: self._tracker.tags(values), {"kind": "tags", "values": dict(values)})
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        record = {"kind": "metrics", "values": dict(values), "step": step, "time": _milliseconds()}
+        self._hand_on(lambda: self._tracker.metrics(values, step), record)
+
+    def text(self, name: str, text: str) -> None:
+        self._hand_on(lambda: self._tracker.text(name, text), {"kind": "text", "name": name, "text": text})
+
+    def finish(self, status: Status) -> None:
+        self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
+        if self.error is not None:
+            try:
+                atomic_write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in self._kept))
+            except OSError as error:
+                log.warning("warning: what was not tracked is lost: %s", system_message(error))
+
+    def _hand_on(self, send: Callable[[], None], record: dict[str, object]) -> None:
+        if self.error is None:
+            try:
+                send()
+                return
+            except Exception as error:
+                self._give_up(error)
+        self._kept.append(record)
+
+    def _give_up(self, error: Exception) -> None:
+        self.error = str(error) if isinstance(error, CtrError) else f"{type(error).__name__}: {error}"
+        log.warning("warning: %s. The run goes on; what is not tracked will be in %s", self.error, self.path)
+        log.debug("%s", error, exc_info=error)
+        run = {"uri": self._tracker.uri, "run_id": self._tracker.run_id, "error": self.error}
+        points = [
+            {"kind": "metrics", "values": {point.key: point.value}, "step": point.step, "time": point.timestamp}
+            for point in self._tracker.unsent()
+        ]
+        self._kept += [{"kind": "run", **run}, *points]
+
+
+def status_of(error: BaseException) -> Status:
+    """How a run ended that an error ended."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)
+
+
+def quiet() -> None:
+    """Settings for MLflow before it is loaded: no telemetry, no long waits, and its errors are ours to print."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # Else minutes pass at a server that is not there, or that does not answer.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line."""
+    try:
+        yield
+    except CtrError:
+        raise
+    except Exception as error:
+        raise CtrError(f"tracking.uri={uri}: {database.explain(error, uri)}") from error
 
 
 def _close_left(client: MlflowClient, experiment_id: str) -> None:
@@ -174,12 +285,15 @@ def _close_left(client: MlflowClient, experiment_id: str) -> None:
 def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> tuple[MlflowClient, Any]:
     """A client and the experiment's id. Making a database or an experiment is not safe against another process
     that does the same, so that the first one holds a lock."""
-    if not uri.startswith(SQLITE):
+    path = database.path_of(uri)
+    if path is None:
         return _open_experiment(client_class(tracking_uri=uri), experiment, None)
-    database = Path(uri.removeprefix(SQLITE)).absolute()
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{database}.lock"):
-        return _open_experiment(client_class(tracking_uri=uri), experiment, database.with_name("mlartifacts").as_uri())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database.expect_usable(path)
+    artifacts = path.with_name("mlartifacts").as_uri()
+    with FileLock(f"{path}.lock"):
+        database.make(path, artifacts)
+        return _open_experiment(client_class(tracking_uri=uri), experiment, artifacts)
 
 
 def _open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> tuple[MlflowClient, Any]:
@@ -191,12 +305,27 @@ def _open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> 
     return client, found.experiment_id
 
 
+def check_uri(uri: str) -> None:
+    """Refuses what MLflow would take for a folder of files, which it does not keep runs in any more.
+
+    Raises:
+        ArgumentError: with what to give instead.
+    """
+    scheme, found, rest = uri.partition("://")
+    if uri == "databricks":  # MLflow's name of a server
+        return
+    if not found or scheme == "file" or (scheme == "sqlite" and not rest.startswith("/")):
+        path = rest if found else uri
+        raise ArgumentError(
+            f"tracking.uri={uri}; expected a database, as {SQLITE}{path.strip('/') or 'mlflow.db'}, or a server, as "
+            "http://127.0.0.1:5000"
+        )
+
+
 def how_to_look(uri: str) -> str:
     """The command that shows the runs of a local database, or the address of a server."""
-    if not uri.startswith(SQLITE):
-        return uri
-    database = Path(uri.removeprefix(SQLITE)).absolute()
-    return f"python -m mlflow server --backend-store-uri {SQLITE}{database}"
+    path = database.path_of(uri)
+    return uri if path is None else f"python -m mlflow server --backend-store-uri {SQLITE}{path}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

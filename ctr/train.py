@@ -12,13 +12,12 @@ import ctr.environment  # before torch
 
 # isort: split
 
-import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, cast
@@ -45,8 +44,8 @@ from ctr.models import summary
 from ctr.pruning import Pruning, prune_
 from ctr.result import Result, git_sha, summarise, table
 from ctr.run import EVAL_BATCH, check, narrowed, pruning_of, retrain, start
-from ctr.store import CODE, CONFIG, RESULT, Store, confirm, job_key
-from ctr.tracking import MlflowTracker, NoTracker, Tracker, flatten, how_to_look
+from ctr.store import CODE, CONFIG, RESULT, UNTRACKED, Store, claim, confirm, job_key, result_text
+from ctr.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
 from ctr.trainer import TrainingRun, Window, evaluate, train
 
 __all__ = ["Result", "check", "job", "jobs", "passes", "table"]
@@ -79,28 +78,35 @@ class Member:
 
     def __init__(self, config: TrainConfig, folder: Path, key: str | None) -> None:
         self.config, self.folder, self.key = config, folder, key
-        self.tracker: Tracker = NoTracker()
+        self.tracker: NoTracker | LastingTracker = NoTracker()
         self.pruning: Pruning | None = None
         self.ended = False
         self.error: BaseException | None = None
 
-    def open(self) -> None:
-        """Starts the record, once the values are found to be possible."""
+    def open(self, held: ExitStack) -> None:
+        """Starts the record, once the values are found to be possible; ``held`` keeps the folder for this run."""
         config = self.config
         check(config)
         rates.settle(config)
         self.pruning = pruning_of(config)
+        held.callback(claim(self.folder).release)
         composed = self.folder / CONFIG
-        composed.parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / RESULT).unlink(missing_ok=True)  # of an older run here: this one may fail
+        for name in (RESULT, UNTRACKED):
+            (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
         atomic_write_text(composed, OmegaConf.to_yaml(config))  # also over Hydra's own, which has no settled values
         if config.tracking.name != "none":
             name = f"{config.dataset.name} {config.model.name} {config.opt.name} seed {config.seed}"
             name += "" if self.pruning is None else f" pruned to {self.pruning.feature_rate:.4g}"
             tracking = config.tracking
-            self.tracker = MlflowTracker(tracking.uri, tracking.experiment, name, tracking.tags)
-        self.tracker.parameters(flatten(ctr.config.plain_dict(config)))
-        self.tracker.artifact(composed)
+            tracker = MlflowTracker(
+                tracking.uri,
+                tracking.experiment,
+                name,
+                tracking.tags,
+                parameters=flatten(ctr.config.plain_dict(config)),
+                files=[composed],
+            )
+            self.tracker = LastingTracker(tracker, self.folder / UNTRACKED)
 
     def tag(self, data: Prepared) -> None:
         config = self.config
@@ -130,7 +136,7 @@ class Member:
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
-        text = json.dumps(asdict(result), indent=2) + "\n"
+        text = result_text(asdict(result))
         self.tracker.text(RESULT, text)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
@@ -139,22 +145,31 @@ class Member:
 
     def fail(self, error: BaseException) -> None:
         self.ended, self.error = True, error
-        try:
-            self.tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        except Exception as unrecorded:  # the error itself matters more, and the other runs are to be told too
-            log.warning("the failure of this run could not be recorded: %s", unrecorded)
+        self.tracker.finish(status_of(error))
+
+    def table(self, result: Result) -> str:
+        """The figures for a reader, and where the run is tracked."""
+        lines = [table(result, self.folder)]
+        if isinstance(self.tracker, LastingTracker):
+            uri = self.config.tracking.uri
+            lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+            if self.tracker.error is not None:
+                rest = os.path.relpath(self.tracker.path)
+                lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+        return "\n".join(lines)
 
 
 @contextmanager
 def ending(members: Sequence[Member]) -> Iterator[None]:
-    """What is raised within ends those of these runs that go on, and no others; an interruption is passed on."""
+    """What is raised within ends those of these runs that go on, and no others; an interruption is passed on, and so is
+    what ends none of them: no run would tell it."""
     try:
         yield
     except BaseException as error:
-        for member in members:
-            if not member.ended:
-                member.fail(error)
-        if not isinstance(error, Exception):
+        going = [member for member in members if not member.ended]
+        for member in going:
+            member.fail(error)
+        if not going or not isinstance(error, Exception):
             raise
 
 
@@ -288,16 +303,13 @@ def jobs(
 
     def on_result(member: Member, result: Result) -> None:
         if on_rows is None:
-            lines = [*([head] if head else []), table(result, member.folder)]
-            if member.config.tracking.name == "mlflow":
-                uri = member.config.tracking.uri
-                lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
-            print("\n".join(lines), flush=True)  # at once: other jobs of a sweep may print too
+            # At once: other jobs of a sweep may print too.
+            print("\n".join([*([head] if head else []), member.table(result)]), flush=True)
 
-    with ending(members):
+    with ExitStack() as held, ending(members):
         for member in members:
             with ending([member]):
-                member.open()
+                member.open(held)
         going = [member for member in members if not member.ended]
         if going:
             run_family(going, shown if on_rows is None else passed, on_result, quiet=on_rows is not None)

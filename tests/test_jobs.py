@@ -3,8 +3,6 @@
 import json
 import math
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +15,16 @@ from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, CtrError
-from ctr.files import TMP_PREFIX
 from ctr.metrics import alive_rows
-from ctr.result import summarise
 from ctr.run import check, narrowed, retrain, start
 from ctr.store import job_key
-from ctr.tracking import NoTracker
 from ctr.train import jobs, passes
 from ctr.trainer import evaluate, train
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 from tests.test_pruning import BACKENDS
 
-TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes")
+TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
 
 
 def configuration(folder: Path, *overrides: str, rows: int = 400) -> Any:
@@ -184,78 +179,6 @@ def test_each_member_has_its_own_record(tmp_path: Path, ready_database: Path) ->
     assert [sorted(curve) for curve in curves] == [[(2,), (4,), (6,), (8,), (10,)]] * 3
 
 
-class Watcher(NoTracker):
-    """Notes what it was told; the store ``fails`` at one call."""
-
-    fails = ""
-
-    def __init__(self, *_: object) -> None:
-        self.told: list[str] = []
-        watchers.append(self)
-
-    def note(self, told: str) -> None:
-        if told == self.fails:
-            raise ConnectionError("the store is gone")
-        self.told.append(told)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        self.note("figures" if "auc" in values else "curve")
-
-    def text(self, name: str, text: str) -> None:
-        self.note(name)
-
-    def finish(self, status: str) -> None:
-        self.note(status)
-
-
-watchers: list[Watcher] = []
-
-
-@pytest.mark.parametrize("fails", ["figures", "result.json", "FINISHED"])
-def test_a_run_that_was_not_recorded_is_not_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
-) -> None:
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(Watcher, "fails", fails)
-    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
-    assert isinstance(error, ConnectionError)
-    assert not (tmp_path / "run" / "result.json").exists()
-    assert watchers[-1].told[-1] == "FAILED"
-
-
-def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str, *arguments: Any, **more: Any) -> int:
-        if path.name.endswith("result.json"):
-            raise OSError(28, "No space left on device")
-        return path.write_bytes(text.encode())
-
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(Path, "write_text", full)
-    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
-    assert isinstance(error, OSError)
-    assert watchers[-1].told[-1] == "FAILED"
-    assert "FINISHED" not in watchers[-1].told
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra"}
-
-
-def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that is killed between the two is recorded as finished, and its figures were not lost to a full disk."""
-    seen: dict[str, str] = {}
-
-    def finish(watcher: Watcher, status: str) -> None:
-        seen.update((path.name, path.read_text()) for path in (tmp_path / "run").glob("*result.json"))
-
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(Watcher, "finish", finish)
-    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None) == [None]
-    ((name, text),) = seen.items()
-    assert name.startswith(TMP_PREFIX)
-    assert text == (tmp_path / "run" / "result.json").read_text()
-    assert not list((tmp_path / "run").glob(f"{TMP_PREFIX}*"))
-
-
 def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
     """Of another run in the same folder; a mistyped value, with which nothing starts, takes none away."""
     run_one(tmp_path)
@@ -282,24 +205,6 @@ def test_what_is_not_as_planned_is_not_trained(tmp_path: Path) -> None:
     assert not trained
     assert jobs([config], [tmp_path / "run"], trained.append, [now]) == [None]
     assert (tmp_path / "run" / "result.json").exists()
-
-
-def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, written = configuration(tmp_path, "tracking=mlflow"), list[str]()
-    check(config)
-    now = job_key(config_hash(config), open_data(config.dataset).manifest.data_hash)
-
-    def other(*arguments: Any, **figures: Any) -> Any:
-        return replace(summarise(*arguments, **figures), data_hash="other")
-
-    monkeypatch.setattr(ctr.train, "MlflowTracker", Watcher)
-    monkeypatch.setattr(ctr.train, "summarise", other)
-    monkeypatch.setattr(ctr.train, "atomic_write_text", lambda path, _: written.append(path.name))
-    (error,) = jobs([config], [tmp_path / "run"], lambda rows: None, [now])
-    assert "its data changed meanwhile" in str(error)
-    assert written == ["config.yaml"]
-    assert not list((tmp_path / "run").rglob("*result.json"))
-    assert watchers[-1].told[-1] == "FAILED"
 
 
 def test_holdout(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ctr.errors import CtrError
+from ctr.store import read_result
 from ctr.train import Result, job
 from tests.commands import command, composed, result
 from tests.datasets.criteo_text import lines, write
@@ -95,7 +96,7 @@ def test_same_seed_same_result(tmp_path: Path, encoding: str) -> None:
     options = [f"dataset.encoding={encoding}", "dataset.num_buckets=300"]
     one, two = run_job(tmp_path, *options), run_job(tmp_path, *options)
     other = run_job(tmp_path, "seed=1", *options)
-    times = ("samples_per_second", "train_seconds", "peak_rss_bytes")
+    times = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
     assert {k: v for k, v in one.items() if k not in times} == {k: v for k, v in two.items() if k not in times}
     assert one["auc"] != other["auc"]
     assert one["data_hash"] == other["data_hash"]
@@ -235,7 +236,7 @@ def test_mlflow_holds_the_run(tmp_path: Path, database: Path) -> None:
     (tmp_path / "run" / ".hydra").mkdir(parents=True)
     (tmp_path / "run" / ".hydra" / "config.yaml").write_text("seed: 0\n")
     job(config, tmp_path / "run")  # type: ignore[arg-type]
-    got = Result(**json.loads((tmp_path / "run" / "result.json").read_text()))
+    got = Result(**read_result(tmp_path / "run" / "result.json"))
     with sqlite3.connect(database) as connection:
         (run_id, status, artifacts) = connection.execute("SELECT run_uuid, status, artifact_uri FROM runs").fetchone()
         params = dict(connection.execute("SELECT key, value FROM params"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from ctr.errors import CtrError
 from ctr.files import atomic_path, atomic_write_text
 from ctr.studies import dashboard, page
 from ctr.studies.subject import SHOWN, TRIED, Subject, tag
-from ctr.tracking import MlflowTracker
+from ctr.tracking import MlflowTracker, explained, quiet, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -87,14 +87,14 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     """
     earlier = f"{_REPORTS} AND tags.subject = '{subject.key}'"
     tracker = MlflowTracker(uri, experiment, f"report: {subject.title}", earlier=earlier)
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
     try:
-        experiment_id = client.get_run(tracker.run_id).info.experiment_id
-        _mark_runs(client, experiment_id, findings, subject)
-        view = dashboard.create(client, experiment_id, subject)
+        with explained(uri):
+            experiment_id = client.get_run(tracker.run_id).info.experiment_id
+            _mark_runs(client, experiment_id, findings, subject)
+            view = dashboard.create(client, experiment_id, subject)
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
         for path in files:
             tracker.artifact(path)
@@ -105,9 +105,8 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
         tracker.tags({**about, NOTE: _note(findings.text), "kind": "report"})
     except BaseException as error:
         if not tracker.renewed:  # an earlier report stays one
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        if isinstance(error, MlflowException):
-            raise CtrError(f"tracking.uri={uri}: {error.message}") from error
+            with suppress(CtrError):  # the error itself says more
+                tracker.finish(status_of(error))
         raise
     tracker.finish("FINISHED")
     return _links(view, experiment_id, tracker.run_id)
@@ -118,16 +117,18 @@ _REPORTS = "tags.kind = 'report'"
 
 def published(uri: str) -> dict[str, tuple[str, Links]]:
     """The studies in a database: key of the subject -> title and links, in order of their keys."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quiet()
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found: dict[str, tuple[str, Links]] = {}
-    for run in _search(client, experiments, f"{_REPORTS} AND tags.subject != '' AND attributes.status = 'FINISHED'"):
-        key, title, experiment_id = run.data.tags["subject"], run.data.tags["title"], run.info.experiment_id
-        view = dashboard.address(experiment_id, key)
-        found.setdefault(key, (title, _links(view, experiment_id, run.info.run_id)))  # the latest comes first
+    with explained(uri):
+        client = MlflowClient(tracking_uri=uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        finished = f"{_REPORTS} AND tags.subject != '' AND attributes.status = 'FINISHED'"
+        for run in _search(client, experiments, finished):
+            key, title, experiment_id = run.data.tags["subject"], run.data.tags["title"], run.info.experiment_id
+            view = dashboard.address(experiment_id, key)
+            found.setdefault(key, (title, _links(view, experiment_id, run.info.run_id)))  # the latest comes first
     return dict(sorted(found.items()))
 
 

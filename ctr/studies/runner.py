@@ -247,7 +247,10 @@ class Runner:
 
     def _row(self, job: Job, planned: Planned) -> dict[str, object]:
         error = self._errors.get(planned.key)
-        result = (None if error else self._store.result(planned.key)) or dict.fromkeys(FIGURES, math.nan)
+        result = None if error else self._store.result(planned.key)
+        if result is None:
+            error = error or "its result was deleted or damaged meanwhile"
+            result = dict.fromkeys(FIGURES, math.nan)
         figures = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
         kept = {"command": planned.command, "error": error, "folder": str(self._store.folder(planned.key))}
         return {**figures, **job, **kept}

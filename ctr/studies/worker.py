@@ -94,7 +94,7 @@ def _execute(order: Order, on_rows: Callable[[int], None], run: RunFamily, store
                     mine.append((key, config))
             return Done(_attempt(mine, on_rows, run, store) if mine else {}, busy)
         except Exception as error:  # a full disk, for example: the study is to name it, and there may be no log
-            own = [key for key in order.keys if key not in busy and not (store.folder(key) / RESULT).exists()]
+            own = [key for key in order.keys if key not in busy and store.result(key) is None]
             return Done(dict.fromkeys(own, message(error)), busy)
 
 

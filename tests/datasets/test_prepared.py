@@ -265,7 +265,7 @@ def test_touched_input_is_noticed(raw: Path, tmp_path: Path) -> None:
 def test_days_before_those_trained_on_are_warned_of(
     test_days: list[int], warned: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cli._warn_once.cache_clear()
+    cli.warn_once.cache_clear()
     cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
     cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
     assert len(caplog.messages) == (warned is not None)

@@ -14,7 +14,7 @@ from ctr.cli import open_data
 from ctr.config import config_hash
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
-from ctr.store import LOG, RESULT, confirm
+from ctr.store import CODE, LOG, RESULT, confirm, result_text
 from tests.datasets.criteo_text import lines
 
 
@@ -46,14 +46,14 @@ def jobs(
             errors.append(CtrError("the loss is nan"))
             continue
         result = {"auc": 0.5 + config.seed / 100, "seed": config.seed, "opt": "of the run", "pid": os.getpid()}
-        result |= {"config_hash": config_hash(config), "data_hash": data_hash(config)}
+        result |= {"config_hash": config_hash(config), "data_hash": data_hash(config), "code_hash": CODE}
         try:
             confirm(key, result["config_hash"], result["data_hash"])
         except CtrError as error:
             errors.append(error)
             continue
         result["openmp_threads"] = os.environ["OMP_NUM_THREADS"]
-        atomic_write_text(folder / "result.json", json.dumps({**result, "auc_retrained": None, "auc_by_day": {}}))
+        atomic_write_text(folder / "result.json", result_text({**result, "auc_retrained": None, "auc_by_day": {}}))
         errors.append(CtrError("not recorded") if config.seed == 14 else None)
     return errors
 

@@ -15,7 +15,7 @@ import pytest
 
 from ctr import store
 from ctr.cli import Terminated
-from ctr.errors import CtrError
+from ctr.errors import SPACE, CtrError
 from ctr.store import Store
 from ctr.studies.runner import Runner, Worker
 from ctr.studies.worker import load, lost, terminate
@@ -31,6 +31,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     write(tmp_path / "train.txt", lines(70))
+
+
+def leave(folder: Path, auc: float) -> None:
+    """A result, as of a run that another process has done."""
+    hashes = zip(("config_hash", "data_hash", "code_hash"), folder.name.split("-"), strict=True)
+    (folder / "result.json").write_text(store.result_text({"auc": auc, **dict(hashes)}))
 
 
 def a_runner(workers: int = 2) -> Runner:
@@ -149,7 +155,7 @@ def test_a_row_with_an_error_has_no_result() -> None:
         folder = Path(found["folder"][0])
         assert (found["error"][0], math.isnan(found["auc"][0])) == ("not recorded", True)
         assert not (folder / "result.json").exists()
-        (folder / "result.json").write_text('{"auc": 0.7}')  # as of another study that runs it just now
+        leave(folder, 0.7)  # as of another study that runs it just now
         assert math.isnan(runner.ask([a_job(14)])["auc"][0])
 
 
@@ -213,7 +219,7 @@ def test_a_full_disk_is_named() -> None:
     """Also where the log cannot be written either."""
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(16), a_job(1)])
-    assert found["error"][0] == f"{found['folder'][0]}/result.json: No space left on device"
+    assert found["error"][0] == f"{found['folder'][0]}/result.json: No space left on device; {SPACE}"
     assert found["auc"][1] == 0.51
     assert len({call["pid"] for call in calls()}) == 1  # the worker goes on
 
@@ -259,7 +265,7 @@ def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
                 until_calls(1)
                 time.sleep(1)  # until the runner finds its worker dead; later is as well
                 folder.mkdir()
-                (folder / "result.json").write_text('{"auc": 0.7}')
+                leave(folder, 0.7)
 
         threading.Thread(target=other).start()
         begun.wait()
@@ -418,6 +424,14 @@ def test_two_studies_at_once_share_the_jobs() -> None:
         _, stderr = process.communicate(timeout=60)
         assert process.returncode == 0, stderr
     assert sorted(call["seeds"] for call in calls()) == [[0], [1], [2], [3]]
+
+
+def test_a_damaged_result_is_computed_again() -> None:
+    with a_runner(workers=1) as runner:
+        result = Path(runner.ask([a_job(1)])["folder"][0], "result.json")
+        result.write_text(result.read_text().replace("0.51", "0.52"))
+        assert runner.ask([a_job(1)])["auc"].tolist() == [0.51]
+    assert [call["seeds"] for call in calls()] == [[1], [1]]
 
 
 def test_half_written_folder_is_overwritten() -> None:
