@@ -177,12 +177,13 @@ def check_data(config: DatasetConfig) -> Dataset:
     return dataset
 
 
-def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
+def open_data(config: DatasetConfig, *, quiet: bool = False, verify: bool = False) -> Prepared:
     """The prepared rows that a dataset configuration asks for, generated and prepared first where they are not yet.
 
     Args:
         config: what is asked for.
         quiet: draw no bars.
+        verify: check every byte of rows that are there already.
 
     Raises:
         ArgumentError: as `check_data`.
@@ -210,6 +211,7 @@ def open_data(config: DatasetConfig, *, quiet: bool = False) -> Prepared:
             split=SplitRule(config.test_fraction, None if config.test_days is None else list(config.test_days)),
             bad_rows=config.bad_rows.value,
             progress=progress,
+            verify=verify,
         )
     if config.test_days and not quiet:
         _expect_forecast(config.test_days, [day for day, _, _ in data.manifest.days])

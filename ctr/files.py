@@ -6,15 +6,18 @@ renamed. A process that is killed half-way leaves at most an entry whose name st
 writer is at work.
 """
 
+import hashlib
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
-from ctr.errors import CtrError, file_of
+from ctr.errors import CtrError, DataError, file_of
 
 TMP_PREFIX = ".tmp-"
 
@@ -58,6 +61,33 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8 with its line ends as they are, atomically."""
     with atomic_path(path) as tmp:
         tmp.write_bytes(text.encode("utf-8"))
+
+
+def sealed(values: Mapping[str, Any]) -> str:
+    """JSON text that holds a checksum of its own content, for `read_sealed`."""
+    return json.dumps({**values, "checksum": _checksum(values)}, indent=2) + "\n"
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The values that `sealed` made the text of a file from.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: another text, or not as it was written.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise DataError(path, None, "not JSON") from None
+    if not isinstance(values, dict) or "checksum" not in values:
+        raise DataError(path, None, "no checksum: damaged, or of another version")
+    if values.pop("checksum") != _checksum(values):
+        raise DataError(path, None, "not as it was written (checksum)")
+    return values
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Raw log -> prepared rows: ``python -m ctr.prepare dataset=criteo dataset.raw=PATH``.
 
-`ctr.train` does the same by itself when it has to; this command does it ahead of time and shows what came out.
+`ctr.train` does the same by itself when it has to; this command does it ahead of time and shows what came out. It also
+checks every byte of rows that were prepared earlier, and prepares damaged ones anew.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main(config: DictConfig) -> None:
     try:
         ctr.config.refuse_unknown(config, PrepareConfig)
         dataset = cast(PrepareConfig, config).dataset
-        print(table(open_data(dataset), make_dataset(dataset).published))
+        print(table(open_data(dataset, verify=True), make_dataset(dataset).published))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

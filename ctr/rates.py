@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import ctr.config
 from ctr.cli import open_data
 from ctr.commands import command_line
 from ctr.config import TrainConfig
-from ctr.errors import ArgumentError
-from ctr.files import atomic_write_text
+from ctr.errors import ArgumentError, DataError
+from ctr.files import atomic_write_text, read_sealed, sealed
 
 RATES = "learning_rates.json"
 AUTO = "auto"
@@ -49,7 +48,7 @@ def record(prepared: Path, config: Mapping[str, Any], lr: float) -> None:
     with FileLock(prepared.with_name(f"{prepared.name}.rates.lock")):
         where = circumstances(config)
         others = [entry for entry in _read(path) if {**entry, "lr": None} != {**where, "lr": None}]
-        atomic_write_text(path, json.dumps([*others, {**where, "lr": lr}], indent=2) + "\n")
+        atomic_write_text(path, sealed({"rates": [*others, {**where, "lr": lr}]}))
 
 
 def recorded(prepared: Path, config: Mapping[str, Any]) -> float:
@@ -111,4 +110,9 @@ def _command(config: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.exists() else []
+    try:
+        return read_sealed(path)["rates"]
+    except FileNotFoundError:
+        return []
+    except DataError as error:
+        raise DataError(path, None, f"{error.problem}; delete it and choose the rates again (study=table5)") from error

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr.cli import bar
+from ctr.datasets.manifest import Manifest
 from ctr.datasets.prepared import ROWS
 from ctr.datasets.rows import Rows
 from ctr.datasets.stream import Batch, RowStream
@@ -231,20 +232,21 @@ def measure(dataset: str, case: Case, opts: list[str], size: int, threads: int, 
     return results
 
 
-def end_to_end(dataset: str, case: Case, opt: str, size: int, threads: int, rounds: int, path: Path) -> dict[str, Any]:
+def end_to_end(
+    dataset: str, case: Case, opt: str, size: int, threads: int, rounds: int, folder: Path
+) -> dict[str, Any]:
     """The trainer from a prepared file (reading, progress bar, AUC) against the step alone on rows in memory."""
     per_turn = max(2, TURN_ROWS // size)
-    try:
-        rows = Rows(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise CtrError(f"{path}: {error}; expected prepared rows, in the folder that ctr.prepare names") from error
+    manifest = Manifest.read(folder)
+    if manifest is None:
+        raise CtrError(f"{folder}: no prepared rows; expected the folder that ctr.prepare names")
+    columns, expected = (len(manifest.fields), len(manifest.dense)), (len(case.sizes), case.dense)
+    if columns != expected:
+        raise CtrError(f"{folder} has {columns} fields and dense columns; {dataset} has {expected}")
+    rows = Rows(folder / ROWS, manifest.blocks[ROWS], *columns)
     needed = per_turn * (rounds + 1) * size
     if len(rows) < needed:
-        raise CtrError(f"{path} has {len(rows):,} rows; {rounds} rounds of {size} rows a batch take {needed:,}")
-    ids, dense, _ = rows[:1]
-    columns, expected = (ids.shape[1], dense.shape[1]), (len(case.sizes), case.dense)
-    if columns != expected:
-        raise CtrError(f"{path} has {columns} fields and dense columns; {dataset} has {expected}")
+        raise CtrError(f"{folder} has {len(rows):,} rows; {rounds} rounds of {size} rows a batch take {needed:,}")
     step = compiled(case, opt, threads)
     run = TrainingRun(step.model, step, RowStream(rows, [(0, len(rows))], size))  # type: ignore[arg-type]
     memory = list(islice(RowStream(rows, [(0, len(rows))], size), per_turn * (rounds + 1)))
@@ -326,8 +328,8 @@ def main() -> None:
                         if args.from_file is None:
                             found = measure(dataset, case, opts, size, threads, rounds)
                         else:
-                            path = args.from_file / ROWS
-                            found = [end_to_end(dataset, case, opt, size, threads, rounds, path) for opt in opts]
+                            folder = args.from_file
+                            found = [end_to_end(dataset, case, opt, size, threads, rounds, folder) for opt in opts]
                         results += found
                         if not args.json:
                             print("\n".join(map(show, found)), flush=True)

@@ -230,7 +230,9 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
     given = [override.partition("=")[0] for override in overrides]
     reproduce(composed("reproduce", *overrides), given, table5_without_adam)  # type: ignore[arg-type]
     (kept,) = tmp_path.rglob("learning_rates.json")
-    assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())] == [("adagrad", 0.003)]
+    assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())["rates"]] == [
+        ("adagrad", 0.003)
+    ]
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table5-criteo-sample" / "result.csv")
     assert table[table["chosen"]]["opt"].tolist() == ["adagrad"]
 

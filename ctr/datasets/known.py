@@ -37,5 +37,5 @@ def values_in(data: Prepared, ranges: list[tuple[int, int]], chunk: int = 1 << 1
     for start, stop in ranges:
         for at in range(start, stop, chunk):
             seen[data.rows[at : min(at + chunk, stop)][0]] = True
-    fields = read_vocabulary(data.folder)["field"].to_numpy()
+    fields = read_vocabulary(data)["field"].to_numpy()
     return np.bincount(fields[seen], minlength=len(data.manifest.fields)).tolist()

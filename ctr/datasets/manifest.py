@@ -10,7 +10,12 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ctr.datasets.checked import Checksum
 from ctr.datasets.schema import BadRows
+from ctr.errors import DataError
+from ctr.files import read_sealed, sealed
+
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class Manifest:
         num_features: size of the id space.
         collision_rate: hashed: share of the distinct values that found their bucket taken.
         split: as asked for when the rows were prepared; another one does not touch them.
+        blocks: the checksums of each Arrow file in the folder, by its name.
     """
 
     recipe: Recipe
@@ -125,6 +131,7 @@ class Manifest:
     num_features: int
     collision_rate: float
     split: Split | None
+    blocks: dict[str, list[Checksum]]
 
     @property
     def data_hash(self) -> str:
@@ -133,24 +140,48 @@ class Manifest:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "data_hash": self.data_hash}, indent=2) + "\n"
+        lines = {name: [" ".join(map(str, astuple(block))) for block in blocks] for name, blocks in self.blocks.items()}
+        return sealed({**asdict(self), "blocks": lines, "data_hash": self.data_hash})
 
     @staticmethod
-    def from_json(text: str) -> Manifest:
-        raw = json.loads(text)
-        del raw["data_hash"]
-        split = raw["split"] and Split(
-            rule=SplitRule(**raw["split"]["rule"]),
-            train=[(start, stop) for start, stop in raw["split"]["train"]],
-            test=[(start, stop) for start, stop in raw["split"]["test"]],
-            features_train=raw["split"]["features_train"],
-        )
-        days = [(day, start, stop) for day, start, stop in raw["days"]]
-        nested = {
-            "recipe": Recipe(**raw["recipe"]),
-            "input": Input([(path, size, time) for path, size, time in raw["input"]["files"]], raw["input"]["sha256"]),
-            "days": days,
-            "test_part": [(start, stop) for start, stop in raw["test_part"]],
-            "split": split,
-        }
-        return Manifest(**{**raw, **nested})
+    def read(folder: Path) -> Manifest | None:
+        """The manifest of a folder; None if it has none.
+
+        Raises:
+            DataError: not as it was written, or of another version.
+        """
+        path = folder / MANIFEST
+        try:
+            return _from_values(read_sealed(path))
+        except FileNotFoundError:
+            return None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise DataError(path, None, "of another version") from None
+
+
+def _from_values(values: dict[str, Any]) -> Manifest:
+    del values["data_hash"]
+    split = values["split"] and Split(
+        rule=SplitRule(**values["split"]["rule"]),
+        train=_tuples(values["split"]["train"]),
+        test=_tuples(values["split"]["test"]),
+        features_train=values["split"]["features_train"],
+    )
+    blocks = {name: [_checksum(*line.split()) for line in lines] for name, lines in values["blocks"].items()}
+    nested = {
+        "recipe": Recipe(**values["recipe"]),
+        "input": Input(_tuples(values["input"]["files"]), values["input"]["sha256"]),
+        "days": _tuples(values["days"]),
+        "test_part": _tuples(values["test_part"]),
+        "split": split,
+        "blocks": blocks,
+    }
+    return Manifest(**{**values, **nested})
+
+
+def _tuples(lists: list[list[Any]]) -> list[tuple[Any, ...]]:
+    return [tuple(values) for values in lists]
+
+
+def _checksum(rows: str, stop: str, xxh3: str) -> Checksum:
+    return Checksum(int(rows), int(stop), xxh3)

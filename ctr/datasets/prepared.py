@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -22,35 +22,43 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
+from ctr.datasets.checked import CheckedReader, CheckedWriter
 from ctr.datasets.encode import Encoder
-from ctr.datasets.manifest import Input, Manifest, Recipe, Split, SplitRule, stamps
+from ctr.datasets.manifest import MANIFEST, Input, Manifest, Recipe, Split, SplitRule, stamps
 from ctr.datasets.rows import Rows, RowWriter
 from ctr.datasets.schema import BadRows, Dataset, Reading
-from ctr.datasets.split import split_rows
-from ctr.errors import DataError
+from ctr.datasets.split import parts, split_rows
+from ctr.errors import CtrError, DataError
 from ctr.files import TMP_PREFIX, atomic_folder, atomic_write_text
 
-ROWS, VOCABULARY, MANIFEST = "rows.arrow", "vocabulary.arrow", "manifest.json"
+ROWS, VOCABULARY = "rows.arrow", "vocabulary.arrow"
 VOCABULARY_SCHEMA = pa.schema({"field": pa.uint8(), "value": pa.string()})
 
 # Code that decides what the prepared rows of any format look like.
 SHARED_MODULES = tuple(
-    f"ctr.datasets.{name}" for name in ("columns", "encode", "hashing", "lines", "prepared", "rows", "text")
+    f"ctr.datasets.{name}" for name in ("checked", "columns", "encode", "hashing", "lines", "prepared", "rows", "text")
 )
 MAX_DAY_CHANGES = 10_000  # more say that the rows lie in no order
 
+log = logging.getLogger("ctr")
+
 Progress = Callable[[int, float], None]
 T = TypeVar("T")
+Opened = tuple[Manifest, Rows, CheckedReader | None]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A complete folder of prepared rows, memory-mapped. ``reused``: it was there already."""
+    """A complete folder of prepared rows, memory-mapped: what is open stays as it is when the folder is replaced.
+
+    ``vocabulary``: see `read_vocabulary`; None where ids are hashed. ``reused``: the folder was there already.
+    """
 
     folder: Path
     manifest: Manifest
     split: Split
     rows: Rows
+    vocabulary: CheckedReader | None
     reused: bool
 
 
@@ -64,11 +72,13 @@ def prepare(
     split: SplitRule,
     bad_rows: BadRows = "error",
     progress: Progress | None = None,
+    verify: bool = False,
 ) -> Prepared:
     """Opens the prepared rows of a raw log, preparing them first unless that is done already.
 
     Processes that ask for the same folder at once wait for the first one. A killed preparation leaves nothing that
-    looks complete; the next one clears away its remains.
+    looks complete; the next one clears away its remains. A folder that is not as it was written is prepared anew, with
+    a warning that says what was wrong.
 
     Args:
         dataset: the raw format.
@@ -79,9 +89,11 @@ def prepare(
         split: which rows test; an empty rule takes the test part that the log names, or else the format's test days.
         bad_rows: ``"error"`` raises at the first row that is not as expected, ``"skip"`` leaves such rows out.
         progress: called after every block with (rows so far, share of the input read).
+        verify: checks every byte at once, and not each block when it is first read.
 
     Raises:
-        DataError: a raw log that is not as expected; nothing is left behind.
+        DataError: a raw log that is not as expected; nothing is left behind. Without ``verify`` also prepared rows
+            that are not as they were written, where another split is counted.
     """
     paths = dataset.locate(raw)
     for path in paths:
@@ -89,54 +101,99 @@ def prepare(
             raise DataError(path, None, "no such file")
     code = code_hash([*SHARED_MODULES, *dataset.modules])
     recipe = Recipe(dataset.name, dataset.options, source, num_buckets, bad_rows, code)
-    found = _open(folder, recipe, paths)
+    names = [field.name for field in dataset.fields], list(dataset.dense)
+    found = None
+    with suppress(DataError):  # another process may be replacing the folder: look again under the lock
+        found = _open(folder, recipe, paths, names, verify)
     reused = found is not None
     if found is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
-            found = _open(folder, recipe, paths)  # another process may have prepared it meanwhile
+            try:
+                found = _open(folder, recipe, paths, names, verify)
+            except DataError as damage:
+                log.warning("warning: %s; prepared anew", damage)
             reused = found is not None
             if found is None:
                 for leftover in folder.parent.glob(f"{TMP_PREFIX}*-{folder.name}"):
                     shutil.rmtree(leftover)
                 with atomic_folder(folder) as tmp:
                     manifest = _write(dataset, paths, tmp, recipe, progress)
-                found = manifest, Rows(folder / ROWS)
+                found = manifest, *_map(folder, manifest)
                 # Only now: a split that cannot be must not cost the rows.
-                parts = split_rows(found[1], _explicit(split, dataset, manifest), manifest.days, manifest.test_part)
-                atomic_write_text(folder / MANIFEST, replace(manifest, split=parts).to_json())
-    manifest, rows = found
+                ranges = split_rows(found[1], _explicit(split, dataset, manifest), manifest.days, manifest.test_part)
+                atomic_write_text(folder / MANIFEST, replace(manifest, split=ranges).to_json())
+    manifest, rows, vocabulary = found
     rule = _explicit(split, dataset, manifest)
     recorded = manifest.split
     if recorded is None or recorded.rule != rule:
         recorded = split_rows(rows, rule, manifest.days, manifest.test_part)
         manifest = replace(manifest, split=recorded)
-    return Prepared(folder, manifest, recorded, rows, reused)
+    return Prepared(folder, manifest, recorded, rows, vocabulary, reused)
 
 
-def _open(folder: Path, recipe: Recipe, paths: list[Path]) -> tuple[Manifest, Rows] | None:
-    """What was prepared with this recipe of these files as they are now; None if it is not there or not whole.
+def _open(
+    folder: Path, recipe: Recipe, paths: list[Path], names: tuple[list[str], list[str]], verify: bool
+) -> Opened | None:
+    """What was prepared with this recipe of these files as they are now; None if it is not there.
 
     Nothing is written: prepared rows may lie on a read-only disk.
+
+    Raises:
+        DataError: it is there, but not as it was written.
     """
-    manifest = _read_manifest(folder)
+    manifest = Manifest.read(folder)
     if manifest is None or manifest.recipe != recipe or not manifest.input.is_still(paths):
         return None
-    try:
-        rows = Rows(folder / ROWS)
-    except (OSError, ValueError, pa.ArrowException):
-        return None
-    return (manifest, rows) if len(rows) == manifest.rows else None
+    if problem := _misfit(manifest, names):
+        raise DataError(folder / MANIFEST, None, f"{problem} do not fit the rows")
+    rows, vocabulary = _map(folder, manifest)
+    if verify:
+        rows.file.verify()
+        if vocabulary is not None:
+            vocabulary.verify()
+    return manifest, rows, vocabulary
 
 
-def _read_manifest(folder: Path) -> Manifest | None:
-    """None where there is no manifest, or one of another version of the format."""
+def _map(folder: Path, manifest: Manifest) -> tuple[Rows, CheckedReader | None]:
+    blocks = manifest.blocks
+    rows = Rows(folder / ROWS, blocks[ROWS], len(manifest.fields), len(manifest.dense))
+    return rows, CheckedReader(folder / VOCABULARY, blocks[VOCABULARY]) if VOCABULARY in blocks else None
+
+
+def _misfit(manifest: Manifest, names: tuple[list[str], list[str]]) -> str | None:
+    """What of a manifest contradicts the rest of it, or the names of the columns; None if nothing does."""
+    rows, features, split = manifest.rows, manifest.num_features, manifest.split
+    counts = {name: sum(block.rows for block in blocks) for name, blocks in manifest.blocks.items()}
+    onehot = manifest.recipe.num_buckets is None
+    days = [(start, stop) for _, start, stop in manifest.days]
     try:
-        return Manifest.from_json((folder / MANIFEST).read_text())
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None  # prepared by other code; its hash would not fit either
+        if counts != ({ROWS: rows, VOCABULARY: features} if onehot else {ROWS: rows}):
+            return "numbers of rows or features"
+        if not 0 <= manifest.positives <= rows:
+            return "positives"
+        if (manifest.fields, manifest.dense) != names or len(manifest.values_per_field) != len(manifest.fields):
+            return "columns"
+        if features != (sum(manifest.values_per_field) if onehot else manifest.recipe.num_buckets):
+            return "values per field"
+        if days and not (_in_order(days, rows) and sum(stop - start for start, stop in days) == rows):
+            return "days"
+        if not _in_order(manifest.test_part, rows):
+            return "rows of the test part"
+        if split is not None and (
+            (split.train, split.test) != parts(rows, split.rule, manifest.days, manifest.test_part)
+            or not 0 < split.features_train <= features
+        ):
+            return "training and test rows"
+    except (CtrError, TypeError, ValueError):
+        return "values"
+    return None
+
+
+def _in_order(ranges: list[tuple[int, int]], rows: int) -> bool:
+    """Whether ranges are not empty, do not overlap and do not go beyond so many rows."""
+    bounds = [bound for part in ranges for bound in part]
+    return all(start < stop for start, stop in ranges) and [0, *bounds, rows] == sorted([0, *bounds, rows])
 
 
 def _write(
@@ -157,7 +214,7 @@ def _write(
         writer = outputs.enter_context(RowWriter(folder / ROWS, len(dataset.fields), len(dataset.dense)))
         vocabulary = None
         if recipe.num_buckets is None:
-            vocabulary = outputs.enter_context(pa.ipc.new_file(str(folder / VOCABULARY), VOCABULARY_SCHEMA))
+            vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
         for block in _read_ahead(dataset.read(paths, reading)):
             ids, new = encoder.encode(block.fields)
             writer.write(ids, block.dense, block.label)
@@ -188,6 +245,7 @@ def _write(
         days=days,
         test_part=test_part,
         split=None,
+        blocks={ROWS: writer.blocks} | ({} if vocabulary is None else {VOCABULARY: vocabulary.blocks}),
     )
     (folder / MANIFEST).write_text(manifest.to_json())
     return manifest
@@ -235,9 +293,14 @@ def code_hash(modules: Sequence[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_vocabulary(folder: Path) -> pa.Table:
-    """The vocabulary of a prepared folder: row i names feature i; columns field (number) and value (null: blank).
+def read_vocabulary(data: Prepared) -> pa.Table:
+    """The vocabulary of one-hot rows: row i names feature i; columns field (number) and value (null: blank).
 
-    Memory-mapped: opening costs nothing at any size.
+    Memory-mapped. The whole is checked first.
+
+    Raises:
+        DataError: it is not as it was written.
     """
-    return pa.ipc.open_file(pa.memory_map(str(folder / VOCABULARY))).read_all()
+    assert data.vocabulary is not None, "hashed ids have no vocabulary"
+    batches = [data.vocabulary.batch(number) for number in range(len(data.vocabulary))]
+    return pa.Table.from_batches(batches, VOCABULARY_SCHEMA)

@@ -6,13 +6,15 @@ touches only the pages asked for, at tens of millions of rows per second; any Ar
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+
+from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
+from ctr.errors import DataError
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -25,28 +27,19 @@ class RowSource(Protocol):
         ...
 
 
-class RowWriter:
+class RowWriter(CheckedWriter):
     """Appends blocks of rows to a new file; a context manager that completes it."""
 
     def __init__(self, path: Path, num_fields: int, num_dense: int) -> None:
-        columns = {"ids": pa.list_(pa.int32(), num_fields), "label": pa.uint8()}
-        if num_dense:  # Arrow divides by the length of a list
-            columns["dense"] = pa.list_(pa.float32(), num_dense)
-        self._schema = pa.schema(columns)
-        self._writer = pa.ipc.new_file(str(path), self._schema)
-
-    def __enter__(self) -> RowWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self._schema = _schema(num_fields, num_dense)
+        super().__init__(path, self._schema)
 
     def write(self, ids: np.ndarray, dense: np.ndarray, label: np.ndarray) -> None:
         """Appends ids int32 [n, F], dense float32 [n, K], label uint8 [n]."""
         columns = {"ids": self._lists("ids", ids), "label": pa.array(label)}
         if dense.shape[1]:
             columns["dense"] = self._lists("dense", dense)
-        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self.write_batch(pa.record_batch(columns, schema=self._schema))
 
     def _lists(self, name: str, values: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self._schema.field(name).type)
@@ -55,38 +48,41 @@ class RowWriter:
 class Rows:
     """Memory-mapped prepared rows. Of a file larger than memory only the block that is being read is held.
 
+    Args:
+        path: the file.
+        blocks: its checksums; each block is checked when it is first read.
+        num_fields, num_dense: F and K.
+
     Raises:
-        OSError, ValueError: no such file, or not one of rows.
+        DataError: no such file, or not the one that the checksums and columns are of. Reading raises it as well.
     """
 
-    def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        reader = pa.ipc.open_file(pa.py_buffer(self._map))
-        self._last = -1  # the block read last
-        self._blocks: list[Columns] = []
-        for number in range(reader.num_record_batches):
-            batch = reader.get_batch(number)
-            dense = np.empty((batch.num_rows, 0), np.float32)
-            if "dense" in batch.schema.names:
-                dense = _matrix(batch["dense"])
-            self._blocks.append((_matrix(batch["ids"]), dense, batch["label"].to_numpy()))
-        self._starts = np.cumsum([0, *(len(label) for _, _, label in self._blocks)])
+    def __init__(self, path: Path, blocks: Sequence[Checksum], num_fields: int, num_dense: int) -> None:
+        self.file = CheckedReader(path, blocks)
+        if not self.file.schema.equals(_schema(num_fields, num_dense)):
+            raise DataError(path, None, f"no rows of {num_fields} fields and {num_dense} dense columns")
+        self._blocks: list[Columns | None] = [None] * len(self.file)
+        self._starts = np.cumsum([0, *(block.rows for block in blocks[: len(self.file)])])
+        self._none = np.empty((0, num_fields), np.int32), np.empty((0, num_dense), np.float32), np.empty(0, np.uint8)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, rows: slice) -> Columns:
         """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, without a copy where they
-        lie in one block."""
+        lie in one block.
+
+        Raises:
+            DataError: they are not as they were written.
+        """
         parts = list(self._parts(rows))
         if len(parts) == 1:
             return parts[0]
-        ids, dense, label = zip(*parts or [_cut(self._blocks[0], 0, 0)], strict=True)
+        ids, dense, label = zip(*parts or [self._none], strict=True)
         return np.concatenate(ids), np.concatenate(dense), np.concatenate(label)
 
     def positives(self, rows: slice) -> int:
-        """How many of some consecutive rows have label 1; reads no other column."""
+        """How many of some consecutive rows have label 1; of blocks read before it reads no other column."""
         return sum(int(label.sum()) for _, _, label in self._parts(rows))
 
     def _parts(self, rows: slice) -> Iterator[Columns]:
@@ -96,17 +92,17 @@ class Rows:
         while start < stop:
             first = int(self._starts[block])
             end = min(stop, int(self._starts[block + 1]))
-            self._enter(block)
-            yield _cut(self._blocks[block], start - first, end - first)
+            yield _cut(self._columns(block), start - first, end - first)
             start, block = end, block + 1
 
-    def _enter(self, block: int) -> None:
-        """Hands the pages of the block before back: they would count as the process's own until memory is short."""
-        if block != self._last and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(
-                mmap.MADV_DONTNEED
-            )  # all: those that are still wanted are read again from the file's cache
-        self._last = block
+    def _columns(self, block: int) -> Columns:
+        self.file.enter(block)
+        columns = self._blocks[block]
+        if columns is None:
+            batch = self.file.batch(block)
+            dense = _matrix(batch["dense"]) if "dense" in batch.schema.names else np.empty((len(batch), 0), np.float32)
+            columns = self._blocks[block] = _matrix(batch["ids"]), dense, batch["label"].to_numpy()
+        return columns
 
 
 class MappedRows:
@@ -123,6 +119,13 @@ class MappedRows:
     def __getitem__(self, rows: slice) -> Columns:
         ids, dense, label = self.rows[rows]
         return self.places[ids], dense, label
+
+
+def _schema(num_fields: int, num_dense: int) -> pa.Schema:
+    columns = {"ids": pa.list_(pa.int32(), num_fields), "label": pa.uint8()}
+    if num_dense:  # Arrow divides by the length of a list
+        columns["dense"] = pa.list_(pa.float32(), num_dense)
+    return pa.schema(columns)
 
 
 def _matrix(lists: pa.Array) -> np.ndarray:

@@ -27,17 +27,22 @@ def split_rows(rows: Rows, rule: SplitRule, days: list[Day], test_part: list[Ran
         ArgumentError: training or test would be empty, or a day is not in the log; the message lists the days found.
         CtrError: the log holds nothing but its test part.
     """
-    if rule.test_days is not None:
-        train, test = by_day(days, rule.test_days)
-    elif rule.test_fraction is not None:
-        train, test = by_position(len(rows), rule.test_fraction)
-    elif test_part:
-        train, test = others(len(rows), test_part), test_part
-        if not train:
-            raise CtrError("the log holds nothing but its test part; days found: " + listed(days))
-    else:
-        raise ArgumentError("neither dataset.test_days nor dataset.test_fraction says which rows test")
+    train, test = parts(len(rows), rule, days, test_part)
     return Split(rule, train, test, count_features(rows, train))
+
+
+def parts(rows: int, rule: SplitRule, days: list[Day], test_part: list[Range]) -> tuple[list[Range], list[Range]]:
+    """The ranges that train and those that test; arguments and errors are those of `split_rows`."""
+    if rule.test_days is not None:
+        return by_day(days, rule.test_days)
+    if rule.test_fraction is not None:
+        return by_position(rows, rule.test_fraction)
+    if not test_part:
+        raise ArgumentError("neither dataset.test_days nor dataset.test_fraction says which rows test")
+    train = others(rows, test_part)
+    if not train:
+        raise CtrError("the log holds nothing but its test part; days found: " + listed(days))
+    return train, test_part
 
 
 def by_position(rows: int, test_fraction: float) -> tuple[list[Range], list[Range]]:

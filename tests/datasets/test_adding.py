@@ -57,7 +57,7 @@ def test_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ids.tolist() == [[0, 1], [2, 3], [0, 1]]
     np.testing.assert_allclose(dense[:, 0], np.log1p([19.9, 0, 10]), rtol=1e-6)
     assert label.tolist() == [1, 0, 0]
-    assert read_vocabulary(data.folder)["value"].to_pylist() == ["4711", "red shoes", "12", "a hat"]
+    assert read_vocabulary(data)["value"].to_pylist() == ["4711", "red shoes", "12", "a hat"]
     assert (data.split.train, data.split.test) == ([(0, 2)], [(2, 3)])
     (tmp_path / "log.txt").write_text(LOG.replace("2024-05-02", "2 May"))
     with pytest.raises(DataError, match="line 3: column day is '2 May'; expected a day like 2024-05-01"):

@@ -44,7 +44,7 @@ def test_rows_vocabulary_and_manifest(raw: Path, tmp_path: Path, monkeypatch: py
     assert (got_ids.dtype, got_dense.dtype, got_label.dtype) == (np.int32, np.float32, np.uint8)
     np.testing.assert_allclose(got_dense, dense, rtol=1e-6)
     assert got_label.tolist() == labels
-    got = read_vocabulary(data.folder)
+    got = read_vocabulary(data)
     assert list(zip(got["field"].to_pylist(), got["value"].to_pylist(), strict=True)) == vocabulary
 
     manifest = data.manifest
@@ -54,7 +54,7 @@ def test_rows_vocabulary_and_manifest(raw: Path, tmp_path: Path, monkeypatch: py
     assert data.split.train == [(0, 257)]  # floor(6 * 300 / 7)
     assert data.split.test == [(257, 300)]
     assert data.split.features_train == len({i for row in ids[:257] for i in row})
-    assert Manifest.from_json((data.folder / "manifest.json").read_text()) == manifest
+    assert Manifest.read(data.folder) == manifest
 
 
 def test_days_of_rows() -> None:
