@@ -8,6 +8,9 @@ from types import ModuleType
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
+sys.path.append(str(SCRIPTS))  # as when a script is run: one may import another
+
+
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"scripts_{name}", SCRIPTS / f"{name}.py")
     assert spec is not None

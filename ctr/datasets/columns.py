@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,24 @@ def required(type_: ColumnType) -> ColumnType:
         return type_.invalid(values) | values.is_null().to_numpy(zero_copy_only=False)
 
     return ColumnType(type_.expected.removesuffix(" or nothing"), parse, invalid)
+
+
+def also(type_: ColumnType, expected: str, words: Mapping[str, str | None]) -> ColumnType:
+    """The same type, which also takes some words: each for another value, or None for a blank."""
+    spelled = pa.array([word.encode() for word in words])
+    meant = pa.array([value and value.encode() for value in words.values()], pa.binary())
+
+    def translated(values: pa.Array) -> pa.Array:
+        number = pc.index_in(values, value_set=spelled)
+        return pc.if_else(number.is_valid(), meant.take(number), values)
+
+    def parse(values: pa.Array) -> pa.Array:
+        try:
+            return type_.parse(values)
+        except ValueError:
+            return type_.parse(translated(values))
+
+    return ColumnType(expected, parse, lambda values: type_.invalid(translated(values)))
 
 
 def characters(values: pa.Array) -> np.ndarray:

@@ -121,11 +121,17 @@ def _find(folder: Path, kind: str) -> dict[str, Path]:
     for path in sorted(folder.rglob(f"{kind}.*"), key=lambda path: (path.name, path)):
         match = pattern.fullmatch(path.name)
         part = (match and match[1]) or ""
+        if part and not _begins_with_day(part):
+            raise ArgumentError(f"{path}: no day in its name; expected {kind}.YYYYMMDD.txt, plain, .bz2 or .gz")
         if match and (not part or int(part[:8]) >= FIRST_DAY):
             if part in found:
                 raise ArgumentError(f"{folder}: both {found[part]} and {path}; name a folder that has one of them")
             found[part] = path
     return dict(sorted(found.items()))
+
+
+def _begins_with_day(part: str) -> bool:
+    return bool(re.match("[0-9]{8}", part)) and not np.isnat(to_dates(np.array([int(part[:8])])))[0]
 
 
 def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:

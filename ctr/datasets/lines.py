@@ -16,7 +16,8 @@ from ctr.errors import DataError
 BLOCK_BYTES = 8 << 20
 MAX_LINE_BYTES = 1 << 20
 _COMPRESSED_BYTES = 1 << 18
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_ZIP = b"PK\x03\x04"
 
 
 def line_blocks(path: Path, reading: Reading, layout: str) -> Iterator[tuple[int, int, bytes]]:
@@ -61,7 +62,7 @@ def first_line(path: Path, layout: str) -> bytes:
     line = start.partition(b"\n")[0]
     if len(line) > MAX_LINE_BYTES:
         raise too_long(path, 1, layout)
-    return line.removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
+    return line.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK)
 
 
 def too_long(path: Path, line: int, layout: str) -> DataError:
@@ -102,7 +103,7 @@ def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
         return _gathered(_bunzip(raw))
     if head[:2] == b"\x1f\x8b":
         return _read(cast(IO[bytes], gzip.GzipFile(fileobj=raw)))
-    if head == b"PK\x03\x04":
+    if head == _ZIP:
         return _unzip(raw)
     return _read(raw)
 
@@ -118,7 +119,12 @@ def _unzip(raw: IO[bytes]) -> Iterator[bytes]:
         if len(names) != 1:
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise zipfile.BadZipFile(f"the archive holds {len(names)} files ({shown}) instead of one; unpack it")
+        if archive.getinfo(names[0]).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # The standard library expands all that it has read of such a one at once, without a bound.
+            raise zipfile.BadZipFile(f"{names[0]} in it is not packed by the usual method (deflate); unpack it")
         with archive.open(names[0]) as member:
+            if cast(zipfile.ZipExtFile, member).peek(4).startswith(_ZIP):  # they can be nested without end
+                raise zipfile.BadZipFile("an archive within an archive; unpack it")
             yield from _decompressed(member)
 
 
@@ -141,11 +147,11 @@ def _bunzip(raw: IO[bytes]) -> Iterator[bytes]:
 
 def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """The same content in larger pieces."""
-    waiting: list[bytes] = []
+    waiting = bytearray()
     for piece in pieces:
-        waiting.append(piece)
-        if sum(map(len, waiting)) >= BLOCK_BYTES:
-            yield b"".join(waiting)
-            waiting = []
-    if last := b"".join(waiting):
-        yield last
+        waiting += piece
+        if len(waiting) >= BLOCK_BYTES:
+            yield bytes(waiting)
+            waiting.clear()
+    if waiting:
+        yield bytes(waiting)

@@ -1,7 +1,8 @@
 """Delimited text -> typed Arrow columns, strictly: every line is accounted for or named in an error.
 
-Blocks of whole lines are tokenised by ``pyarrow.csv``; each column is then parsed by its ``ColumnType``. Only a
-block in which something fails is looked at line by line, so that strictness costs nothing on clean data.
+Blocks of whole lines are tokenised by ``pyarrow.csv``; each column is then parsed by its ``ColumnType``. Only where
+something fails are lines looked at one by one, a small slice at a time: strictness costs nothing on clean data, and
+memory does not grow with the number of bad lines.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from ctr.datasets.columns import ColumnType
-from ctr.datasets.lines import MAX_LINE_BYTES, first_line, line_blocks, too_long
+from ctr.datasets.lines import BYTE_ORDER_MARK, MAX_LINE_BYTES, first_line, line_blocks, too_long
 from ctr.datasets.schema import Reading
 from ctr.errors import CtrError, DataError
 
 _TOKENISED_BYTES = 2 * MAX_LINE_BYTES  # at a time: they stay in the processor's cache, and any line fits
+_SLICE_BYTES = 1 << 16  # looked at line by line at a time
+
+csv.field_size_limit(_TOKENISED_BYTES)  # what is too long is told by the length of the line
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,18 @@ def read_header(path: Path, delimiter: str, expected: str) -> list[str]:
     except (UnicodeDecodeError, csv.Error, ValueError):
         raise DataError(path, 1, f"not a line of column names; expected {expected}") from None
     return names
+
+
+def no_valid_row(path: Path, reading: Reading) -> DataError:
+    reason = f"; the first problem: {reading.first_skipped}" if reading.first_skipped else ""
+    return DataError(path, None, f"no valid row in it{reason}")
+
+
+def shown(value: object) -> str:
+    """A value in a message."""
+    if value is None:
+        return "blank"
+    return repr(value[:40])[1:] if isinstance(value, bytes) else str(value)
 
 
 def read_tables(
@@ -84,16 +100,22 @@ def read_tables(
     rows = 0
     parser = _Parser(path, columns, delimiter, reading, quoted, blanks)
     for line, count, text in line_blocks(path, reading, parser.layout):
-        if header and line == 1:
-            line, count, text = 2, count - 1, text.partition(b"\n")[2]
-            if not text:
-                continue
+        if line == 1:
+            text = text.removeprefix(BYTE_ORDER_MARK)
+            if header:
+                line, count, text = 2, count - 1, text.partition(b"\n")[2]
+        if not text:
+            continue
         table = parser.parse(line, count, text)
         rows += len(table)
         yield table
     if rows == 0:
-        reason = f"; the first problem: {reading.first_skipped}" if reading.first_skipped else ""
-        raise DataError(path, None, f"no valid row in it{reason}")
+        raise no_valid_row(path, reading)
+
+
+def _joined(tables: list[Table]) -> Table:
+    columns = {name: pa.concat_arrays([table[name] for table in tables]) for name in tables[0].columns}
+    return Table(columns, np.concatenate([table.lines for table in tables]))
 
 
 @dataclass(frozen=True)
@@ -118,17 +140,43 @@ class _Parser:
         if b"\r" in text:
             text = text.replace(b"\r\n", b"\n")
         try:
-            if b"\r" in text:  # pyarrow would end a row there
-                raise ValueError("carriage return")
-            return Table(self._typed(self._tokenise(text, count)), range(line, line + count))
+            return self._sound(line, count, text)
         except (pa.ArrowInvalid, ValueError):
-            return self._parse_with_bad_rows(line, text)
+            if len(text) <= _SLICE_BYTES:
+                return self._without_bad_rows(line, text)
+            return _joined(list(self._slice_by_slice(line, text)))
+
+    def _sound(self, line: int, count: int, text: bytes) -> Table:
+        """All of some lines; raises if anything is wrong with any of them."""
+        if b"\r" in text:  # pyarrow would end a row there
+            raise ValueError("carriage return")
+        if len(self.columns) > 1 and (text.startswith(b"\n") or b"\n\n" in text):  # pyarrow would fill it with blanks
+            raise ValueError("an empty line")
+        return Table(self._typed(self._tokenise(text, count)), range(line, line + count))
+
+    def _slice_by_slice(self, line: int, text: bytes) -> Iterator[Table]:
+        start = 0
+        while start < len(text):
+            end = text.rfind(b"\n", start, start + _SLICE_BYTES) + 1 or text.find(b"\n", start) + 1 or len(text)
+            piece = text[start:end]
+            count = piece.count(b"\n") or 1  # the last line of a file may have no end
+            try:
+                yield self._sound(line, count, piece)
+            except (pa.ArrowInvalid, ValueError):
+                yield self._without_bad_rows(line, piece)
+            start, line = end, line + count
 
     def _tokenise(self, text: bytes, rows: int) -> dict[str, pa.Array]:
         names = list(self.types)
+        if text.startswith(BYTE_ORDER_MARK):  # pyarrow takes one off wherever it begins to read
+            text = BYTE_ORDER_MARK + text
         table = pacsv.read_csv(
             pa.BufferReader(text),
-            read_options=pacsv.ReadOptions(column_names=list(self.columns), block_size=_TOKENISED_BYTES),
+            read_options=pacsv.ReadOptions(
+                column_names=list(self.columns),
+                block_size=_TOKENISED_BYTES,
+                use_threads=len(text) > _TOKENISED_BYTES,
+            ),
             parse_options=pacsv.ParseOptions(
                 delimiter=self.delimiter, quote_char='"' if self.quoted else False, ignore_empty_lines=False
             ),
@@ -148,8 +196,8 @@ class _Parser:
     def _typed(self, raw: dict[str, pa.Array]) -> dict[str, pa.Array]:
         return {name: type_.parse(raw[name]) for name, type_ in self.types.items()}
 
-    def _parse_with_bad_rows(self, first: int, text: bytes) -> Table:
-        """Finds every bad line of the block; raises at the first or leaves all of them out."""
+    def _without_bad_rows(self, first: int, text: bytes) -> Table:
+        """Finds every bad line of a slice; raises at the first or leaves all of them out."""
         problems: dict[int, str] = {}
         lines = text.split(b"\n")
         if lines[-1] == b"":
@@ -165,19 +213,24 @@ class _Parser:
         else:
             raw = {name: pa.array([], pa.binary()) for name in self.types}
         good = np.ones(len(kept), bool)
+        typed = {}
         for name, type_ in self.types.items():
-            for row in np.flatnonzero(type_.invalid(raw[name])):
+            try:
+                typed[name] = type_.parse(raw[name])
+                continue
+            except ValueError:
+                wrong = type_.invalid(raw[name])
+            for row in np.flatnonzero(wrong):
                 good[row] = False
-                value = raw[name][int(row)].as_py()
-                shown = "blank" if value is None else repr(value[:40])[1:]
-                problems.setdefault(int(kept[row]), f"column {name} is {shown}; expected {type_.expected}")
+                problem = f"column {name} is {shown(raw[name][int(row)].as_py())}; expected {type_.expected}"
+                problems.setdefault(int(kept[row]), problem)
         if not problems:
-            raise CtrError(f"{self.path}: a block from line {first} on is refused without a bad line; a bug")
+            raise CtrError(f"{self.path}: lines from {first} on are refused without a bad line; a bug")
         earliest = min(problems)
         self.reading.skip(len(problems), DataError(self.path, first + earliest, problems[earliest]))
-        return Table(
-            self._typed({name: values.filter(pa.array(good)) for name, values in raw.items()}), first + kept[good]
-        )
+        if not good.all():
+            typed = self._typed({name: values.filter(pa.array(good)) for name, values in raw.items()})
+        return Table(typed, first + kept[good])
 
     def _layout_problem(self, line: bytes) -> str | None:
         """What is wrong with the columns of a line."""

@@ -13,7 +13,7 @@ from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.datasets.schema import Reading
 from ctr.datasets.synthetic_ipinyou import write_ipinyou
-from ctr.errors import CtrError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from tests.datasets.logs import Read, cells, edit, read_all
 
 ROWS = 600
@@ -230,6 +230,13 @@ def test_folders_that_say_nothing(logs: Path, tmp_path: Path) -> None:
         DATASET.locate(logs / "imp.20130606.txt")
     (logs / "imp.20130606.txt.bz2").write_bytes(b"")
     with pytest.raises(CtrError, match=r"both .*imp.20130606.txt and .*imp.20130606.txt.bz2"):
+        DATASET.locate(logs)
+
+
+@pytest.mark.parametrize("name", ["imp._.txt", "imp.2013060.txt", "clk.20130631.txt.gz", "imp.2013_0606.txt"])
+def test_a_file_whose_day_is_no_day(name: str, logs: Path) -> None:
+    (logs / name).write_text("")
+    with pytest.raises(ArgumentError, match=rf"{name}: no day in its name; expected {name[:3]}.YYYYMMDD.txt"):
         DATASET.locate(logs)
 
 

@@ -1,6 +1,7 @@
 """One's own CSV or Parquet file."""
 
 import gzip
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from ctr.datasets import table
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
+from ctr.datasets.schema import Reading
 from ctr.errors import ArgumentError, CtrError, DataError
 from tests.datasets.logs import Read, read_all
 
@@ -77,9 +79,15 @@ def test_both_prepare_to_the_same_rows(tmp_path: Path) -> None:
     ("column", "values", "problem"),
     [
         ("bought", [0, 1, 2], "row 3: column bought is 2; expected 0 or 1"),
-        ("bought", [0, None, 1], "row 2: column bought is None; expected 0 or 1"),
+        ("bought", [0, None, 1], "row 2: column bought is blank; expected 0 or 1"),
         ("age", [1.0, float("inf"), 2.0], "row 2: column age is inf; expected a finite number"),
         ("age", [1.0, 1e300, 2.0], "row 2: column age is 1e\\+300; expected a finite number"),
+        ("age", ["1", "x", "2"], "row 2: column age is 'x'; expected a finite number"),
+        ("bought", [0, 1, 2**62], "row 3: column bought is 4611686018427387904; expected 0 or 1"),
+        ("bought", [0.0, float("nan"), 1.0], "row 2: column bought is nan; expected 0 or 1"),
+        ("bought", ["0", "NaN", "1"], "row 2: column bought is 'NaN'; expected 0 or 1, or False or True"),
+        ("city", [b"a", b"\xff", b"c"], r"row 2: column city is '\\xff'; expected text in UTF-8"),
+        ("city", ["a", "b\0", "c"], r"row 2: column city is 'b\\x00'; expected text in UTF-8 without NUL"),
     ],
 )
 def test_bad_rows_of_parquet(column: str, values: list[object], problem: str, tmp_path: Path) -> None:
@@ -91,17 +99,27 @@ def test_bad_rows_of_parquet(column: str, values: list[object], problem: str, tm
 
 
 def test_unfit_files(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "mine", age=["a", "b", "c"])
-    with pytest.raises(DataError, match="column age is of type string, which does not fit"):
-        read_all(make(), path)
+    for column, values, kind in [
+        ("age", [[1], [2], []], "list<.*: int64>"),
+        ("city", [{"a": 1}] * 3, "struct<a: int64>"),
+        ("bought", pa.array([0, 1, 0], pa.timestamp("ms")), r"timestamp\[ms\]"),
+        ("age", pa.array([0, 1, 0], pa.date32()), r"date32\[day\]"),
+    ]:
+        path = parquet(tmp_path / "mine", **{column: values})
+        with pytest.raises(DataError, match=f"column {column} is of type {kind}, which does not fit"):
+            read_all(make(), path)
     with pytest.raises(ArgumentError, match="no column town; the columns are when, bought"):
         read_all(make(categorical=["town"]), path)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DataError, match="not a sound Parquet file"):
         read_all(make(), path)
     pq.write_table(pa.table({"bought": pa.array([], pa.int8()), "city": pa.array([], pa.string())}), path)
-    with pytest.raises(DataError, match="no row in it"):
+    with pytest.raises(DataError, match=r"no valid row in it$"):
         read_all(make(categorical=["city"], dense=[]), path)
+    with pytest.raises(DataError, match=r"no valid row in it; the first problem: .*: row 1: column bought is 7"):
+        read_all(make(), parquet(tmp_path / "mine", bought=[7, 8, 9]), "skip")
+    with pytest.raises(DataError, match="nothing: cannot be read: No such file or directory"):
+        make().read([tmp_path / "nothing"], Reading([], "error")).__next__()
     with pytest.raises(CtrError, match="is a folder"):
         read_all(make(), tmp_path)
 
@@ -153,3 +171,114 @@ def test_bad_csv(text: str, line: int, problem: str, tmp_path: Path) -> None:
 def test_options_that_cannot_work(changes: dict[str, object], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         make(**changes)
+
+
+def test_the_first_bad_row_is_named(tmp_path: Path) -> None:
+    """Not that of the first column with one, and in a later batch with its place in the file."""
+    path = parquet(tmp_path / "mine", bought=[0, 1, 2], city=["a", "\0", "c"])
+    with pytest.raises(DataError, match="row 2: column city"):
+        read_all(make(), path)
+    rows = table.BATCH_ROWS + 9
+    labels = np.zeros(rows, int)
+    labels[-1] = 7
+    pq.write_table(pa.table({"bought": labels, "city": ["a"] * rows}), path)
+    with pytest.raises(DataError, match=f"row {rows:,}: column bought is 7"):
+        read_all(make(categorical=["city"], dense=[]), path)
+
+
+VALUES = {
+    "bought": (["0", "1", "False", "True", "false", "TRUE", "0.0", "1.0"], [0, 1, 0, 1, 0, 1, 0, 1]),
+    "city": (
+        ["NaN", "nan", "null", "", None, "é", "1", "\ufeff"],
+        ["NaN", "nan", "null", None, None, "é", "1", "\ufeff"],
+    ),
+    "age": (
+        ["NaN", "nan", "", None, "4611686018427387904", "-0.5", "16777217", "True"],
+        [0, 0, 0, 0, 2**62, -0.5, 2**24, 1],
+    ),
+}
+
+
+def test_one_rule_for_csv_and_parquet(tmp_path: Path) -> None:
+    given = {name: values for name, (values, _) in VALUES.items()}
+    pq.write_table(pa.table(given), tmp_path / "texts")
+    pq.write_table(
+        pa.table(
+            {
+                name: pa.array(values, pa.large_binary())
+                for name, values in (
+                    (name, [value and value.encode() for value in values]) for name, values in given.items()
+                )
+            }
+        ),
+        tmp_path / "bytes",
+    )
+    lines = [",".join(value or "" for value in row) for row in zip(*given.values(), strict=True)]
+    (tmp_path / "csv").write_text("\n".join([",".join(given), *lines]) + "\n")
+    numbers = [float("nan"), float("nan"), None, None, 2.0**62, -0.5, 16777217.0, 1.0]
+    labels = [False, True, False, True, False, True, False, True]
+    pq.write_table(
+        pa.table({"bought": labels, "city": pa.array(given["city"]).dictionary_encode(), "age": numbers}),
+        tmp_path / "typed",
+    )
+    for kind in ("csv", "texts", "bytes", "typed"):
+        read = read_all(make(categorical=["city"]), tmp_path / kind)
+        assert read.label == VALUES["bought"][1], kind
+        assert read.fields["city"] == VALUES["city"][1], kind
+        np.testing.assert_array_equal(read.dense[:, 0], np.array(VALUES["age"][1], np.float32), kind)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([2**62, 2**24 + 1, None]), [2.0**62, 2.0**24, 0]),
+        (pa.array([2**64 - 1, 0, 1], pa.uint64()), [2.0**64, 0, 1]),
+        (pa.array([Decimal("1.10"), None, Decimal("-3.00")]), [1.1, 0, -3]),
+        (pa.array([True, None, False]), [1, 0, 0]),
+        (pa.array([1.5, None, 2], pa.float16()), [1.5, 0, 2]),
+        (pa.array([7, None, 7]).dictionary_encode(), [7, 0, 7]),
+        (pa.nulls(3), [0, 0, 0]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_types_of_dense_columns(values: pa.Array, expected: list[float], tmp_path: Path) -> None:
+    read = read_all(make(), parquet(tmp_path / "mine", age=values))
+    np.testing.assert_array_equal(read.dense[:, 0], np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (
+            pa.array([1000, None, 3000], pa.timestamp("ms")),
+            ["1970-01-01 00:00:01.000", None, "1970-01-01 00:00:03.000"],
+        ),
+        (pa.array([1, None, 2], pa.date32()), ["1970-01-02", None, "1970-01-03"]),
+        (pa.array([Decimal("1.10"), None, Decimal("2.00")]), ["1.10", None, "2.00"]),
+        (pa.array([1.5, float("nan"), None]), ["1.5", "nan", None]),
+        (pa.array([True, False, None]), ["true", "false", None]),
+        (pa.array(["a", "", None], pa.large_string()), ["a", None, None]),
+        (pa.array([b"a", None, b"c"], pa.binary(1)), ["a", None, "c"]),
+    ],
+    ids=lambda value: str(getattr(value, "type", "")),
+)
+def test_types_of_categorical_columns(values: pa.Array, expected: list[str | None], tmp_path: Path) -> None:
+    assert read_all(make(), parquet(tmp_path / "mine", city=values)).fields["city"] == expected
+
+
+def test_damaged_column_names(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "mine")
+    # Names are in the footer twice: as Parquet has them and, in Base64, as Arrow does.
+    pq.write_table(pq.read_table(path), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"when", b"wh\xffn"))
+    with pytest.raises(DataError, match="not a sound Parquet file: a column's name is not UTF-8"):
+        read_all(make(), path)
+    path.write_bytes(path.read_bytes().replace(b"wh\xffn", b"city"))
+    with pytest.raises(DataError, match="more than one column is called city"):
+        read_all(make(), path)
+
+
+def test_names_with_dots(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "mine", **{"city.name": ["a", "b", "c"]})
+    assert read_all(make(categorical=["city.name"]), path).fields == {"city.name": ["a", "b", "c"]}
+    assert read_all(make(), path).fields["city"] == ["Paris, TX", None, 'say "hi"']

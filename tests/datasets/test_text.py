@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +16,16 @@ from ctr.datasets import lines
 from ctr.datasets.columns import FLOAT, HEX32, INTEGER, LABEL, TEXT, ColumnType, required
 from ctr.datasets.dates import first_fall, to_dates, weekdays
 from ctr.datasets.lines import first_line, line_blocks
-from ctr.datasets.schema import Reading
+from ctr.datasets.schema import BadRows, Reading
 from ctr.datasets.text import read_header, read_tables
 from ctr.errors import DataError
 
 COLUMNS = {"label": LABEL, "count": INTEGER, "note": TEXT}
 
 
-def zipped(content: bytes, *names: str) -> bytes:
+def zipped(content: bytes, *names: str, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name in names or ("train.txt",):
             archive.writestr(name, content)
     return file.getvalue()
@@ -79,7 +80,10 @@ def test_several_bzip2_streams_are_one_file(write: Write) -> None:
         (bz2.compress(b"1,2,a\n") + b"BZh9 damaged", "damaged here or in the lines after it"),
         (zipped(b"1,2,a\n")[:-9], "damaged here or in the lines after it"),
         (zipped(b"1,2,a\n", "a", "b"), "the archive holds 2 files (a, b) instead of one; unpack it"),
+        (zipped(zipped(b"1,2,a\n")), "an archive within an archive; unpack it"),
+        (zipped(b"1,2,a\n", method=zipfile.ZIP_BZIP2), "not packed by the usual method (deflate); unpack it"),
         (b"1,2,a\n" * 5 + b"x" * (2 << 20), "line 6: longer than 1,048,576 bytes"),
+        (b"1,2,a\n" * 5 + b"0" * (3 << 20) + b",1,a\n1,2,a\n", "line 6: longer than 1,048,576 bytes"),
     ],
 )
 def test_damaged_files_are_named(content: bytes, problem: str, write: Write) -> None:
@@ -204,3 +208,95 @@ def test_dates() -> None:
     assert first_fall(np.array([3, 5, 4]), 0) == 2
     assert first_fall(np.array([3, 5]), 4) == 0
     assert first_fall(np.array([], np.int64), 4) is None
+
+
+def peak_of(path: Path, bad_rows: BadRows) -> tuple[int, int, str]:
+    """Bytes that reading takes at most (of Python and numpy, and of Arrow), the rows left out and the first problem."""
+    reading = Reading([path], bad_rows)
+    usual = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counting)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError) as error:
+            read(path, reading)
+        return tracemalloc.get_traced_memory()[1] + counting.max_memory(), reading.rows_skipped, str(error.value)
+    finally:
+        tracemalloc.stop()
+        pa.set_memory_pool(usual)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"1,2\n", b",,\n", b"1,\0,a\n", b"\0\n"])
+def test_bad_lines_take_no_memory(line: bytes, write: Write) -> None:
+    lines = 100_000
+    path = write(gzip.compress(line * lines))
+    peak, _, problem = peak_of(path, "error")
+    assert f"{path}, line 1: " in problem
+    assert peak < 3 * len(line) * lines + (16 << 20)
+    path = write(gzip.compress(b"1,2,a\n" + line * (lines // 10)))
+    skipping = Reading([path], "skip")
+    assert read(path, skipping) == [(1, 2, "a")]
+    assert skipping.rows_skipped == lines // 10
+    peak, skipped, problem = peak_of(write(gzip.compress(line * (lines // 4))), "skip")
+    assert skipped == lines // 4
+    assert f"no valid row in it; the first problem: {path}, line 1: " in problem
+    assert peak < 12 << 20
+
+
+def test_an_empty_line_is_no_row_of_blanks(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For pyarrow it is one, of all columns."""
+    monkeypatch.setitem(globals(), "COLUMNS", {f"c{i}": INTEGER for i in range(200)})
+    path = write(gzip.compress(b"\n" * 100_000))  # 20 million cells
+    for bad_rows in ("error", "skip"):
+        peak, _, problem = peak_of(path, bad_rows)
+        assert "line 1: an empty line; expected 200 comma-separated columns" in problem
+        assert peak < 24 << 20
+    with pytest.raises(DataError, match="line 2: an empty line; expected 200"):
+        read(write(b"," * 199 + b"\n\n" + b"," * 199 + b"\n"))
+    monkeypatch.setitem(globals(), "COLUMNS", {"only": INTEGER})
+    assert read(write(b"1\n\n2\n")) == [(1,), (None,), (2,)]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, zipped], ids=str)
+def test_an_endless_line_takes_no_memory(compress: Callable[[bytes], bytes], write: Write) -> None:
+    path = write(compress(b"1,2,a\n" + b"7" * (100 << 20)))
+    for bad_rows in ("error", "skip"):
+        peak, _, problem = peak_of(path, bad_rows)
+        assert f"{path}, line 2: longer than 1,048,576 bytes" in problem
+        assert peak < 50 << 20
+
+
+def test_a_bad_line_after_many_good_ones(write: Write) -> None:
+    good = b"1,2,a\n" * 40_000  # several slices
+    path = write(good + b"1,x,a\n" + good + b"\n")
+    with pytest.raises(DataError, match=r"line 40,001: column count is 'x'"):
+        read(path)
+    reading = Reading([path], "skip")
+    tables = list(read_tables(path, COLUMNS, ",", reading))
+    kept = np.concatenate([np.asarray(table.lines) for table in tables])
+    np.testing.assert_array_equal(kept, np.delete(np.arange(1, 80_002), 40_000))
+    assert reading.rows_skipped == 2
+
+
+def test_a_large_quoted_value_is_good_beside_a_bad_row(write: Write) -> None:
+    large = "x" * 200_000
+    path = write(f'1,2,"{large}"\n1,2\n'.encode())
+    assert read(path, Reading([path], "skip"), quoted=True) == [(1, 2, large)]
+
+
+def test_a_byte_order_mark_counts_at_the_start_of_a_file_only(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = b"\xef\xbb\xbf"
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 9)  # the second line begins a block
+    assert read(write(mark + b"1,2,a\n0,3,b\n")) == [(1, 2, "a"), (0, 3, "b")]
+    with pytest.raises(DataError, match=r"no valid row in it$"):
+        read(write(mark))
+    for path in (write(b"1,2,abc\n" + mark + b"0,3,b\n"), write(b"1,2,a\n" + mark + b"0,3,b\n")):
+        with pytest.raises(DataError, match="line 2: column label is"):
+            read(path)
+
+
+def test_thousands_of_empty_bzip2_streams(write: Write) -> None:
+    assert read(write(bz2.compress(b"1,2,a\n") + bz2.compress(b"") * 5000 + bz2.compress(b"0,3,b\n"))) == [
+        (1, 2, "a"),
+        (0, 3, "b"),
+    ]
