@@ -83,9 +83,17 @@ def _exit_code(error: BaseException) -> int:
     return WRONG_ARGUMENTS if isinstance(error, (ArgumentError, *CONFIG_ERRORS)) else FAILED
 
 
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that an error is a consequence of: what a library raises while it clears up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
 def fail(error: BaseException) -> NoReturn:
     """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
     more (``| head``)."""
+    error = _interruption(error) or error
     unread = isinstance(error, BrokenPipeError) and (error.filename in output.STREAMS or output.unread())
     if isinstance(error, OSError):
         error = output.flush() or error

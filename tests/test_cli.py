@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ctr.cli import Terminated, _exit_code, message, open_data, send_again, terminate
+from ctr.cli import Terminated, _exit_code, fail, message, open_data, send_again, terminate
 from ctr.train import job
 from tests.commands import command, composed
 from tests.datasets.criteo_text import lines, write
@@ -120,3 +120,20 @@ def test_other_errors_there_are_printed_as_ever(
     monkeypatch.setattr("sys.unraisablehook", send_again)
     Cleared()
     assert "ValueError: lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_error_while_a_library_clears_up_after_an_interruption_is_that_interruption(stop: type, code: int) -> None:
+    """OmegaConf's own, for example, where the signal comes while it holds a lock of its own."""
+
+    def broken() -> None:
+        try:
+            raise stop
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    with pytest.raises(AttributeError) as raised:
+        broken()
+    with pytest.raises(SystemExit) as ended:
+        fail(raised.value)
+    assert ended.value.code == code
