@@ -275,6 +275,8 @@ class Campaign:
             line = tuple(part for part in command.arguments if part.startswith("dataset"))
             Process(partial(forked, "ctr.prepare", line), self.work).finish()
             return "prepared anew"
+        if f"{rates.AUTO}: no learning rate" in error:  # the next run begins with `_prerequisites`
+            return "chose a learning rate"
         return None
 
     def _judge(self, play: Round, ended: Ended, allowed: set[int]) -> None:
