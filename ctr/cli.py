@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Timer
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -28,8 +29,18 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as ``kill`` and schedulers send it: cleared up after like Ctrl-C."""
 
 
-def _terminate(*_: object) -> NoReturn:
+def terminate(*_: object) -> NoReturn:
+    """On SIGTERM."""
     raise Terminated
+
+
+def send_again(lost: sys.UnraisableHookArgs) -> None:
+    """Python prints what is raised while it clears an object away, and goes on. Ctrl-C and SIGTERM must not be lost."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+    Timer(0.01, os.kill, (os.getpid(), number)).start()  # at once it would be raised in here, and lost too
 
 
 def message(error: BaseException) -> str:
@@ -55,9 +66,17 @@ def _exit_code(error: BaseException) -> int:
     return WRONG_ARGUMENTS if isinstance(error, (ArgumentError, *CONFIG_ERRORS)) else FAILED
 
 
+def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The Ctrl-C or SIGTERM that an error is a consequence of: what a library raises while it clears up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
 def fail(error: BaseException) -> NoReturn:
     """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
     more (``| head``)."""
+    error = _interruption(error) or error
     unread = isinstance(error, BrokenPipeError) and (error.filename in output.STREAMS or output.unread())
     if isinstance(error, OSError):
         error = output.flush() or error
@@ -81,7 +100,8 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
         command: the function.
         name: of its configuration, for ``--help``, where it is a Hydra one.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = send_again
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors over instead of printing and exiting by itself

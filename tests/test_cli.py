@@ -1,11 +1,13 @@
 """One rule for exit codes: 2 where the arguments ask for what is not there or cannot be, 1 for failures on the way."""
 
 import re
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
-from ctr.cli import _exit_code, message
+from ctr.cli import Terminated, _exit_code, fail, message, send_again, terminate
 from tests.commands import command, composed, job, prepared
 from tests.datasets.criteo_text import lines, write
 
@@ -84,3 +86,53 @@ def test_ctrl_c_while_the_libraries_load(name: str) -> None:
 def test_only_what_can_be_generated_is_said_to_be() -> None:
     assert "dataset.source=sample" in outcome("dataset=criteo", "dataset.raw=nothing")[1]
     assert "dataset.source" not in outcome(*CSV, "dataset.raw=nothing")[1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Terminated])
+def test_a_signal_that_comes_while_an_object_is_cleared_away_is_not_lost(
+    error: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python only prints what is raised there, and goes on."""
+
+    class Cleared:
+        def __del__(self) -> None:
+            raise error
+
+    monkeypatch.setattr("sys.unraisablehook", send_again)
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:  # noqa: PT012
+            Cleared()
+            threading.Event().wait(30)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised.type is error
+
+
+def test_other_errors_there_are_printed_as_ever(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Cleared:
+        def __del__(self) -> None:
+            raise ValueError("lost")
+
+    monkeypatch.setattr("sys.unraisablehook", send_again)
+    Cleared()
+    assert "ValueError: lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_error_while_a_library_clears_up_after_an_interruption_is_that_interruption(stop: type, code: int) -> None:
+    """OmegaConf's own, for example, where the signal comes while it holds a lock of its own."""
+
+    def broken() -> None:
+        try:
+            raise stop
+        finally:
+            raise AttributeError("'NoneType' object has no attribute '_invalidate_flags_cache'")
+
+    with pytest.raises(AttributeError) as raised:
+        broken()
+    with pytest.raises(SystemExit) as ended:
+        fail(raised.value)
+    assert ended.value.code == code

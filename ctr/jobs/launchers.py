@@ -22,6 +22,7 @@ from ctr.training.experiment import run_family
 
 SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
 # What every worker imports, once, in the process that all of them are forked from.
+METHOD = "forkserver"
 PRELOAD = ["ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
 
 
@@ -58,7 +59,7 @@ class LocalLauncher:
 
     def __init__(self, root: Path, run: RunFamily = run_family) -> None:
         self._root, self._run = root, run
-        self._context = multiprocessing.get_context("forkserver")
+        self._context = multiprocessing.get_context(METHOD)
         self._context.set_forkserver_preload(PRELOAD)
         self._running: dict[Connection, Any] = {}
 

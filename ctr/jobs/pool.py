@@ -63,9 +63,9 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._launcher.close()
         if self._bar is not None:
-            self._bar.close()
+            self._bar.close()  # first: Ctrl-C may come while the workers end
+        self._launcher.close()
 
     @property
     def failures(self) -> dict[Path, str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from ctr.cli import Terminated, message
+from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
@@ -66,7 +66,8 @@ def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool, r
     The process ends when the other end of the connection closes, also in the middle of a run.
     """
     os.setsid()  # Ctrl-C in a terminal reaches the pool alone, which then ends its workers
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
+    sys.unraisablehook = lost
     threading.Thread(target=_end_with_the_pool, args=(connection,), daemon=True).start()
     try:
         connection.send(attempt(jobs, Cache(root), connection.send, wait=wait, run=run))
@@ -74,9 +75,16 @@ def serve(connection: Connection, jobs: Sequence[Job], root: Path, wait: bool, r
         os._exit(128 + signal.SIGTERM)  # the runs are recorded as killed by now
 
 
-def _terminate(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one while this one is cleared up after changes nothing
+def terminate(*_: object) -> None:
+    """On SIGTERM, once: the end of the pool is told twice, by the connection and by the pool."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
+
+
+def lost(error: sys.UnraisableHookArgs) -> None:
+    """A signal that Python dropped (`ctr.cli.send_again`) comes once more."""
+    signal.signal(signal.SIGTERM, terminate)
+    send_again(error)
 
 
 def _end_with_the_pool(connection: Connection) -> None:

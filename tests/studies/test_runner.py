@@ -8,16 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ctr.cli import Terminated
 from ctr.errors import SPACE, ArgumentError, CtrError
 from ctr.files import sealed
 from ctr.jobs import worker
 from ctr.jobs.cache import Cache
 from ctr.jobs.launchers import LocalLauncher
 from ctr.jobs.pool import Pool
+from ctr.jobs.worker import lost, terminate
 from ctr.training import identity
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
@@ -263,6 +266,43 @@ def test_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(0), a_job(1)])
     assert found["error"].tolist() == ["the worker process ended with 1"] * 2
+
+
+@pytest.fixture
+def sigterm() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, terminate)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_worker_whose_end_is_told_twice_is_not_disturbed_while_it_ends() -> None:
+    with pytest.raises(Terminated):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("sigterm")
+def test_a_worker_whose_end_python_dropped_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cleared:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("sys.unraisablehook", lost)
+    with pytest.raises(Terminated):  # noqa: PT012
+        Cleared()
+        threading.Event().wait(30)
+
+
+def test_the_bar_is_closed_where_ctrl_c_comes_while_the_workers_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    runner = a_runner()
+    monkeypatch.setattr(runner._launcher, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt), runner:
+        runner.ask([a_job(0)])
+    assert runner._bar.disable  # tqdm's sign of a closed bar
 
 
 def test_wrong_jobs_are_refused_before_any_runs() -> None:
