@@ -176,7 +176,7 @@ class Campaign:
 
     def _prerequisites(self, command: Command, work: Path) -> None:
         """A learning rate for ``opt.lr=auto``."""
-        if command.variant == "auto" and not [*prepared_folder(work, command).glob(f"*/{rates.RATES}")]:
+        if command.variant == "auto" and not [*prepared_folder(work, command).glob(f"*/{learning_rates.RATES}")]:
             Process(partial(_record_rate, command), work).finish()
 
     def _run(self, command: Command, tracked: bool) -> Ended:
@@ -274,7 +274,7 @@ class Campaign:
             line = tuple(part for part in command.arguments if part.startswith("dataset"))
             Process(partial(forked, "ctr.prepare", line), self.work).finish()
             return "prepared anew"
-        if f"{rates.AUTO}: no learning rate" in error:  # the next run begins with `_prerequisites`
+        if f"{learning_rates.AUTO}: no learning rate" in error:  # the next run begins with `_prerequisites`
             return "chose a learning rate"
         return None
 
