@@ -33,7 +33,8 @@ from ctr.errors import ArgumentError, CtrError
 
 FAILED, WRONG_ARGUMENTS, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 GENERATOR_MODULES = tuple(
-    f"ctr.datasets.{name}" for name in ("synthetic", "synthetic_ipinyou", "click_model", "hashing")
+    f"ctr.datasets.{name}"
+    for name in ("synthetic.criteo_avazu", "synthetic.ipinyou", "synthetic.click_model", "hashing")
 )
 
 GENERATED_MARK = "GENERATED.md"  # a file of this name says that the log beside it is generated
