@@ -47,6 +47,8 @@ def _keys(command: str, config: DictConfig, choices: Mapping[str, str | None]) -
     """Each key that can be set, and what it means."""
     meant = comments(command)
     for group, choice in choices.items():
+        if choice is not None and group == "study":  # its keys are the command's
+            meant |= comments(f"{group}/{choice}")
         if choice is not None and group in config:
             meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}").items()}
     for key, value in schema.dotted(config).items():

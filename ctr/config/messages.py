@@ -9,10 +9,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib import resources
 from typing import cast
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -101,6 +102,9 @@ def _unknown_key(key: str, error: BaseException | None) -> str:
         return f"{key}: {group}={keys[f'{group}.name']} has no such key; it belongs to {group}={', '.join(have)}"
     if "train" in keys and key.startswith("train."):
         return f"{key}: no such key yet, which takes a +: +{key}=..."
+    if "train" in keys and (studies := _studies_with(key)):
+        of = "" if keys["name"] == "???" else f" of study={keys['name']}"
+        return f"{key}: no such key{of}; it belongs to study={', '.join(studies)}"
     near = _nearest(key, list(keys))
     if near:
         return f"{key}: no such key; did you mean {', '.join(near)}? --help lists all keys"
@@ -108,6 +112,12 @@ def _unknown_key(key: str, error: BaseException | None) -> str:
         return f"{key}: no such key of a study; for all of its runs: +train.{key}=...; --help lists all keys"
     elsewhere = "; studies are for python -m ctr.reproduce" if key == "study" else ""
     return f"{key}: no such key{elsewhere}; --help lists all keys"
+
+
+def _studies_with(key: str) -> list[str]:
+    """The studies that have an option of this name."""
+    files = [path for path in (resources.files("ctr.conf") / "study").iterdir() if path.name.endswith(".yaml")]
+    return sorted(p.name.removesuffix(".yaml") for p in files if key in OmegaConf.create(p.read_text(encoding="utf-8")))
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:

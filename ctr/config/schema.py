@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from typing import Any, cast
 
@@ -250,21 +251,16 @@ class TrainConfig:
 
 @dataclass
 class ReproduceConfig:
+    """What all studies have; a study adds options of its own (`typed`)."""
+
     name: str = MISSING
     dataset: Any = MISSING
     model: Any = MISSING
     tracking: TrackingConfig = MISSING
     seeds: Any = MISSING
     select: SelectName = MISSING
-    lambda21: list[float] = MISSING
-    lambda1: list[float] = MISSING
-    lambda2: list[float] = MISSING
-    finetune: list[float] = MISSING
-    lrs: list[float] = MISSING
-    dims: list[int] = MISSING
-    scores: list[ScoreName] = MISSING
-    steps: list[int] = MISSING
     lr: int | float | str = MISSING
+    lrs: list[float] = MISSING
     train: dict[str, Any] = field(default_factory=dict)
     workers: int | None = None
     jobs: str = MISSING
@@ -310,11 +306,25 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store("train", TrainConfig, group="schema")
     store.store("prepare", PrepareConfig, group="schema")
-    store.store("reproduce", ReproduceConfig, group="schema")
+    open_to_studies = OmegaConf.structured(ReproduceConfig, flags={"struct": False})
+    store.store("reproduce", open_to_studies, group="schema")
     store.store("tracking", TrackingConfig, group="schema")
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(name, schema, group=f"schema/{group}")
+
+
+def typed(config: DictConfig, own: Mapping[str, type]) -> ReproduceConfig:
+    """A study's configuration with the options of its own, name -> type, checked and converted as the others are.
+
+    Raises:
+        OmegaConfBaseException: a value of another type, or a key that neither the study nor all of them have.
+    """
+    values = plain_dict(config)
+    _refuse_unknown_parts(values)
+    fields = [(name, kind, MISSING) for name, kind in own.items()]
+    schema = make_dataclass("StudyConfig", fields, bases=(ReproduceConfig,))
+    return cast(ReproduceConfig, OmegaConf.merge(OmegaConf.structured(schema), values))
 
 
 def dotted(config: DictConfig) -> dict[str, object]:
@@ -338,11 +348,15 @@ def dotted(config: DictConfig) -> dict[str, object]:
 def refuse_unknown(config: DictConfig, schema: type) -> None:
     """Raises for a key that no schema has, by name: Hydra itself lets ``+opt.lamda21=1e-3`` pass."""
     values = plain_dict(config)
+    _refuse_unknown_parts(values)
+    OmegaConf.merge(OmegaConf.structured(schema), values)
+
+
+def _refuse_unknown_parts(values: Mapping[str, Any]) -> None:
     for part, schemas in SCHEMAS.items():
         if values.get(part) is not None:
             name = values[part]["name"]
             OmegaConf.merge({part: OmegaConf.structured(schemas[name](name=name))}, {part: values[part]})
-    OmegaConf.merge(OmegaConf.structured(schema), values)
 
 
 def plain_dict(config: object) -> dict[str, Any]:

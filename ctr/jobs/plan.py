@@ -20,8 +20,9 @@ from ctr.config.schema import TrainConfig
 from ctr.datasets.prepared import Prepared
 from ctr.errors import TooFewRows
 from ctr.jobs.cache import Store, job_key
-from ctr.studies.study import Job
 from ctr.training import learning_rates
+
+Job = Mapping[str, object]  # the overrides of one training run
 
 GROUPS = frozenset(entry.name for entry in resources.files("ctr.conf").iterdir() if entry.is_dir())
 

@@ -20,9 +20,8 @@ import pandas as pd
 from ctr.cli import bar
 from ctr.config.schema import TrainConfig
 from ctr.jobs.cache import LOG, Store
-from ctr.jobs.plan import Planned, Planner
+from ctr.jobs.plan import Job, Planned, Planner
 from ctr.jobs.worker import Order
-from ctr.studies.study import Job
 from ctr.training.result import Result
 
 START = "import sys; from ctr.jobs.worker import main; main(*sys.argv[1:])"
@@ -73,7 +72,7 @@ class Worker:
 
 
 class Runner:
-    """Answers a study's questions (`ctr.studies.study.Ask`); to be used as a context, which ends its processes.
+    """Answers a study's questions (`Ask` of studies); to be used as a context, which ends its processes.
 
     Args:
         store: finished runs, of this study and of others.

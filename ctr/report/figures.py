@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ctr.report.findings import Row
 from ctr.report.statistics import Summary
 
 # Colour (Okabe & Ito 2008), marker and line of each series, in their order.
@@ -56,6 +57,16 @@ class Series:
     x: Sequence[Summary]
     y: Sequence[Summary]
     look: int
+
+
+def line(name: str, rows: Sequence[Row], x: str, y: str, look: int) -> Series:
+    """A series of a table's columns ``x_mean``, ``x_std``, ``y_mean`` and ``y_std``."""
+    return Series(name, column(rows, f"{x}_mean", f"{x}_std"), column(rows, f"{y}_mean", f"{y}_std"), look)
+
+
+def column(rows: Sequence[Row], mean: str, std: str) -> list[Summary]:
+    """Two columns of a table: means and their standard deviations."""
+    return [Summary(row[mean], row[std], 1) for row in rows]
 
 
 def at(values: Sequence[float]) -> list[Summary]:

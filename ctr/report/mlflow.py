@@ -1,4 +1,4 @@
-"""A study's findings as files, and as one run in MLflow with everything in it."""
+"""A study in MLflow: one report run with all its files, and tags that mark its training runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
-from ctr.files import atomic_path, atomic_write_text
 from ctr.report import page, view
 from ctr.report.subject import SHOWN, TRIED, Subject, tag
 from ctr.training.tracking import MlflowTracker
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-    from ctr.studies.study import Findings
+    from ctr.report.findings import Findings
 
 NOTE, COLOR = "mlflow.note.content", "mlflow.runColor"
 MAX_NOTE = 7900  # MLflow cuts a tag at 8,000
@@ -47,24 +46,6 @@ class Links:
         """The same as whole addresses, at ``http://127.0.0.1:5000`` for example."""
         base = server.rstrip("/")
         return Links(base + self.runs, base + self.dashboard, base + self.report, base + self.page)
-
-
-def write(findings: Findings, folder: Path, title: str) -> None:
-    """Writes ``result.csv``, ``result.md``, ``runs.csv``, ``page.html`` and each figure as PNG and SVG.
-
-    Raises:
-        CtrError: the extra ``report`` is not installed; nothing is written then.
-    """
-    page.require()
-    atomic_write_text(folder / "result.csv", findings.table.to_csv(index=False))
-    atomic_write_text(folder / "result.md", findings.text)
-    atomic_write_text(folder / "runs.csv", findings.runs.to_csv(index=False))
-    for name, figure in findings.figures.items():
-        with atomic_path(folder / f"{name}.png") as tmp:
-            figure.savefig(tmp, format="png", dpi=200)
-        with atomic_path(folder / f"{name}.svg") as tmp:
-            figure.savefig(tmp, format="svg", metadata={"Date": None})
-    page.write(findings, folder / "page.html", title)
 
 
 def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from ctr.files import atomic_write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ctr.studies.study import Findings
+    from ctr.report.findings import Column, Findings
 
 # Okabe and Ito's colours, told apart by the colour-blind; black is for text, yellow is too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
@@ -92,6 +93,7 @@ def write(findings: Findings, path: Path, title: str = "Study") -> None:
 <summary>All columns (result.csv)</summary>
 <div class="scroll">{_table(findings.table)}</div>
 </details>
+{_meanings(findings.columns)}
 </body>
 </html>
 """,
@@ -206,6 +208,14 @@ def _table(table: pd.DataFrame) -> str:
     ]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{row('th', [str(n) for n in table.columns])}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def _meanings(columns: Sequence[Column]) -> str:
+    if not columns:
+        return ""
+    lines = (f"<tr><td>{html.escape(one.name)}</td><td>{html.escape(one.meaning)}</td></tr>" for one in columns)
+    table = f"<table><tbody>{''.join(lines)}</tbody></table>"
+    return f"<details>\n<summary>What the columns mean</summary>\n{table}\n</details>"
 
 
 def _text(value: object) -> str:

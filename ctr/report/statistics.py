@@ -7,13 +7,15 @@ value, a test with fewer than two values, a test of values that do not vary at a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr
 
 Values = Sequence[float] | np.ndarray
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ def summary(values: Values) -> Summary:
     known = _known(values)
     mean = float(known.mean()) if len(known) else math.nan
     return Summary(mean, math.sqrt(_variance(known)), len(known))
+
+
+def best(means: Mapping[Key, Summary]) -> Key | None:
+    """The key with the highest mean, of those with the most values (a failed run must not help); None without any."""
+    most = max((mean.n for mean in means.values()), default=0)
+    return max((key for key in means if means[key].n == most), key=lambda key: means[key].mean) if most else None
 
 
 def compare(a: Values, b: Values) -> Comparison:

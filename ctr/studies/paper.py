@@ -1,7 +1,7 @@
 """The paper's published numbers, as printed: Yue et al., "Adaptive Optimizers with Sparse Group Lasso for Neural
 Networks in CTR Prediction".
 
-A blank of the print at hand is None; what is odd or was derived is said where it stands. AUCs are on the full data:
+A number missing in the print at hand is None; comments say what is odd or derived. AUCs are on the full data:
 see `ROWS_TRAIN`. Rates are feature rates (the paper's "sparsity"). The paper prints no standard deviations.
 """
 
@@ -167,11 +167,17 @@ def table8(model: str, lambda21: float, finetune: float) -> float | None:
 
 
 def adam_auc(model: str, lambda21: float) -> float | None:
-    """Pruned Adam's AUC in table 2; where it is lost, the best of table 8, which it was chosen from."""
+    """Pruned Adam's AUC in table 2; where `is_lost`, the best of table 8, which it was chosen from."""
     cell, schedules = table2(model, lambda21), _near(TABLE8[model], lambda21)
     if cell is None or schedules is None:
         return None
     return max(schedules) if cell.adam is None else cell.adam
+
+
+def is_lost(model: str, lambda21: float) -> bool:
+    """Whether the print at hand has lost pruned Adam's AUC in this row of table 2."""
+    cell = table2(model, lambda21)
+    return cell is not None and cell.adam is None
 
 
 def _near(table: Mapping[float, Found], value: float) -> Found | None:
