@@ -3,8 +3,10 @@
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -18,7 +20,7 @@ from ctr.reproduce import reproduce
 from ctr.studies import learning_rates, request, table5
 from ctr.studies.request import lr_of, seeds_of
 from ctr.studies.runs import Runs
-from ctr.studies.study import Ask, Job, Options, find, own_options
+from ctr.studies.study import Ask, Counts, Job, Options, find, own_options
 from tests.commands import command, composed
 from tests.reproducing import SAMPLE, no_study, reproduced
 from tests.studies.oracle import STUDIES
@@ -109,6 +111,22 @@ def test_the_yaml_of_a_study_has_the_options_of_its_signature_each_with_a_commen
     said = comments(f"study/{name}")
     assert said.keys() == {"name", *own_options(find(name))}
     assert all(said[option] for option in said if option != "name")
+
+
+def test_a_new_study_is_found_by_its_module_and_asked_with_the_options_that_it_declares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sweep(ask: Ask, options: Options, *, dims: Counts) -> Findings:
+        return Findings(ask([{"model.embedding_dim": dim} for dim in dims]), options.dataset, {}, pd.DataFrame())
+
+    module = ModuleType("ctr.studies.sweep")
+    module.study = sweep  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options, own = resolved("study=table4", "name=sweep", "dims=[2,3]")
+    found = find("sweep")(lambda jobs: pd.DataFrame(jobs), options, **own)
+    assert found.table["model.embedding_dim"].tolist() == [2, 3]
+    with pytest.raises(ArgumentError, match=r"dims=\[0\]; expected whole numbers, at least 1"):
+        resolved("study=table4", "name=sweep", "dims=[0]")
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])

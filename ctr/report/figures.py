@@ -1,4 +1,4 @@
-"""Figures for print and screen: Okabe and Ito's colours, told apart by marker and line too; no pyplot, no state."""
+"""Figures for print and screen: Okabe and Ito's colours, with a marker and line style each; no pyplot, no state."""
 
 from __future__ import annotations
 

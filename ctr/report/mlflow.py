@@ -28,7 +28,7 @@ log = logging.getLogger("ctr")
 
 @dataclass(frozen=True)
 class Links:
-    """Where a study stands in MLflow, relative to the server's root.
+    """The links of a study in MLflow, relative to the server's root.
 
     Attributes:
         runs: the study's runs as a list, folded by optimizer.
@@ -59,9 +59,9 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
 
     Args:
         findings: what the study found.
-        folder: where `write` put the files; what else lies there, such as ``commands.txt``, is kept with them.
+        folder: with the study's files (`ctr.report.folder`); all of them are uploaded.
         uri, experiment: where the training runs were tracked.
-        subject: by which the study is told from others.
+        subject: identifies the study.
 
     Raises:
         CtrError: MLflow cannot be used.
@@ -141,7 +141,7 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
 
 
 def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
-    """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them, and the
+    """Gives the study's runs, and no others, the tags by which its dashboard finds, groups and colours them, and the
     metrics that its charts need of every run."""
     from mlflow.entities import Metric, RunTag
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ctr.report.findings import Column, Findings
 
-# Okabe and Ito's colours, told apart by the colour-blind; black is for text, yellow is too faint on white.
+# Okabe and Ito's colours, which the colour-blind can distinguish; black is for text, yellow is too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 SYMBOLS = ("circle", "square", "triangle-up", "star", "triangle-down", "pentagon", "hexagon")
 PAPER = "paper"  # methods whose name starts so are printed values, not runs

@@ -92,11 +92,11 @@ def welch(a: Values, b: Values) -> float:
 
 
 def paired(a: Values, b: Values) -> float:
-    """p-value of the t-test on the differences seed by seed; seeds with one of the two alone are left out."""
+    """p-value of the t-test on the differences seed by seed; seeds with only one of the two are left out."""
     x, y = _pairs(a, b)
     if len(x) < 2:
         return math.nan
-    # The scale of x and y: differences that are all the same vary by rounding alone.
+    # The scale of x and y: equal differences vary only by rounding.
     variance = _variance(x - y, scale=float(np.abs([x, y]).max()))
     return _p_value(float((x - y).mean()), variance / len(x), len(x) - 1)
 

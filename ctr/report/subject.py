@@ -1,4 +1,4 @@
-"""What a study in MLflow is about: by this its report, its view and its runs are told from those of another."""
+"""What a study in MLflow is about: it identifies the study's report, view and runs."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ log = logging.getLogger("ctr")
 
 
 def create(client: MlflowClient, experiment_id: str, subject: Subject) -> str:
-    """Writes the view of a study, anew if there is one; returns its `address`.
+    """Writes the view of a study, in place of an earlier one; returns its `address`.
 
     With an MLflow other than `SUPPORTED` nothing is written, and a warning says so.
     """
@@ -36,7 +36,7 @@ def create(client: MlflowClient, experiment_id: str, subject: Subject) -> str:
 
     if not _supported():
         log.warning(
-            "MLflow %s: the ready-made dashboard is made for %s alone; the link shows the study's runs without it",
+            "MLflow %s: the ready-made dashboard is made for %s only; the link shows the study's runs without it",
             mlflow.__version__,
             ", ".join(SUPPORTED),
         )
@@ -64,7 +64,7 @@ def _supported() -> bool:
 
 
 def run_filter(key: str) -> str:
-    """The runs that are points of the study's figures. The interface draws no more than the first 100 that it finds."""
+    """The runs that are points of the study's figures. The interface draws at most the first 100 that it finds."""
     return f"tags.`{tag(key)}` = '{SHOWN}'"
 
 
@@ -117,10 +117,7 @@ def state(subject: Subject) -> dict[str, Any]:
         # The list is folded by optimizer, and by how its features are selected; the charts show the single runs.
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [
-                {"mode": "param", "groupByData": "opt.name"},
-                {"mode": "tag", "groupByData": "method"},
-            ],
+            "groupByKeys": [{"mode": "param", "groupByData": "opt.name"}, {"mode": "tag", "groupByData": "method"}],
         },
         "useGroupedValuesInCharts": False,
         "hideEmptyCharts": True,

@@ -31,7 +31,7 @@ COLUMNS = [
     Column("seeds", "finished seeds"),
     Column("s_minus_this_at_its_rate", "AUC of s, read at this point's feature rate, − this AUC", markdown.difference),
     Column("p_paired", "p-value of that difference by the t-test paired by seed", markdown.p_value),
-    Column("seeds_compared", "seeds whose feature rate lies within those of s"),
+    Column("seeds_compared", "seeds whose feature rate is within those of s"),
     GAP,
 ]
 LAYOUT: markdown.Layout = [

@@ -66,8 +66,8 @@ def choose_one(runs: Runs, options: Options, opt: str) -> Rate:
 def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, Found]:
     """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
 
-    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them. Rates that
-    diverge count as tried, not as failed, where another one was chosen.
+    While the best is at an end of its grid, the next power of ten is tried too, up to `FURTHER` times. Runs that
+    diverge do not count as failed if another rate was chosen.
     """
     grids = {case: list(options.lrs) for case in wanted}
     for _ in range(1 + FURTHER):
@@ -90,7 +90,7 @@ def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, F
 
 
 def _beyond(chosen: Rate) -> float | None:
-    """The next power of ten where the best lies at an end of a grid."""
+    """The next power of ten if the best is at an end of a grid."""
     factors = {chosen.tried[0]: 0.1, chosen.tried[-1]: 10.0}
     if len(chosen.tried) < 2 or chosen.value not in factors:
         return None
@@ -105,7 +105,7 @@ def best(found: Mapping[tuple[float, int], Run]) -> Rate:
 
 
 def span(length: int | None) -> dict[str, object]:
-    """The overrides for a stream of so many batches; None: all rows."""
+    """The overrides for a stream of ``length`` batches; None: all rows."""
     return {} if length is None else {"train_rows": length * BATCH}
 
 

@@ -47,12 +47,7 @@ def pruned_adam(
     options: Options, seed: int, lr: float, score: str, rate: float, finetune: float, more: Overrides
 ) -> Job:
     """Adam pruned to a feature rate: a run's own, so that N = rate x features present is its count to the feature."""
-    prune = {
-        "prune": "magnitude",
-        "prune.feature_rate": rate,
-        "prune.finetune": finetune,
-        "prune.score": score,
-    }
+    prune = {"prune": "magnitude", "prune.feature_rate": rate, "prune.finetune": finetune, "prune.score": score}
     return job(options, "adam", seed, lr, {**prune, **more})
 
 

@@ -91,10 +91,7 @@ TABLE3 = {
 TABLE4 = {4: (0.074, 0.8008), 8: (0.030, 0.8019), 16: (0.012, 0.8020), 32: (0.008, 0.8011)}
 
 # Table 5 (appendix E): the learning rates chosen among 1e-5 ... 1e-1.
-TABLE5 = {
-    "adam": {"mlp": 1e-4, "opnn": 1e-4, "dcn": 1e-3},
-    "adagrad": {"mlp": 1e-2, "opnn": 1e-2, "dcn": 1e-2},
-}
+TABLE5 = {"adam": {"mlp": 1e-4, "opnn": 1e-4, "dcn": 1e-3}, "adagrad": {"mlp": 1e-2, "opnn": 1e-2, "dcn": 1e-2}}
 
 
 @dataclass(frozen=True)

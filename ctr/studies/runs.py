@@ -30,7 +30,6 @@ class Run:
     auc: float = math.nan
     feature_rate: float = math.nan
     features_nonzero: float = math.nan
-    features_present: float = math.nan
     rows_train: float = math.nan
     auc_retrained: float = math.nan
     source: str | None = None
@@ -161,16 +160,10 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, Real) else math.nan
 
-    return Run(
-        auc=number("auc"),
-        feature_rate=number("feature_rate"),
-        features_nonzero=number("features_nonzero"),
-        features_present=number("features_present"),
-        rows_train=number("rows_train"),
-        auc_retrained=number("auc_retrained"),
-        source=_text(answer.get("source")),
-        error=_text(answer.get("error")),
-    )
+    figures = {
+        name: number(name) for name in ("auc", "feature_rate", "features_nonzero", "rows_train", "auc_retrained")
+    }
+    return Run(**figures, source=_text(answer.get("source")), error=_text(answer.get("error")))
 
 
 def _text(value: object) -> str | None:

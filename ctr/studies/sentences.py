@@ -75,7 +75,7 @@ def sign_agrees(ours: float, papers: float) -> str:
 
 
 def agreement(same: int, of: int) -> str:
-    """Whether ``same`` of so many comparisons have the paper's sign."""
+    """How well ``same`` of ``of`` comparisons with the paper's sign agree with it."""
     return "agrees" if same == of else "agrees in part" if same else "disagrees"
 
 

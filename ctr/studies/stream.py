@@ -2,8 +2,8 @@
 
 Beyond the paper: Group Adam with the soft rule (the paper's), the hard one, and the hard one with lambda21 ramped;
 Adam pruned by norm and by effect, with and without fine-tuning, to as many features as the soft rule kept with that
-seed. A retrain on the features that a method kept, from the initial weights and without regularisers, leaves of each
-method its choice of features alone.
+seed. A retrain on the features that a method kept, from the initial weights and without regularisers, shows
+what its choice of features alone is worth.
 """
 
 from __future__ import annotations

@@ -110,10 +110,7 @@ def _best_of(
 
 
 def _group_jobs(
-    options: Options,
-    lrs: Mapping[str, Rate],
-    grids: Mapping[str, Sequence[Regularisers]],
-    more: Mapping[str, object],
+    options: Options, lrs: Mapping[str, Rate], grids: Mapping[str, Sequence[Regularisers]], more: Mapping[str, object]
 ) -> dict[GridKey, Job]:
     return {
         (family, one, seed): job(

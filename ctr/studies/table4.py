@@ -55,7 +55,7 @@ def study(ask: Ask, options: Options, *, dims: Counts) -> Findings:
     by_dim = {dim: [found[dim, seed] for seed in options.seeds] for dim in dims}
     table = pd.DataFrame([_row(options, dim, of_dim, lr.value) for dim, of_dim in by_dim.items()])
     lines = [*sentences.scope(options, found.values()), sentences.learning_rate(options, "adam", lr)]
-    lines += [] if _printed(options) else ["The paper's table 4 is of DCN on Criteo alone."]
+    lines += [] if options.dataset == "criteo" else ["The paper's table 4 is of DCN on Criteo only."]
     text = [
         f"# Table 4 · embedding dimensions · {options.dataset}",
         f"Group Adam with {described(*astuple(chosen))} (the paper's table 6): feature rate and (AUC mean±std over "
@@ -67,12 +67,8 @@ def study(ask: Ask, options: Options, *, dims: Counts) -> Findings:
     return Findings(table, "\n\n".join(text) + "\n", {}, runs.frame(), dots, COLUMNS)
 
 
-def _printed(options: Options) -> bool:
-    return options.dataset == "criteo"  # table 4 is of DCN alone
-
-
 def _row(options: Options, dim: int, found: list[Run], lr: float) -> Row:
-    published = paper.TABLE4.get(dim) if options.in_paper and _printed(options) else None
+    published = paper.TABLE4.get(dim) if options.in_paper and options.dataset == "criteo" else None
     return {
         "embedding_dim": dim,
         "lr": lr,

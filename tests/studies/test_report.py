@@ -199,7 +199,7 @@ def test_another_mlflow_gets_no_view_and_says_so(
     assert "viewStateShareKey" not in address
     assert "searchFilter=tags.%60study.fig1-criteo-d0d0d0d0%60" in address
     assert not client.get_experiment("1").tags
-    assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 alone" in caplog.text
+    assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 only" in caplog.text
 
 
 def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
