@@ -36,7 +36,7 @@ SERVER = "http://127.0.0.1:5000"  # of make dashboard
 
 
 def reproduce(config: DictConfig, given: list[str], study: Study | None = None, taken: set[Path] | None = None) -> None:
-    """A study from its options to its folder and its report.
+    """Runs a study; writes its folder and its report.
 
     Args:
         config: as composed.
@@ -49,6 +49,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
         CtrError: runs failed; the rest of the study is done.
     """
     from ctr.report import folder as files
+    from ctr.report import page
     from ctr.studies import request
     from ctr.studies.study import find
 
@@ -60,6 +61,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
     _expect_free(folder, taken)
     check_data(config.dataset)
     expect_writable(folder.resolve().parent, f"folder={folder}")
+    page.require()
     files.warn_of_replacing(folder, settings)
 
     from ctr.training.result import git_sha  # torch: seconds that wrong arguments do not need
@@ -85,7 +87,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
 
 
 def _paths(config: DictConfig) -> dict[str, str]:
-    """What the runs write, and where."""
+    """Paths that the runs write to, by what to call them."""
     paths = {"the working folder": ".", f"jobs={config.jobs}": config.jobs}
     paths[f"dataset.prepared={config.dataset.prepared}"] = config.dataset.prepared
     if config.tracking.uri.startswith(SQLITE):
@@ -94,7 +96,7 @@ def _paths(config: DictConfig) -> dict[str, str]:
 
 
 def _expect_free(folder: Path, taken: set[Path] | None) -> None:
-    """Refuses a folder that an earlier job of the same sweep has written, and notes this one."""
+    """Refuses a folder that an earlier job of the same sweep has written; adds this one to ``taken``."""
     if taken is None:
         return
     if folder.resolve() in taken:
@@ -126,7 +128,7 @@ def _runner(config: DictConfig, threads: object) -> Runner:
 
 
 def _subject(config: DictConfig, given: list[str]) -> Subject:
-    """What the study is about, once its data is prepared."""
+    """Identifies the study; its data must be prepared."""
     from ctr.report.subject import Subject
     from ctr.studies import request
 

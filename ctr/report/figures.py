@@ -79,7 +79,7 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        log_x, log_y: a log axis has no place for 0 or less: such points are left out.
+        log_x, log_y: points at 0 or below are left out of a log axis.
         line: y of a thin horizontal line, or None.
     """
 
@@ -161,7 +161,7 @@ def _panel(axes: Axes, panel: Panel) -> dict[str, Artist]:
 
 
 def _points(panel: Panel, series: Series) -> list[tuple[Summary, Summary]]:
-    """The points that have a place on the panel's axes, from left to right."""
+    """The points that can be drawn on the panel's axes, from left to right."""
     points = [
         (x, y)
         for x, y in zip(series.x, series.y, strict=True)
@@ -172,7 +172,7 @@ def _points(panel: Panel, series: Series) -> list[tuple[Summary, Summary]]:
 
 
 def _limit(set_limits: Callable[[float, float], object], values: Sequence[Summary]) -> None:
-    """Sets the limits of a log axis on which all values are one: matplotlib's own would be a rounding error apart, and
+    """Sets the limits of a log axis whose values are all equal: matplotlib's own would differ by a rounding error and
     cannot be drawn."""
     down, up = _bars(values, log=True)
     low = min((value.mean - bar for value, bar in zip(values, down, strict=True)), default=0.0)

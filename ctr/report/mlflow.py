@@ -43,19 +43,19 @@ class Links:
     page: str
 
     def at(self, server: str) -> Links:
-        """The same as whole addresses, at ``http://127.0.0.1:5000`` for example."""
+        """The same as full addresses, at ``http://127.0.0.1:5000`` for example."""
         base = server.rstrip("/")
         return Links(base + self.runs, base + self.dashboard, base + self.report, base + self.page)
 
 
 def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:
-    """Makes a study whose files are written visible in MLflow.
+    """Publishes a study, whose files are already written, in MLflow.
 
-    * One report run, with every file of ``folder`` and the text as its description. The one that was published before
-      about the same subject is brought up to date, so that its links stay alive.
+    * One report run, with every file of ``folder`` and the text as its description. An earlier report on the same
+      subject is updated, so that its links stay valid.
     * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
-      ``method`` and one colour per method; a run that no longer serves the study loses the tag.
-    * A dashboard view of those that are points of its figures (`ctr.report.view`).
+      ``method`` and one colour per method; a run that is no longer part of the study loses the tag.
+    * A dashboard view of the runs that are points of its figures (`ctr.report.view`).
 
     Args:
         findings: what the study found.
@@ -121,7 +121,7 @@ def _links(view: str, experiment_id: str, run_id: str) -> Links:
 
 
 def _note(text: str) -> str:
-    """The text as a run's description, cut between paragraphs where it is longer than MLflow keeps."""
+    """The text as a run's description, cut between paragraphs if it is longer than MLflow allows."""
     if len(text) <= MAX_NOTE:
         return text
     ending = "\n\n*Cut here; the whole text is in `result.md` and `page.html`.*\n"
@@ -187,8 +187,8 @@ def _hashes(values: Mapping[str, object]) -> tuple[object, ...]:
 
 
 def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
-    """Of each run that succeeded, by its hashes, whether it is a point of the study's figures; all are where there are
-    no points."""
+    """The role of each finished run, by its hashes: `SHOWN` if it is a point of the study's figures (all are if there
+    are no points), else `TRIED`."""
     figures = ["seed", "auc", "feature_rate"]
     if not {*HASHES, *figures} <= {*findings.runs.columns}:
         return {}
@@ -201,7 +201,7 @@ def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
 
 
 def _method(params: Mapping[str, str]) -> str:
-    """What a person would call the way in which features are selected: "adam, pruned by norm"."""
+    """Names the way in which features are selected: "adam, pruned by norm"."""
     name = params.get("opt.name", "unknown")
     if params.get("opt.threshold", "soft") != "soft":
         name += f", {params['opt.threshold']}"
@@ -211,7 +211,7 @@ def _method(params: Mapping[str, str]) -> str:
 
 
 def _color(method: str, taken: dict[str, str]) -> str:
-    """The method's colour in this experiment; a new method gets one that the others leave."""
+    """The method's colour in this experiment; a new method gets an unused one."""
     if method not in taken:
         free = [color for color in page.PALETTE if color not in taken.values()]
         taken[method] = free[0] if free else page.PALETTE[len(taken) % len(page.PALETTE)]

@@ -1,8 +1,8 @@
-"""A study as one HTML file: an interactive figure above its table and text. Nothing is loaded from anywhere, so that it
-works offline and within MLflow's viewer of artifacts, which runs it in a sandbox.
+"""A study as one HTML file: an interactive figure above its table and text. It loads nothing, so that it
+works offline and in MLflow's viewer of artifacts, which runs it in a sandbox.
 
-Plotly and the Markdown reader come with the extra ``report``. Without them there is no page: `require` says so, for a
-command to call before hours of work, and `write` never leaves the figure or the text out.
+Plotly and the Markdown reader come with the extra ``report``. Without them there is no page:
+`require` raises an error, which a command calls before hours of work.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def require() -> None:
 
 def write(findings: Findings, path: Path, title: str = "Study") -> None:
     """Writes the page: single runs and their means per lambda21, AUC against feature rate on a log axis, with every
-    run's particulars under the pointer and a toggle per method; then the text, then every column of the table.
+    run's details under the pointer and a toggle per method; then the text, then every column of the table.
 
     Args:
         findings: of ``points``, those with an AUC and a rate above 0 are shown; rows whose method starts with "paper"
-            are printed values, as diamonds, shown on a click since another amount of data has another AUC. Without any
-            points there is no figure.
-        path: the HTML file, 5 MB: plotly itself is within.
+            are printed values, as diamonds, shown on a click, because AUCs depend on the amount of data. Without points
+            there is no figure.
+        path: the HTML file, 5 MB: it includes plotly.
         title: heading.
 
     Raises:

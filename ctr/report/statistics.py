@@ -1,6 +1,6 @@
 """Mean, spread and t-tests of a figure over seeds.
 
-A figure that is missing is NaN and is left out. What cannot be computed is NaN, without a warning: the spread of one
+A missing figure is NaN and is left out. A result that cannot be computed is NaN, without a warning: the spread of one
 value, a test with fewer than two values, a test of values that do not vary at all (rates of exactly 1, say).
 """
 
@@ -70,7 +70,7 @@ def compare(a: Values, b: Values) -> Comparison:
 
 
 def student(a: Values, b: Values) -> float:
-    """p-value of Student's t-test: equal variances are taken for granted (the paper's test)."""
+    """p-value of Student's t-test: assumes equal variances (the paper's test)."""
     x, y = _known(a), _known(b)
     if len(x) < 2 or len(y) < 2:
         return math.nan
