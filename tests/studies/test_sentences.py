@@ -71,12 +71,13 @@ def test_an_installed_package_knows_no_code() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_says_it(name: str) -> None:
+def test_every_study_says_it_and_what_its_columns_mean(name: str) -> None:
     oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
-    text = run(name, oracle, lambda1=[1e-3], commit=NEW).text
-    assert (
-        f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;" in text
-    )
+    found = run(name, oracle, lambda1=[1e-3], commit=NEW)
+    said = f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;"
+    assert said in found.text
+    assert [column.name for column in found.columns] == list(found.table.columns)
+    assert all(column.meaning for column in found.columns)
 
 
 @pytest.mark.parametrize(
