@@ -2,16 +2,17 @@
 
 from typing import Any
 
+from ctr.report.findings import Findings
 from ctr.reproduce import reproduce
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies.study import Ask, Options
 from tests.commands import composed
 
 SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
 
 
-def no_study(ask: Ask, options: Options) -> Findings:
+def no_study(ask: Ask, options: Options, **own: object) -> Findings:
     raise AssertionError("nothing must run")
 
 
 def reproduced(study: Any, *overrides: str) -> None:
-    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)  # type: ignore[arg-type]
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)

@@ -10,6 +10,7 @@ from ctr.config import search
 from ctr.config.help import COMMANDS
 from ctr.config.messages import CONFIG_ERRORS
 from ctr.config.schema import plain_dict, typed
+from ctr.studies.request import resolve
 
 
 def told(command: str, *overrides: str) -> str:
@@ -21,7 +22,10 @@ def told(command: str, *overrides: str) -> str:
         HydraConfig.instance().set_config(config)
         with open_dict(config):
             del config["hydra"]
-        plain_dict(typed(config, COMMANDS[command]))
+        if command == "reproduce":
+            resolve(config, overrides)
+        else:
+            plain_dict(typed(config, COMMANDS[command]))
     except CONFIG_ERRORS as error:
         return message(error)
     finally:
@@ -63,6 +67,19 @@ def test_a_key_that_is_not_there_is_told_the_nearest(override: str, beginning: s
             ["prune.feature_rate=0.1"],
             "prune.feature_rate: prune=none has no such key; it belongs to prune=magnitude",
         ),
+        (
+            "reproduce",
+            ["study=table4", "lambda21=[1e-3]"],
+            "lambda21: no such key of study=table4; it belongs to study=fig1, fig2, fig3, stream, table2, table3, "
+            "table8",
+        ),
+        ("reproduce", ["study=fig2", "+dims=[4]"], "dims: no such key of study=fig2; it belongs to study=table4"),
+        ("reproduce", ["dims=[4]"], "dims: no such key; it belongs to study=table4"),
+        (
+            "reproduce",
+            ["study=table2", "lamda21=[1]"],
+            "lamda21: no such key; did you mean lambda21? --help lists all keys",
+        ),
         ("reproduce", ["seed=1"], "seed: no such key; did you mean seeds? --help lists all keys"),
         (
             "reproduce",
@@ -85,7 +102,7 @@ def test_whose_a_key_is(command: str, overrides: list[str], text: str) -> None:
     ("command", "override", "expected"),
     [
         ("train", "model.hidden=5", "a list: model.hidden=[5]"),
-        ("reproduce", "steps=100", "a list: steps=[100]"),
+        ("reproduce", "lrs=100", "a list: lrs=[100]"),
         ("train", "model.hidden=[a]", "a whole number, not 'a'"),
         ("train", "opt.lambda21=abc", "a number"),
         ("train", "batch_size=1e3", "a whole number"),
@@ -96,6 +113,11 @@ def test_whose_a_key_is(command: str, overrides: list[str], text: str) -> None:
 )
 def test_values_of_the_wrong_type(command: str, override: str, expected: str) -> None:
     assert told(command, override) == f"{override}: expected {expected}"
+
+
+def test_values_of_the_wrong_type_for_an_option_of_a_study() -> None:
+    assert told("reproduce", "study=stream", "steps=100") == "steps=100: expected a list: steps=[100]"
+    assert told("reproduce", "study=stream", "steps=[a]") == "steps[0]=a: expected a whole number, not 'a'"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ctr.config.command_line import override
 from ctr.config.compose import resolve
 from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError, CtrError
-from ctr.reproduce import options_of
+from ctr.studies import request
 from tests.commands import composed, job
 from tests.datasets.criteo_text import lines, write
 
@@ -80,7 +80,7 @@ def test_the_command_chooses_for_the_same_rows_and_circumstances(tmp_path: Path,
     line = shlex.split(str(raised.value).partition("choose one with ")[2])
     assert line[:3] == ["python", "-m", "ctr.reproduce"]
     assert line[3] == "study=table5"
-    asked = options_of(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])
+    asked, _ = request.resolve(composed("reproduce", *line[3:]), [key.partition("=")[0] for key in line[3:]])
     job = {"dataset": asked.dataset, "model": asked.model, **asked.common, "opt": wanted["opt"]["name"]}
     settled = plain_dict(composed("train", *(override(key, value) for key, value in job.items())))
     assert learning_rates.circumstances(settled) == learning_rates.circumstances(wanted)

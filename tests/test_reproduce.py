@@ -3,49 +3,59 @@
 import json
 import math
 import sqlite3
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
+from ctr.config.help import comments
 from ctr.errors import ArgumentError, CtrError
-from ctr.reproduce import lr_of, options_of, reproduce, seeds_of
-from ctr.studies import learning_rates
-from ctr.studies.registry import STUDIES
+from ctr.report.findings import Findings
+from ctr.reproduce import reproduce
+from ctr.studies import learning_rates, request, table5
+from ctr.studies.request import lr_of, seeds_of
 from ctr.studies.runs import Runs
-from ctr.studies.study import Ask, Findings, Job, Options
+from ctr.studies.study import Ask, Counts, Job, Options, find, own_options
 from tests.commands import command, composed
 from tests.reproducing import SAMPLE, no_study, reproduced
+from tests.studies.oracle import STUDIES
 
 
-def options(*overrides: str) -> Options:
-    given = [override.partition("=")[0] for override in overrides]
-    return options_of(composed("reproduce", *overrides), given)  # type: ignore[arg-type]
+def resolved(*overrides: str) -> tuple[Options, dict[str, Any]]:
+    return request.resolve(composed("reproduce", *overrides), [override.partition("=")[0] for override in overrides])
 
 
 def test_defaults_are_the_papers() -> None:
-    got = options("study=table2")
+    got, own = resolved("study=table2")
     assert (got.dataset, got.model, got.seeds) == ("criteo", "dcn", [0, 1, 2, 3, 4])
-    assert got.lambda21 == [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
-    assert got.finetune == [0.0, 0.1, 0.2, 0.3]
+    grid = [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
+    assert own == {"lambda21": grid, "finetune": [0.0, 0.1, 0.2, 0.3], "scores": ["norm"]}
+    assert resolved("study=table3")[1] == {"lambda1": [0.0, *grid], "lambda21": grid, "lambda2": [1e-5]}
+    assert resolved("study=table4")[1] == {"dims": [4, 8, 16, 32]}
+    assert resolved("study=table5")[1] == {}
+    assert resolved("study=fig1")[1] == resolved("study=table8")[1] == own
+    assert resolved("study=fig2")[1] == {"lambda21": grid}
+    assert resolved("study=fig3")[1] == {"lambda1": grid, "lambda21": grid}
+    assert resolved("study=stream")[1] == {**own, "scores": ["norm", "effect"], "steps": [230, 1000, 4000, 16000]}
     assert got.lrs == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
-    assert got.dims == [4, 8, 16, 32]
     assert (got.select, got.lr, got.common) == ("test", "auto", {})
-    assert options("study=table2", "dataset=avazu").model == "mlp"
-    assert options("study=table2", "dataset=ipinyou").model == "opnn"
+    assert resolved("study=table2", "dataset=avazu")[0].model == "mlp"
+    assert resolved("study=table2", "dataset=ipinyou")[0].model == "opnn"
 
 
 def test_keys_reach_the_study() -> None:
-    got = options(
+    got, own = resolved(
         "study=fig1", "dataset=criteo", "dataset.raw=/x y", "dataset.encoding=hash", "model=mlp", "model.hidden=[8,4]",
         "seeds=[4,7]", "lambda21=[1e-3,1e-2]", "select=validation", "lr=0.01",
         "+train.batch_size=64", "+train.opt.eps=1e-7", "scores=[effect]",
     )  # fmt: skip
-    assert (got.model, got.seeds, got.lambda21, got.select, got.lr) == ("mlp", [4, 7], [1e-3, 1e-2], "validation", 0.01)
-    assert got.scores == ["effect"]
+    assert (got.model, got.seeds, got.select, got.lr) == ("mlp", [4, 7], "validation", 0.01)
+    assert (own["lambda21"], own["scores"]) == ([1e-3, 1e-2], ["effect"])
     assert got.common == {
         "dataset.raw": "/x y", "dataset.encoding": "hash", "model.hidden": [8, 4], "batch_size": 64, "opt.eps": 1e-7,
     }  # fmt: skip
@@ -74,7 +84,7 @@ def test_keys_reach_the_study() -> None:
 def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> None:
     key = override.partition("=")[0]
     with pytest.raises(ArgumentError, match=rf"^\+train\.{key}: .*; give .*{instead}"):
-        options("study=table2", f"+train.{override}")
+        resolved("study=table2", f"+train.{override}")
 
 
 def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +94,7 @@ def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("ctr.reproduce.TRAIN_JOBS", "tests.studies.fakes:jobs")
     seen = []
 
-    def one(ask: Ask, options: Options) -> Findings:
+    def one(ask: Ask, options: Options, **own: object) -> Findings:
         row = ask([{**options.common, "opt": "adam", "seed": 0, "window": 1}])
         seen.extend(row["openmp_threads"])
         command = row["command"][0]
@@ -94,6 +104,29 @@ def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         reproduced(one, "study=table2", *SAMPLE, "tracking=none", *given)
         assert seen.pop() == wanted
         assert f" threads={wanted} " in (tmp_path / "runs/studies/table2-criteo-sample/result.md").read_text()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_yaml_of_a_study_has_the_options_of_its_signature_each_with_a_comment(name: str) -> None:
+    said = comments(f"study/{name}")
+    assert said.keys() == {"name", *own_options(find(name))}
+    assert all(said[option] for option in said if option != "name")
+
+
+def test_a_new_study_is_found_by_its_module_and_asked_with_the_options_that_it_declares(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sweep(ask: Ask, options: Options, *, dims: Counts) -> Findings:
+        return Findings(ask([{"model.embedding_dim": dim} for dim in dims]), options.dataset, {}, pd.DataFrame())
+
+    module = ModuleType("ctr.studies.sweep")
+    module.study = sweep  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    options, own = resolved("study=table4", "name=sweep", "dims=[2,3]")
+    found = find("sweep")(lambda jobs: pd.DataFrame(jobs), options, **own)
+    assert found.table["model.embedding_dim"].tolist() == [2, 3]
+    with pytest.raises(ArgumentError, match=r"dims=\[0\]; expected whole numbers, at least 1"):
+        resolved("study=table4", "name=sweep", "dims=[0]")
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
@@ -120,13 +153,15 @@ def test_wrong_lr(value: object) -> None:
         ([], "study=fig1, fig2, fig3, stream, table2"),
         (["study=table2", "workers=0"], "workers=0"),
         (["study=table2", "lambda21=[]"], "lambda21"),
-        (["study=table2", "lambda21=[1e-3,-1]"], r"lambda21=\[0.001, -1.0\]; expected numbers from 0 on"),
+        (["study=table2", "lambda21=[1e-3,-1]"], r"lambda21=\[0.001, -1.0\]; expected numbers, at least 0"),
+        (["study=table2", "lambda21=[1e-3,1e-3]"], r"lambda21=\[0.001, 0.001\]: duplicate value 0.001"),
+        (["study=table2", "scores=[size]"], r"scores=\['size'\]; expected norm, effect"),
         (["study=table2", "lr=inf"], "lr=inf"),
     ],
 )
 def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
-        reproduce(composed("reproduce", *overrides), overrides)  # type: ignore[arg-type]
+        reproduce(composed("reproduce", *overrides), overrides)
 
 
 def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +171,7 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytes
     overrides = ["study=table5", "dataset=csv", "dataset.raw=clicks.csv", "dataset.label=clicked", "model=mlp"]
     overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1"]
     with pytest.raises(CtrError, match=r"no run has an AUC.*one label only"):
-        reproduced(STUDIES["table5"], *overrides)
+        reproduced(table5.study, *overrides)
     assert (tmp_path / "runs" / "studies" / "table5-csv-mlp" / "runs.csv").exists()
 
 
@@ -158,10 +193,10 @@ def test_exit_codes(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "jobs").exists()
 
 
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, lambda21: list[float], **own: object) -> Findings:
     """Two optimizers and a family; a second question builds on the first one's answer."""
     base: dict[str, object] = {"dataset": options.dataset, "model": options.model, **options.common, "seed": 0}
-    first = ask([{**base, "opt": "group_adam", "opt.lambda21": value} for value in options.lambda21])
+    first = ask([{**base, "opt": "group_adam", "opt.lambda21": value} for value in lambda21])
     more: list[dict[str, Any]] = [{**base, "opt": "adam"}]
     for rate in first["feature_rate"]:
         more.append({**base, "opt": "adam", "prune": "magnitude", "prune.feature_rate": rate, "prune.finetune": 0.1})
@@ -175,7 +210,7 @@ def test_a_study_from_nothing_to_its_folder(
     (tmp_path / "mlflow.db").write_bytes(ready_database.read_bytes())
     overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]
     given = [override.partition("=")[0] for override in overrides]
-    reproduce(composed("reproduce", *overrides), given, study)  # type: ignore[arg-type]
+    reproduce(composed("reproduce", *overrides), given, study)
     folder = tmp_path / "runs" / "studies" / "table2-criteo-sample"
     assert {"result.csv", "result.md", "runs.csv", "commands.txt", "page.html"} <= {p.name for p in folder.iterdir()}
     runs = pd.read_csv(folder / "runs.csv")
@@ -200,18 +235,18 @@ def test_a_study_from_nothing_to_its_folder(
 def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def diverges(ask: Ask, options: Options) -> Findings:
+    def diverges(ask: Ask, options: Options, **own: object) -> Findings:
         rows = ask([{**options.common, "opt": "sgd", "opt.lr": lr, "batch_size": 50} for lr in (1e30, 1e-3)])
         return Findings(rows[["opt.lr", "auc"]], "", {}, rows)
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^1 of 2 runs failed: diverged: the loss is .*train\.log"):
-        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)  # type: ignore[arg-type]
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
 
 
-def table5_without_adam(ask: Ask, options: Options) -> Findings:
+def table5_without_adam(ask: Ask, options: Options, **own: object) -> Findings:
     """As if every run of Adam had failed."""
 
     def failing(jobs: Sequence[Job]) -> pd.DataFrame:
@@ -219,7 +254,7 @@ def table5_without_adam(ask: Ask, options: Options) -> Findings:
         rows.loc[rows["opt"] == "adam", ["auc", "error"]] = [math.nan, "no memory"]
         return rows
 
-    return STUDIES["table5"](failing, options)
+    return table5.study(failing, options)
 
 
 def test_table_5_records_the_rates_that_it_found_once_it_is_written(
@@ -228,7 +263,7 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
     monkeypatch.chdir(tmp_path)
     overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
     given = [override.partition("=")[0] for override in overrides]
-    reproduce(composed("reproduce", *overrides), given, table5_without_adam)  # type: ignore[arg-type]
+    reproduce(composed("reproduce", *overrides), given, table5_without_adam)
     (kept,) = tmp_path.rglob("learning_rates.json")
     assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())["rates"]] == [
         ("adagrad", 0.003)
@@ -239,7 +274,7 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
     kept.unlink()
     overrides += ["+train.holdout=0.99", "folder=none-finished"]
     with pytest.raises(CtrError, match=r"^2 of 2 runs failed: holdout=0.99 leaves"):
-        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides])  # type: ignore[arg-type]
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides])
     assert "adam: no run finished, nothing was chosen." in (tmp_path / "none-finished" / "result.md").read_text()
     assert not kept.exists()
 
@@ -247,14 +282,14 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
 def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def with_sgd(ask: Ask, options: Options) -> Findings:
+    def with_sgd(ask: Ask, options: Options, **own: object) -> Findings:
         runs = Runs(ask)
         found = learning_rates.choose_one(runs, options, "sgd")
         return Findings(pd.DataFrame({"lr": [found.value]}), "", {}, runs.frame())
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]
     overrides += ["+train.batch_size=50"]
-    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)  # type: ignore[arg-type]
+    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)
     runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "runs.csv").set_index("opt.lr")
     assert runs.loc[1e30].outcome == "diverged"
     assert runs.loc[1e30].error.startswith("diverged: the loss is ")
@@ -264,14 +299,14 @@ def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatc
 def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def fails(ask: Ask, options: Options) -> Findings:
+    def fails(ask: Ask, options: Options, **own: object) -> Findings:
         too_small = {**options.common, "opt": "sgd", "holdout": 0.99}
         rows = ask([{**too_small, "seed": seed} for seed in range(3)])
         return Findings(rows[["seed", "auc"]], "", {}, rows)
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^3 of 3 runs failed: holdout=0.99 .* \(3 runs, the first: \S*train\.log\)$"):
-        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], fails)  # type: ignore[arg-type]
+        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], fails)
 
 
 def test_a_study_must_be_named(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from ctr.errors import ArgumentError, CtrError
-from ctr.reproduce import folder_of, reproduce
-from ctr.studies.study import Ask, Findings, Options
+from ctr.report.findings import Findings
+from ctr.reproduce import reproduce
+from ctr.studies.request import folder_of
+from ctr.studies.study import Ask, Options
 from tests.commands import composed
 from tests.reproducing import SAMPLE, no_study, reproduced
 
@@ -36,7 +38,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "file").read_text() == (tmp_path / "thesis" / "chapter.txt").read_text() == "mine"
 
 
-def nothing(ask: Ask, options: Options) -> Findings:
+def nothing(ask: Ask, options: Options, **own: object) -> Findings:
     return Findings(pd.DataFrame({"auc": [0.5]}), f"{options.select}\n", {}, pd.DataFrame())
 
 
@@ -84,7 +86,7 @@ def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch:
     def job(lambda21: str, folder: str) -> None:
         given = ["study=table2", *SAMPLE, f"lambda21=[{lambda21}]", f"folder={folder}", "tracking=none"]
         keys = [key.partition("=")[0] for key in given]
-        reproduce(composed("reproduce", *given), keys, nothing, taken)  # type: ignore[arg-type]
+        reproduce(composed("reproduce", *given), keys, nothing, taken)
 
     job("1e-3", "out/a")
     with pytest.raises(ArgumentError, match="holds the result of an earlier job of this sweep"):
@@ -107,7 +109,7 @@ def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole
     monkeypatch.chdir(tmp_path)
     figures: dict[str, Figure] = {"a": Figure()}
 
-    def drawn(ask: Ask, options: Options) -> Findings:
+    def drawn(ask: Ask, options: Options, **own: object) -> Findings:
         return Findings(pd.DataFrame({"auc": [0.5]}), f"{len(figures)} figures\n", figures, pd.DataFrame())
 
     def of_result() -> dict[str, bytes]:
@@ -134,4 +136,4 @@ def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole
 )
 def test_the_folder_names_what_was_chosen(overrides: list[str], name: str) -> None:
     given = [override.partition("=")[0] for override in overrides]
-    assert folder_of(composed("reproduce", *overrides), given) == Path("runs/studies", name)  # type: ignore[arg-type]
+    assert folder_of(composed("reproduce", *overrides), given) == Path("runs/studies", name)

@@ -52,6 +52,8 @@ def _keys(
     """Each key that can be set, and what it means."""
     meant = comments(command, within)
     for group, choice in choices.items():
+        if choice is not None and group == "study":  # its keys are the command's
+            meant |= comments(f"{group}/{choice}", within)
         if choice is not None and group in config:
             meant |= {f"{group}.{key}": said for key, said in comments(f"{group}/{choice}", within).items()}
     for key, value in schema.dotted(config).items():

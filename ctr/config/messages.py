@@ -109,6 +109,9 @@ def _unknown_key(key: str, error: BaseException | None) -> str:
         return f"{key}: {group}={keys[f'{group}.name']} has no such key; it belongs to {group}={', '.join(have)}"
     if "train" in keys and key.startswith("train."):
         return f"{key}: no such key yet, which takes a +: +{key}=..."
+    if "train" in keys and (studies := _studies_with(key)):
+        of = "" if keys["name"] == "???" else f" of study={keys['name']}"
+        return f"{key}: no such key{of}; it belongs to study={', '.join(studies)}"
     near = _nearest(key, list(keys))
     if near:
         return f"{key}: no such key; did you mean {', '.join(near)}? --help lists all keys"
@@ -126,6 +129,16 @@ def _with_key(group: str, name: str, config: DictConfig) -> list[str]:
     within = search.folders(searchpath or ())
     there = search.choices(group, within) if group in GROUPS else []
     return [choice for choice in there if name in set(OmegaConf.create(search.read(f"{group}/{choice}", within)))]
+
+
+def _studies_with(key: str) -> list[str]:
+    """The studies that have an option of this name."""
+    within = search.folders()
+    return [
+        study
+        for study in search.choices("study", within)
+        if key in OmegaConf.create(search.read(f"study/{study}", within))
+    ]
 
 
 def _nearest(key: str, keys: list[str]) -> list[str]:

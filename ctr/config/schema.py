@@ -8,7 +8,7 @@ Only entry points import this; below them functions take plain typed arguments.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
@@ -120,24 +120,21 @@ class TrainConfig:
 
 @dataclass
 class ReproduceConfig:
+    """What all studies have; a study adds options of its own (`typed`)."""
+
     name: str
     dataset: DatasetConfig
     model: ModelConfig
     tracking: TrackingConfig
     seeds: Any
     select: Literal["test", "validation"]
-    lambda21: list[float]
-    lambda1: list[float]
-    lambda2: list[float]
-    finetune: list[float]
-    lrs: list[float]
-    dims: list[int]
-    scores: list[Literal["norm", "effect"]]
-    steps: list[int]
     lr: int | float | str
+    lrs: list[float]
     workers: int | None
+    launcher: Literal["local", "slurm"]
     jobs: str
     folder: str | None
+    slurm: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -145,8 +142,13 @@ GROUPS: dict[str, type] = {"dataset": DatasetConfig, "model": ModelConfig, "opt"
 MODULE = "_module"  # key of a part of another package: where it is
 
 
-def typed(config: DictConfig, command: type[T]) -> T:
+def typed(config: DictConfig, command: type[T], own: Mapping[str, Any] | None = None) -> T:
     """Checks every key and value of a composed configuration against its declaration.
+
+    Args:
+        config: as composed.
+        command: the declaration of the command's keys.
+        own: further keys by name, and their types: those of a study.
 
     Returns:
         A copy of plain values, each of its declared type; interpolations stay.
@@ -161,7 +163,8 @@ def typed(config: DictConfig, command: type[T]) -> T:
         for group, shared in GROUPS.items()
         if declared.get(group, (None,))[0] is shared
     }
-    checked = OmegaConf.merge(_schema(cast(type, command), tuple(chosen.items())), config)
+    more = tuple((own or {}).items())
+    checked = OmegaConf.merge(_schema(cast(type, command), (*chosen.items(), *more)), config)
     plain = OmegaConf.create(cast("dict[str, Any]", OmegaConf.to_container(checked, enum_to_str=True)))
     OmegaConf.copy_cache(config, plain)  # ${now:...} stays the same
     OmegaConf.set_struct(plain, True)
@@ -169,7 +172,7 @@ def typed(config: DictConfig, command: type[T]) -> T:
 
 
 @cache
-def _schema(command: type, chosen: tuple[tuple[str, type], ...]) -> DictConfig:
+def _schema(command: type, chosen: tuple[tuple[str, Any], ...]) -> DictConfig:
     declared = {**_declared(command), **{group: (part, NO_DEFAULT) for group, part in chosen}}
     return OmegaConf.structured(_checkable(command.__name__, declared))
 

@@ -59,7 +59,7 @@ class LocalLauncher:
 
     def __init__(self, root: Path, run: RunFamily = run_family) -> None:
         self._root, self._run = root, run
-        self._context = multiprocessing.get_context(METHOD)
+        self._context: Any = multiprocessing.get_context(METHOD)
         self._context.set_forkserver_preload(PRELOAD)
         self._running: dict[Connection, Any] = {}
 
@@ -107,6 +107,20 @@ def _cause(process: Any) -> str:
         return f"the worker process ended with {code}"
     hint = "; perhaps out of memory: fewer workers need less" if -code == signal.SIGKILL else ""
     return f"the worker process was ended by {signal.Signals(-code).name}{hint}"
+
+
+def launcher(name: str, root: Path, slurm: Mapping[str, object]) -> Launcher:
+    """The launcher of ``launcher=<name>``.
+
+    Args:
+        name: ``"local"`` or ``"slurm"``.
+        root: of the cache.
+        slurm: parameters of submitit's executor.
+
+    Raises:
+        CtrError: what it needs is not installed.
+    """
+    return LocalLauncher(root) if name == "local" else SlurmLauncher(root, slurm)
 
 
 class SlurmLauncher:

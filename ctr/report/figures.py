@@ -1,4 +1,4 @@
-"""Figures for print and screen: Okabe and Ito's colours, told apart by marker and line too; no pyplot, no state."""
+"""Figures for print and screen: Okabe and Ito's colours, with a marker and line style each; no pyplot, no state."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ctr.report.findings import Row
 from ctr.report.statistics import Summary
 
 # Colour (Okabe & Ito 2008), marker and line of each series, in their order.
@@ -58,6 +59,16 @@ class Series:
     look: int
 
 
+def line(name: str, rows: Sequence[Row], x: str, y: str, look: int) -> Series:
+    """A series of a table's columns ``x_mean``, ``x_std``, ``y_mean`` and ``y_std``."""
+    return Series(name, column(rows, f"{x}_mean", f"{x}_std"), column(rows, f"{y}_mean", f"{y}_std"), look)
+
+
+def column(rows: Sequence[Row], mean: str, std: str) -> list[Summary]:
+    """Two columns of a table: means and their standard deviations."""
+    return [Summary(row[mean], row[std], 1) for row in rows]
+
+
 def at(values: Sequence[float]) -> list[Summary]:
     """Values without spread: lambdas, numbers of rows."""
     return [Summary(float(value), 0.0, 1) for value in values]
@@ -68,7 +79,7 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        log_x, log_y: a log axis has no place for 0 or less: such points are left out.
+        log_x, log_y: points at 0 or below are left out of a log axis.
         line: y of a thin horizontal line, or None.
     """
 
@@ -150,7 +161,7 @@ def _panel(axes: Axes, panel: Panel) -> dict[str, Artist]:
 
 
 def _points(panel: Panel, series: Series) -> list[tuple[Summary, Summary]]:
-    """The points that have a place on the panel's axes, from left to right."""
+    """The points that can be drawn on the panel's axes, from left to right."""
     points = [
         (x, y)
         for x, y in zip(series.x, series.y, strict=True)
@@ -161,7 +172,7 @@ def _points(panel: Panel, series: Series) -> list[tuple[Summary, Summary]]:
 
 
 def _limit(set_limits: Callable[[float, float], object], values: Sequence[Summary]) -> None:
-    """Sets the limits of a log axis on which all values are one: matplotlib's own would be a rounding error apart, and
+    """Sets the limits of a log axis whose values are all equal: matplotlib's own would differ by a rounding error and
     cannot be drawn."""
     down, up = _bars(values, log=True)
     low = min((value.mean - bar for value, bar in zip(values, down, strict=True)), default=0.0)

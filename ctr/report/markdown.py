@@ -1,13 +1,16 @@
-"""Numbers and tables as the paper prints them: ``.8019±.0003 (0.030)``."""
+"""Numbers and tables in the paper's form: ``.8019±.0003 (0.030)``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ctr.report.statistics import Summary
+from ctr.report.findings import Column, Row
 
 GAP = "–"
+
+# Of each column of a Markdown table: its heading, and the column that it shows or a function of the row.
+Layout = Sequence[tuple[str, str | Callable[[Row], str]]]
 
 
 def auc(value: float | None, std: float = math.nan) -> str:
@@ -38,22 +41,42 @@ def p_value(value: float | None) -> str:
     return _scientific(value, 2) if value < 0.00995 else f"{value:.3f}"
 
 
-def power(value: float) -> str:
+def power(value: float | None) -> str:
     """A lambda or learning rate to three digits: ``5e-4``, ``1.75e-1``, ``1``."""
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return GAP
     mantissa, exponent = f"{value:.2e}".split("e")
     short = f"{float(mantissa):g}"
     return short if int(exponent) == 0 else f"{short}e{int(exponent)}"
 
 
-def cell(of_auc: Summary, of_rate: Summary) -> str:
-    """``.8019±.0003 (0.030)``."""
-    return GAP if math.isnan(of_auc.mean) else f"{auc(of_auc.mean, of_auc.std)} ({rate(of_rate.mean)})"
+def share(value: float | None) -> str:
+    """``30%``."""
+    return GAP if value is None or math.isnan(value) else f"{value:.0%}"
 
 
-def bold(text: str) -> str:
-    return text if text == GAP else f"**{text}**"
+def count(value: float | None) -> str:
+    """``1,234``."""
+    return GAP if value is None or math.isnan(value) else f"{value:,.0f}"
+
+
+def cell(row: Row, prefix: str = "") -> str:
+    """A row's mean AUC, its spread and the mean feature rate: ``.8019±.0003 (0.030)``."""
+    mean, std = row[f"{prefix}auc_mean"], row[f"{prefix}auc_std"]
+    return GAP if math.isnan(mean) else f"{auc(mean, std)} ({rate(row[f'{prefix}rate_mean'])})"
+
+
+def bold(text: str, condition: bool = True) -> str:
+    return f"**{text}**" if condition and text != GAP else text
+
+
+def view(
+    rows: Sequence[Row], columns: Sequence[Column], layout: Sequence[tuple[str, str | Callable[[Row], str]]]
+) -> str:
+    """A Markdown table of some rows."""
+    forms = {column.name: column.form for column in columns}
+    lines = [[forms[of](row[of]) if isinstance(of, str) else of(row) for _, of in layout] for row in rows]
+    return table([heading for heading, _ in layout], lines)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

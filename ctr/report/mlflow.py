@@ -1,4 +1,4 @@
-"""A study's findings as files, and as one run in MLflow with everything in it."""
+"""A study in MLflow: one report run with all its files, and tags that mark its training runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
-from ctr.files import atomic_path, atomic_write_text
 from ctr.report import page, view
 from ctr.report.subject import SHOWN, TRIED, Subject, tag
 from ctr.training.tracking import MlflowTracker, explained, quiet, status_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-    from ctr.studies.study import Findings
+    from ctr.report.findings import Findings
 
 NOTE, COLOR = "mlflow.note.content", "mlflow.runColor"
 MAX_NOTE = 7900  # MLflow cuts a tag at 8,000
@@ -29,7 +28,7 @@ log = logging.getLogger("ctr")
 
 @dataclass(frozen=True)
 class Links:
-    """Where a study stands in MLflow, relative to the server's root.
+    """The links of a study in MLflow, relative to the server's root.
 
     Attributes:
         runs: the study's runs as a list, folded by optimizer.
@@ -44,43 +43,25 @@ class Links:
     page: str
 
     def at(self, server: str) -> Links:
-        """The same as whole addresses, at ``http://127.0.0.1:5000`` for example."""
+        """The same as full addresses, at ``http://127.0.0.1:5000`` for example."""
         base = server.rstrip("/")
         return Links(base + self.runs, base + self.dashboard, base + self.report, base + self.page)
 
 
-def write(findings: Findings, folder: Path, title: str) -> None:
-    """Writes ``result.csv``, ``result.md``, ``runs.csv``, ``page.html`` and each figure as PNG and SVG.
-
-    Raises:
-        CtrError: the extra ``report`` is not installed; nothing is written then.
-    """
-    page.require()
-    atomic_write_text(folder / "result.csv", findings.table.to_csv(index=False))
-    atomic_write_text(folder / "result.md", findings.text)
-    atomic_write_text(folder / "runs.csv", findings.runs.to_csv(index=False))
-    for name, figure in findings.figures.items():
-        with atomic_path(folder / f"{name}.png") as tmp:
-            figure.savefig(tmp, format="png", dpi=200)
-        with atomic_path(folder / f"{name}.svg") as tmp:
-            figure.savefig(tmp, format="svg", metadata={"Date": None})
-    page.write(findings, folder / "page.html", title)
-
-
 def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject: Subject) -> Links:
-    """Makes a study whose files are written visible in MLflow.
+    """Publishes a study, whose files are already written, in MLflow.
 
-    * One report run, with every file of ``folder`` and the text as its description. The one that was published before
-      about the same subject is brought up to date, so that its links stay alive.
+    * One report run, with every file of ``folder`` and the text as its description. An earlier report on the same
+      subject is updated, so that its links stay valid.
     * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
-      ``method`` and one colour per method; a run that no longer serves the study loses the tag.
-    * A dashboard view of those that are points of its figures (`ctr.report.view`).
+      ``method`` and one colour per method; a run that is no longer part of the study loses the tag.
+    * A dashboard view of the runs that are points of its figures (`ctr.report.view`).
 
     Args:
         findings: what the study found.
-        folder: where `write` put the files; what else lies there, such as ``commands.txt``, is kept with them.
+        folder: with the study's files (`ctr.report.folder`); all of them are uploaded.
         uri, experiment: where the training runs were tracked.
-        subject: by which the study is told from others.
+        subject: identifies the study.
 
     Raises:
         CtrError: MLflow cannot be used.
@@ -141,7 +122,7 @@ def _links(view: str, experiment_id: str, run_id: str) -> Links:
 
 
 def _note(text: str) -> str:
-    """The text as a run's description, cut between paragraphs where it is longer than MLflow keeps."""
+    """The text as a run's description, cut between paragraphs if it is longer than MLflow allows."""
     if len(text) <= MAX_NOTE:
         return text
     ending = "\n\n*Cut here; the whole text is in `result.md` and `page.html`.*\n"
@@ -161,7 +142,7 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
 
 
 def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
-    """Gives the study's runs, and them alone, the tags by which its dashboard finds, groups and colours them, and the
+    """Gives the study's runs, and no others, the tags by which its dashboard finds, groups and colours them, and the
     metrics that its charts need of every run."""
     from mlflow.entities import Metric, RunTag
 
@@ -207,8 +188,8 @@ def _hashes(values: Mapping[str, object]) -> tuple[object, ...]:
 
 
 def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
-    """Of each run that succeeded, by its hashes, whether it is a point of the study's figures; all are where there are
-    no points."""
+    """The role of each finished run, by its hashes: `SHOWN` if it is a point of the study's figures (all are if there
+    are no points), else `TRIED`."""
     figures = ["seed", "auc", "feature_rate"]
     if not {*HASHES, *figures} <= {*findings.runs.columns}:
         return {}
@@ -221,7 +202,7 @@ def _roles(findings: Findings) -> dict[tuple[object, ...], str]:
 
 
 def _method(params: Mapping[str, str]) -> str:
-    """What a person would call the way in which features are selected: "adam, pruned by norm"."""
+    """Names the way in which features are selected: "adam, pruned by norm"."""
     name = params.get("opt.name", "unknown")
     if params.get("opt.threshold", "soft") != "soft":
         name += f", {params['opt.threshold']}"
@@ -231,7 +212,7 @@ def _method(params: Mapping[str, str]) -> str:
 
 
 def _color(method: str, taken: dict[str, str]) -> str:
-    """The method's colour in this experiment; a new method gets one that the others leave."""
+    """The method's colour in this experiment; a new method gets an unused one."""
     if method not in taken:
         free = [color for color in page.PALETTE if color not in taken.values()]
         taken[method] = free[0] if free else page.PALETTE[len(taken) % len(page.PALETTE)]

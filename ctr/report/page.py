@@ -1,14 +1,15 @@
-"""A study as one HTML file: an interactive figure above its table and text. Nothing is loaded from anywhere, so that it
-works offline and within MLflow's viewer of artifacts, which runs it in a sandbox.
+"""A study as one HTML file: an interactive figure above its table and text. It loads nothing, so that it
+works offline and in MLflow's viewer of artifacts, which runs it in a sandbox.
 
-Plotly and the Markdown reader come with the extra ``report``. Without them there is no page: `require` says so, for a
-command to call before hours of work, and `write` never leaves the figure or the text out.
+Plotly and the Markdown reader come with the extra ``report``. Without them there is no page:
+`require` raises an error, which a command calls before hours of work.
 """
 
 from __future__ import annotations
 
 import html
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,9 @@ from ctr.files import atomic_write_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ctr.studies.study import Findings
+    from ctr.report.findings import Column, Findings
 
-# Okabe and Ito's colours, told apart by the colour-blind; black is for text, yellow is too faint on white.
+# Okabe and Ito's colours, which the colour-blind can distinguish; black is for text, yellow is too faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
 SYMBOLS = ("circle", "square", "triangle-up", "star", "triangle-down", "pentagon", "hexagon")
 PAPER = "paper"  # methods whose name starts so are printed values, not runs
@@ -56,13 +57,13 @@ def require() -> None:
 
 def write(findings: Findings, path: Path, title: str = "Study") -> None:
     """Writes the page: single runs and their means per lambda21, AUC against feature rate on a log axis, with every
-    run's particulars under the pointer and a toggle per method; then the text, then every column of the table.
+    run's details under the pointer and a toggle per method; then the text, then every column of the table.
 
     Args:
         findings: of ``points``, those with an AUC and a rate above 0 are shown; rows whose method starts with "paper"
-            are printed values, as diamonds, shown on a click since another amount of data has another AUC. Without any
-            points there is no figure.
-        path: the HTML file, 5 MB: plotly itself is within.
+            are printed values, as diamonds, shown on a click, because AUCs depend on the amount of data. Without points
+            there is no figure.
+        path: the HTML file, 5 MB: it includes plotly.
         title: heading.
 
     Raises:
@@ -92,6 +93,7 @@ def write(findings: Findings, path: Path, title: str = "Study") -> None:
 <summary>All columns (result.csv)</summary>
 <div class="scroll">{_table(findings.table)}</div>
 </details>
+{_meanings(findings.columns)}
 </body>
 </html>
 """,
@@ -206,6 +208,14 @@ def _table(table: pd.DataFrame) -> str:
     ]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{row('th', [str(n) for n in table.columns])}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+
+def _meanings(columns: Sequence[Column]) -> str:
+    if not columns:
+        return ""
+    lines = (f"<tr><td>{html.escape(one.name)}</td><td>{html.escape(one.meaning)}</td></tr>" for one in columns)
+    table = f"<table><tbody>{''.join(lines)}</tbody></table>"
+    return f"<details>\n<summary>What the columns mean</summary>\n{table}\n</details>"
 
 
 def _text(value: object) -> str:

@@ -1,19 +1,21 @@
 """Mean, spread and t-tests of a figure over seeds.
 
-A figure that is missing is NaN and is left out. What cannot be computed is NaN, without a warning: the spread of one
+A missing figure is NaN and is left out. A result that cannot be computed is NaN, without a warning: the spread of one
 value, a test with fewer than two values, a test of values that do not vary at all (rates of exactly 1, say).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr
 
 Values = Sequence[float] | np.ndarray
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ def summary(values: Values) -> Summary:
     return Summary(mean, math.sqrt(_variance(known)), len(known))
 
 
+def best(means: Mapping[Key, Summary]) -> Key | None:
+    """The key with the highest mean, of those with the most values (a failed run must not help); None without any."""
+    most = max((mean.n for mean in means.values()), default=0)
+    return max((key for key in means if means[key].n == most), key=lambda key: means[key].mean) if most else None
+
+
 def compare(a: Values, b: Values) -> Comparison:
     """Tests whether a and b have one mean.
 
@@ -62,7 +70,7 @@ def compare(a: Values, b: Values) -> Comparison:
 
 
 def student(a: Values, b: Values) -> float:
-    """p-value of Student's t-test: equal variances are taken for granted (the paper's test)."""
+    """p-value of Student's t-test: assumes equal variances (the paper's test)."""
     x, y = _known(a), _known(b)
     if len(x) < 2 or len(y) < 2:
         return math.nan
@@ -84,11 +92,11 @@ def welch(a: Values, b: Values) -> float:
 
 
 def paired(a: Values, b: Values) -> float:
-    """p-value of the t-test on the differences seed by seed; seeds with one of the two alone are left out."""
+    """p-value of the t-test on the differences seed by seed; seeds with only one of the two are left out."""
     x, y = _pairs(a, b)
     if len(x) < 2:
         return math.nan
-    # The scale of x and y: differences that are all the same vary by rounding alone.
+    # The scale of x and y: equal differences vary only by rounding.
     variance = _variance(x - y, scale=float(np.abs([x, y]).max()))
     return _p_value(float((x - y).mean()), variance / len(x), len(x) - 1)
 

@@ -1,4 +1,4 @@
-"""What a study in MLflow is about: by this its report, its view and its runs are told from those of another."""
+"""What a study in MLflow is about: it identifies the study's report, view and runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ SHOWN, TRIED = "shown", "tried"  # values of `tag`: a point of the study's figur
 
 @dataclass(frozen=True)
 class Subject:
-    """A study on certain data. The same one again, with more seeds for example, takes the place of the earlier.
+    """A study on certain data. Running it again, with more seeds for example, replaces the earlier report.
 
     Attributes:
         study: table2, fig1, ...
         dataset: criteo, avazu, ...
-        chosen: what else tells it apart: another model, ``validation``.
+        chosen: other choices that identify it: another model, ``validation``.
         rows: of the whole log.
         source: ``raw``, or ``generated`` rows.
         data_hash: of the prepared rows.

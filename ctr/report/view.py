@@ -1,8 +1,8 @@
 """A ready-made view of a study's runs in MLflow: charts, grouping and filter, opened by a link.
 
-MLflow's interface keeps such a view ("Save as new view") as a tag of the experiment. Its content is documented nowhere:
-written here is what the interface of MLflow 3.17 itself saves and loads: a name and times around a compressed state. A
-test looks at the charts in a browser. Another version gets no such view, and says so.
+MLflow's interface keeps such a view ("Save as new view") as a tag of the experiment. Its content is not
+documented: this module writes what the interface of MLflow 3.17 saves and loads, a name and times around a compressed
+state. A test looks at the charts in a browser. Other versions get no such view, and a warning.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("ctr")
 
 
 def create(client: MlflowClient, experiment_id: str, subject: Subject) -> str:
-    """Writes the view of a study, anew if there is one; returns its `address`.
+    """Writes the view of a study, in place of an earlier one; returns its `address`.
 
     With an MLflow other than `SUPPORTED` nothing is written, and a warning says so.
     """
@@ -36,7 +36,7 @@ def create(client: MlflowClient, experiment_id: str, subject: Subject) -> str:
 
     if not _supported():
         log.warning(
-            "MLflow %s: the ready-made dashboard is made for %s alone; the link shows the study's runs without it",
+            "MLflow %s: the ready-made dashboard is made for %s only; the link shows the study's runs without it",
             mlflow.__version__,
             ", ".join(SUPPORTED),
         )
@@ -64,19 +64,19 @@ def _supported() -> bool:
 
 
 def run_filter(key: str) -> str:
-    """The runs that are points of the study's figures. The interface draws no more than the first 100 that it finds."""
+    """The runs that are points of the study's figures. The interface draws at most the first 100 that it finds."""
     return f"tags.`{tag(key)}` = '{SHOWN}'"
 
 
 def coordinates(params: Mapping[str, str]) -> dict[str, float]:
-    """Metrics that a run needs beside its own: MLflow's parallel coordinates leave a run out that lacks one of them.
-    Plain optimizers have no lambda21 and unpruned ones no fine-tuning, which is as much as 0 of it."""
+    """Metrics to add to a run, as MLflow's parallel coordinates omit a run that lacks one. Plain optimizers have
+    no lambda21 and unpruned ones no fine-tuning; both count as 0."""
     return {"lambda21": float(params.get("opt.lambda21", 0)), "finetune": float(params.get("prune.finetune", 0))}
 
 
 def state(subject: Subject) -> dict[str, Any]:
-    """What the interface is to show: the runs in the colour of their method. They are sorted by seed, so that the first
-    100 are some of every cell, where there are more."""
+    """The state of the interface: the runs in the colour of their method, sorted by seed, so that the first 100 include
+    some of every cell."""
     rate = {"key": "log10_feature_rate", "type": "METRIC"}
     auc = {"key": "auc", "type": "METRIC"}
     charts: list[dict[str, Any]] = [
@@ -117,10 +117,7 @@ def state(subject: Subject) -> dict[str, Any]:
         # The list is folded by optimizer, and by how its features are selected; the charts show the single runs.
         "groupBy": {
             "aggregateFunction": "average",
-            "groupByKeys": [
-                {"mode": "param", "groupByData": "opt.name"},
-                {"mode": "tag", "groupByData": "method"},
-            ],
+            "groupByKeys": [{"mode": "param", "groupByData": "opt.name"}, {"mode": "tag", "groupByData": "method"}],
         },
         "useGroupedValuesInCharts": False,
         "hideEmptyCharts": True,

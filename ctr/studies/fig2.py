@@ -3,42 +3,49 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ctr.report import figures, markdown
+from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import Comparison, compare, summary
 from ctr.studies import learning_rates, matched, paper, sentences
+from ctr.studies.columns import GAP, LAMBDA21, LR, known, mean_std, spread
 from ctr.studies.curves import auc_at
-from ctr.studies.learning_rates import Rate
-from ctr.studies.runs import Run, Runs, aucs, points
-from ctr.studies.runs import rates as rates_of
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies.runs import Run, Runs, aucs, gap, points, rates
+from ctr.studies.study import Ask, Lambdas, Options
 
 NORMS = {
     "s": "s (practical rule)",
     "s_tilde": "s~, exponent -1/2 (theorem 1)",
     "s_tilde_eq10": "s~, exponent -1 (Eq. 10 as printed)",
 }
-
-
-@dataclass(frozen=True)
-class Point:
-    """One norm at one lambda21, a run for each seed."""
-
-    norm: str
-    lambda21: float
-    runs: list[Run]
+COLUMNS = [
+    Column("norm", "norm that decides that a feature dies (opt.norm)", lambda name: NORMS[name]),
+    LAMBDA21,
+    LR,
+    *spread("auc", "test AUC", markdown.auc),
+    *spread("rate", "feature rate", markdown.rate),
+    Column("seeds", "finished seeds"),
+    Column("s_minus_this_at_its_rate", "AUC of s, read at this point's feature rate, − this AUC", markdown.difference),
+    Column("p_paired", "p-value of that difference by the t-test paired by seed", markdown.p_value),
+    Column("seeds_compared", "seeds whose feature rate is within those of s"),
+    GAP,
+]
+LAYOUT: markdown.Layout = [
+    ("Norm", "norm"), ("λ21", "lambda21"), ("AUC (rate)", markdown.cell),
+    ("s − s~ at this rate", "s_minus_this_at_its_rate"), ("p paired", "p_paired"),
+]  # fmt: skip
 
 
 def lambda21_of(norm: str, lambda21: float, lr: float) -> float:
     """The lambda21 for a norm that leaves about as many features as `lambda21` does for s.
 
-    s~ is s divided by a power of D/2 + lambda2 with D = sqrt(V)/lr: its scale follows the learning rate. Factors and
-    the root are what brought the rates together on a 0.3 % sample of Criteo; they only place the points, the
-    comparison is at measured rates.
+    s~ is s divided by a power of D/2 + lambda2 with D = sqrt(V)/lr: its scale follows the learning rate. The factors
+    and the root made the rates of a 0.3 % sample of Criteo about equal; they only place the points, the comparison is
+    at measured rates.
     """
     if norm == "s_tilde":
         return 10 * lambda21 * math.sqrt(lr / 1e-2)
@@ -47,139 +54,104 @@ def lambda21_of(norm: str, lambda21: float, lr: float) -> float:
     return lambda21
 
 
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, lambda21: Lambdas) -> Findings:
     """Group Adam with each norm at as many lambda21 as given: 3 x lambda21 x seeds runs."""
     runs = Runs(ask)
     lr = learning_rates.choose_one(runs, options, "adam")
-    places = {norm: {value: lambda21_of(norm, value, lr.value) for value in options.lambda21} for norm in NORMS}
+    places = {(norm, value): lambda21_of(norm, value, lr.value) for norm in NORMS for value in lambda21}
     found = runs(
         {
-            (norm, value, seed): matched.group_adam(options, seed, lr.value, lambda21, {"opt.norm": norm})
-            for norm in NORMS
-            for value, lambda21 in places[norm].items()
+            (norm, value, seed): matched.group_adam(options, seed, lr.value, place, {"opt.norm": norm})
+            for (norm, value), place in places.items()
             for seed in options.seeds
         }
     )
-    line = {
-        norm: [
-            Point(norm, lambda21, [found[norm, value, seed] for seed in options.seeds])
-            for value, lambda21 in places[norm].items()
-        ]
-        for norm in NORMS
-    }
-    rows = [_row(options, point, line["s"], lr.value) for of_norm in line.values() for point in of_norm]
-    text = "\n\n".join(
-        [
-            f"# Figure 2 · s against s~ · {options.dataset}",
-            "Group Adam's AUC mean±std over seeds and (feature rate) by the norm that decides that a feature dies. "
-            "To the right, s − s~ at that point's rate, seed by seed: s's AUC is read from its line, linear in the "
-            "logarithm of the rate, and missing beyond its ends.",
-            _table(rows),
-            markdown.bullets(_words(options, runs, line, lr)),
-        ]
-    )
-    cloud = [points(NORMS[norm], _by_place(options, of_norm)) for norm, of_norm in line.items()]
-    cloud = [part for part in cloud if len(part)]
-    return Findings(
-        pd.DataFrame(rows),
-        text + "\n",
-        {"fig2": _figure(options, line)},
-        runs.frame(),
-        pd.concat(cloud, ignore_index=True) if cloud else points("", {}),
-    )
-
-
-def _by_place(options: Options, line: list[Point]) -> dict[tuple[float, int], Run]:
-    return {(point.lambda21, seed): run for point in line for seed, run in zip(options.seeds, point.runs, strict=True)}
-
-
-def gain_of_s(point: Point, of_s: list[Point]) -> Comparison:
-    """AUC of s minus this point's, at this point's rate, seed by seed."""
-    read = [
-        auc_at(run.feature_rate, rates_of(other.runs[i] for other in of_s), aucs(other.runs[i] for other in of_s))
-        for i, run in enumerate(point.runs)
+    cells = {of: [found[(*of, seed)] for seed in options.seeds] for of in places}
+    of_s = [cells["s", value] for value in lambda21]
+    table = pd.DataFrame([_row(norm, places[norm, value], lr.value, of, of_s) for (norm, value), of in cells.items()])
+    scope = sentences.scope(options, found.values())
+    text = [
+        f"# Figure 2 · s against s~ · {options.dataset}",
+        "Group Adam's AUC mean±std over seeds and (feature rate) by the norm that decides that a feature dies. "
+        "To the right, s − s~ at that point's rate, seed by seed: s's AUC is read from its line, linear in the "
+        "logarithm of the rate, and missing beyond its ends.",
+        markdown.view(rows(table), COLUMNS, LAYOUT),
+        markdown.bullets(
+            [
+                *scope,
+                sentences.learning_rate(options, "adam", lr),
+                *(_sentence(rows(table), norm) for norm in NORMS if norm != "s"),
+                *_papers_lambdas(options),
+                *sentences.notes(options, runs),
+            ]
+        ),
     ]
-    return compare(read, aucs(point.runs))
+    dots = points((NORMS[norm], places[norm, value], seed, run) for (norm, value, seed), run in found.items())
+    drawn = {"fig2": _figure(options, rows(table), scope)}
+    return Findings(table, "\n\n".join(text) + "\n", drawn, runs.frame(), dots, COLUMNS)
 
 
-def _row(options: Options, point: Point, of_s: list[Point], lr: float) -> dict[str, object]:
-    auc, rate = summary(aucs(point.runs)), summary(rates_of(point.runs))
-    gain = gain_of_s(point, of_s) if point.norm != "s" else compare([], [])
+def gain_of_s(found: Sequence[Run], of_s: Sequence[Sequence[Run]]) -> Comparison:
+    """AUC of s, at each run's feature rate, minus the run's AUC, seed by seed.
+
+    Args:
+        found: by seed.
+        of_s: the runs of s, by lambda21 and seed.
+    """
+    lines = [[point[i] for point in of_s] for i in range(len(found))]
+    read = [auc_at(run.feature_rate, rates(line), aucs(line)) for run, line in zip(found, lines, strict=True)]
+    return compare(read, aucs(found))
+
+
+def _row(norm: str, lambda21: float, lr: float, found: Sequence[Run], of_s: Sequence[Sequence[Run]]) -> Row:
+    gain = gain_of_s(found, of_s) if norm != "s" else compare([], [])
     return {
-        "norm": point.norm,
-        "lambda21": point.lambda21,
+        "norm": norm,
+        "lambda21": lambda21,
         "lr": lr,
-        "auc_mean": auc.mean,
-        "auc_std": auc.std,
-        "rate_mean": rate.mean,
-        "rate_std": rate.std,
-        "seeds": auc.n,
+        **mean_std("auc", aucs(found)),
+        **mean_std("rate", rates(found)),
+        "seeds": summary(aucs(found)).n,
         "s_minus_this_at_its_rate": gain.difference,
         "p_paired": gain.paired,
         "seeds_compared": gain.pairs,
-        "gap": "; ".join(dict.fromkeys(run.error for run in point.runs if run.error)) or None,
+        "gap": gap(found),
     }
 
 
-def _table(rows: list[dict[str, object]]) -> str:
-    lines = []
-    for row in rows:
-        mean, std, rate, gain, p = (
-            float(str(row[name]))
-            for name in ("auc_mean", "auc_std", "rate_mean", "s_minus_this_at_its_rate", "p_paired")
-        )
-        lines.append(
-            [
-                NORMS[str(row["norm"])],
-                markdown.power(float(str(row["lambda21"]))),
-                f"{markdown.auc(mean, std)} ({markdown.rate(rate)})" if row["seeds"] else markdown.GAP,
-                markdown.difference(gain),
-                markdown.p_value(p),
-            ]
-        )
-    minus = "s − s~ at this rate"
-    return markdown.table(["Norm", "λ21", "AUC (rate)", minus, "p paired"], lines)
-
-
-def _words(options: Options, runs: Runs, line: dict[str, list[Point]], lr: Rate) -> list[str]:
-    lines = sentences.scope(options, (run for of_norm in line.values() for point in of_norm for run in point.runs))
-    lines.append(sentences.learning_rate(options, "adam", lr))
-    for norm in ("s_tilde", "s_tilde_eq10"):
-        gains = [gain_of_s(point, line["s"]) for point in line[norm]]
-        known = [gain for gain in gains if gain.pairs]
-        if not known:
-            lines.append(f"Against {NORMS[norm]}: no point lies within the rates of s, nothing to compare.")
-            continue
-        up = sum(gain.difference > 0 for gain in known)
-        sure = sum(gain.difference > 0 and gain.paired < sentences.SIGNIFICANT for gain in known)
-        lost = sum(gain.difference < 0 and gain.paired < sentences.SIGNIFICANT for gain in known)
-        verdict = "agrees" if up == len(known) else "disagrees" if up == 0 else "agrees in part"
-        lines.append(
-            f"Against {NORMS[norm]}: s is higher at {up} of {len(known)} comparable points ({sure} with paired "
-            f"p < .05; {lost} significantly the other way). This {verdict} with the paper, where s is higher at the "
-            "same rate."
-        )
-    if paper.covers(options.dataset, options.model):
-        kept = ", ".join(markdown.power(value) for value in paper.TABLE9["s_tilde"])
-        lines.append(
-            f"The paper's λ21 for s~ (table 9, as far as the print is legible: {kept}) does not say which exponent it "
-            "was made with: Eq. 10 prints -1, the minimiser of Eq. 6 takes -1/2. Its AUCs are printed as a drawing "
-            "only."
-        )
-    return lines + sentences.notes(runs)
-
-
-def _figure(options: Options, line: dict[str, list[Point]]) -> Figure:
-    series = [
-        figures.Series(
-            NORMS[norm],
-            [summary(rates_of(point.runs)) for point in of_norm],
-            [summary(aucs(point.runs)) for point in of_norm],
-            look,
-        )
-        for look, (norm, of_norm) in enumerate(line.items())
+def _sentence(found: Sequence[Row], norm: str) -> str:
+    gains = [
+        (row["s_minus_this_at_its_rate"], row["p_paired"] < sentences.SIGNIFICANT)
+        for row in found
+        if row["norm"] == norm and known(row["s_minus_this_at_its_rate"])
     ]
-    runs = (run for of_norm in line.values() for point in of_norm for run in point.runs)
-    caption = "Means over seeds, bars: one standard deviation. " + " ".join(sentences.scope(options, runs))
+    if not gains:
+        return f"Against {NORMS[norm]}: no point is within the rates of s, nothing to compare."
+    up = sum(gain > 0 for gain, _ in gains)
+    won, lost = sum(gain > 0 and sure for gain, sure in gains), sum(gain < 0 and sure for gain, sure in gains)
+    return (
+        f"Against {NORMS[norm]}: s is higher at {up} of {len(gains)} comparable points ({won} with paired "
+        f"p < .05; {lost} significantly the other way). This {sentences.agreement(up, len(gains))} with the paper, "
+        "where s is higher at the same rate."
+    )
+
+
+def _papers_lambdas(options: Options) -> list[str]:
+    if not options.in_paper:
+        return []
+    kept = ", ".join(markdown.power(value) for value in paper.TABLE9["s_tilde"])
+    return [
+        f"The paper's λ21 for s~ (table 9, as far as the print is legible: {kept}) does not say which exponent it "
+        "was made with: Eq. 10 prints -1, the minimiser of Eq. 6 takes -1/2. Its AUCs are printed as a drawing "
+        "only."
+    ]
+
+
+def _figure(options: Options, found: Sequence[Row], scope: Sequence[str]) -> Figure:
+    series = [
+        figures.line(name, [row for row in found if row["norm"] == norm], "rate", "auc", look)
+        for look, (norm, name) in enumerate(NORMS.items())
+    ]
+    caption = " ".join(["Means over seeds, bars: one standard deviation.", *scope])
     panel = figures.Panel("", figures.RATE, figures.AUC, series)
     return figures.draw([[panel]], f"Figure 2 · {options.dataset}: s against s~", caption)

@@ -2,126 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ctr.errors import CtrError
 from ctr.report import figures, markdown
+from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, sentences
-from ctr.studies.learning_rates import Rate
-from ctr.studies.runs import Run, Runs, aucs, job, points
-from ctr.studies.runs import rates as rates_of
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies.columns import GAP, LR, known, mean_std, spread
+from ctr.studies.runs import Run, Runs, aucs, gap, job, lambdas, points, rates
+from ctr.studies.study import Ask, Lambdas, Options
 
 TERMS = {"lambda1": "λ1 alone", "lambda21": "λ21 alone"}
+COLUMNS = [
+    Column("value", "value of lambda1 or of lambda21, the other terms 0", markdown.power),
+    LR,
+    *(
+        column
+        for term in TERMS
+        for column in (
+            *spread(f"{term}_rate", f"feature rate with {term} alone", markdown.rate),
+            *spread(f"{term}_auc", f"test AUC with {term} alone", markdown.auc),
+            Column(f"{term}_seeds", f"finished seeds with {term} alone"),
+        )
+    ),
+    Column("rate_difference", "feature rate with lambda21 − with lambda1", markdown.difference),
+    Column("p_student", "p-value of that difference by Student's t-test", markdown.p_value),
+    GAP,
+]
 
 
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas) -> Findings:
     """Group Adam at the same values of lambda1 and of lambda21, the others 0: 2 x values x seeds runs.
 
     The values are those above 0 of both lists.
     """
-    values = sorted({value for value in (*options.lambda1, *options.lambda21) if value > 0})
+    values = sorted({value for value in (*lambda1, *lambda21) if value > 0})
     if not values:
         raise CtrError("study=fig3: lambda1 and lambda21 hold no value above 0")
     runs = Runs(ask)
     lr = learning_rates.choose_one(runs, options, "adam")
     found = runs(
         {
-            (term, value, seed): job(options, "group_adam", seed, lr.value, {**_zeros(), f"opt.{term}": value})
+            (term, value, seed): job(options, "group_adam", seed, lr.value, lambdas(**{term: value}))
             for term in TERMS
             for value in values
             for seed in options.seeds
         }
     )
-    by_value = {
-        (term, value): [found[term, value, seed] for seed in options.seeds] for term in TERMS for value in values
-    }
-    rows = [_row(by_value, value, lr.value) for value in values]
-    text = "\n\n".join(
+    table = pd.DataFrame(
         [
-            f"# Figure 3 · λ1 against λ21 · {options.dataset}",
-            "Group Adam's feature rate, mean over seeds, and (AUC mean±std) with one of the two terms at this value "
-            "and the other terms 0; the lower rate is bold.",
-            _table(by_value, values),
-            markdown.bullets(_words(options, runs, by_value, values, lr)),
+            _row(value, lr.value, {term: [found[term, value, seed] for seed in options.seeds] for term in TERMS})
+            for value in values
         ]
     )
-    cloud = [points(name, {k[1:]: run for k, run in found.items() if k[0] == term}) for term, name in TERMS.items()]
-    cloud = [part for part in cloud if len(part)]
-    return Findings(
-        pd.DataFrame(rows),
-        text + "\n",
-        {"fig3": _figure(options, by_value, values)},
-        runs.frame(),
-        pd.concat(cloud, ignore_index=True) if cloud else points("", {}),
+    scope = sentences.scope(options, found.values())
+    text = [
+        f"# Figure 3 · λ1 against λ21 · {options.dataset}",
+        "Group Adam's feature rate, mean over seeds, and (AUC mean±std) with one of the two terms at this value "
+        "and the other terms 0; the lower rate is bold.",
+        _in_the_papers_form(rows(table)),
+        markdown.bullets(
+            [
+                *scope,
+                sentences.learning_rate(options, "adam", lr),
+                _sentence(rows(table)),
+                *sentences.notes(options, runs),
+            ]
+        ),
+    ]
+    dots = points((TERMS[term], value, seed, run) for (term, value, seed), run in found.items())
+    drawn = {"fig3": _figure(options, rows(table), scope)}
+    return Findings(table, "\n\n".join(text) + "\n", drawn, runs.frame(), dots, COLUMNS)
+
+
+def _row(value: float, lr: float, found: Mapping[str, Sequence[Run]]) -> Row:
+    row: Row = {"value": value, "lr": lr}
+    for term, runs in found.items():
+        row |= {
+            **mean_std(f"{term}_rate", rates(runs)),
+            **mean_std(f"{term}_auc", aucs(runs)),
+            f"{term}_seeds": summary(rates(runs)).n,
+        }
+    test = compare(rates(found["lambda21"]), rates(found["lambda1"]))
+    failed = gap(run for runs in found.values() for run in runs)
+    return {**row, "rate_difference": test.difference, "p_student": test.student, "gap": failed}
+
+
+def _in_the_papers_form(found: Sequence[Row]) -> str:
+    def cell(row: Row, term: str) -> str:
+        mean, others = row[f"{term}_rate_mean"], [row[f"{other}_rate_mean"] for other in TERMS if other != term]
+        rate = markdown.bold(markdown.rate(mean), all(mean < other for other in others))
+        return f"{rate} ({markdown.auc(row[f'{term}_auc_mean'], row[f'{term}_auc_std'])})"
+
+    layout: markdown.Layout = [
+        ("Value", "value"),
+        (TERMS["lambda1"], lambda row: cell(row, "lambda1")),
+        (TERMS["lambda21"], lambda row: cell(row, "lambda21")),
+        ("p of the rates", "p_student"),
+    ]
+    return markdown.view(found, COLUMNS, layout)
+
+
+def _sentence(found: Sequence[Row]) -> str:
+    done = [row for row in found if known(row["rate_difference"])]
+    if not done:
+        return "No value finished with both terms: nothing to compare."
+    lower = [row for row in done if row["rate_difference"] < 0]
+    sure = sum(row["p_student"] < sentences.SIGNIFICANT for row in lower)
+    return (
+        f"λ21 leaves fewer features than λ1 of the same value at {len(lower)} of {len(done)} values ({sure} with "
+        f"p < .05). This {sentences.agreement(len(lower), len(done))} with the paper, where λ21 is much the more "
+        "effective. The paper prints its rates as a drawing only."
     )
 
 
-def _zeros() -> dict[str, object]:
-    return {"opt.lambda1": 0.0, "opt.lambda21": 0.0, "opt.lambda2": 0.0}
-
-
-def _row(by_value: dict[tuple[str, float], list[Run]], value: float, lr: float) -> dict[str, object]:
-    row: dict[str, object] = {"value": value, "lr": lr}
-    for term in TERMS:
-        found = by_value[term, value]
-        rate, auc = summary(rates_of(found)), summary(aucs(found))
-        row |= {
-            f"{term}_rate_mean": rate.mean,
-            f"{term}_rate_std": rate.std,
-            f"{term}_auc_mean": auc.mean,
-            f"{term}_auc_std": auc.std,
-            f"{term}_seeds": rate.n,
-        }
-    test = compare(*(rates_of(by_value[term, value]) for term in ("lambda21", "lambda1")))
-    failed = [run.error for term in TERMS for run in by_value[term, value] if run.error]
-    return {**row, "rate_difference": test.difference, "p_student": test.student, "gap": "; ".join(failed) or None}
-
-
-def _table(by_value: dict[tuple[str, float], list[Run]], values: list[float]) -> str:
-    lines = []
-    for value in values:
-        cells = {}
-        means = {term: summary(rates_of(by_value[term, value])).mean for term in TERMS}
-        for term in TERMS:
-            auc = summary(aucs(by_value[term, value]))
-            rate = markdown.rate(means[term])
-            lower = means[term] == min(means.values()) and len(set(means.values())) > 1
-            cells[term] = f"{markdown.bold(rate) if lower else rate} ({markdown.auc(auc.mean, auc.std)})"
-        p = compare(*(rates_of(by_value[term, value]) for term in TERMS)).student
-        lines.append([markdown.power(value), *cells.values(), markdown.p_value(p)])
-    return markdown.table(["Value", *TERMS.values(), "p of the rates"], lines)
-
-
-def _words(
-    options: Options, runs: Runs, by_value: dict[tuple[str, float], list[Run]], values: list[float], lr: Rate
-) -> list[str]:
-    lines = sentences.scope(options, (run for found in by_value.values() for run in found))
-    lines.append(sentences.learning_rate(options, "adam", lr))
-    tests = [compare(*(rates_of(by_value[term, value]) for term in ("lambda21", "lambda1"))) for value in values]
-    known = [test for test in tests if test.difference == test.difference]
-    if known:
-        lower = sum(test.difference < 0 for test in known)
-        sure = sum(test.difference < 0 and test.student < sentences.SIGNIFICANT for test in known)
-        verdict = "agrees" if lower == len(known) else "agrees in part" if lower else "disagrees"
-        lines.append(
-            f"λ21 leaves fewer features than λ1 of the same value at {lower} of {len(known)} values ({sure} with "
-            f"p < .05). This {verdict} with the paper, where λ21 is much the more effective. The paper prints its "
-            "rates as a drawing only."
-        )
-    else:
-        lines.append("No value finished with both terms: nothing to compare.")
-    return lines + sentences.notes(runs)
-
-
-def _figure(options: Options, by_value: dict[tuple[str, float], list[Run]], values: list[float]) -> Figure:
+def _figure(options: Options, found: Sequence[Row], scope: Sequence[str]) -> Figure:
+    values = figures.at([row["value"] for row in found])
     series = [
-        figures.Series(name, figures.at(values), [summary(rates_of(by_value[term, value])) for value in values], look)
+        figures.Series(name, values, figures.column(found, f"{term}_rate_mean", f"{term}_rate_std"), look)
         for look, (term, name) in enumerate(TERMS.items())
     ]
-    caption = "Means over seeds, bars: one standard deviation; a rate of 0 has no place on the axis. "
-    caption += " ".join(sentences.scope(options, (run for found in by_value.values() for run in found)))
+    start = "Means over seeds, bars: one standard deviation; a rate of 0 has no place on the axis."
+    caption = " ".join([start, *scope])
     panel = figures.Panel("", "value of λ1 or of λ21 (log scale)", "feature rate (log scale)", series, log_y=True)
     return figures.draw([[panel]], f"Figure 3 · {options.dataset}: λ1 against λ21", caption)

@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctr.errors import ArgumentError
+from ctr.report.statistics import best as best_of
 from ctr.report.statistics import summary
 from ctr.studies import paper
-from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
+from ctr.studies.runs import Run, Runs, aucs, held_out, job
 from ctr.studies.study import Options
 
-# What a rate is chosen for: (plain optimizer, batches of the stream or None for all).
+# What a rate is chosen for: plain optimizer, batches of the stream (None: all rows).
 Case = tuple[str, int | None]
 Found = dict[tuple[float, int], Run]  # by learning rate and seed
 BATCH = 512
-FURTHER = 3  # rates that a search may try beyond its grid
+FURTHER = 3  # learning rates that a search may try beyond its grid
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,12 @@ class Rate:
     """A learning rate, NaN where none could be chosen.
 
     Attributes:
-        value: the rate.
-        tried: the rates that it is the best of; empty where it was not searched for.
+        value: the learning rate.
+        tried: those that it is the best of; empty where it was not searched for.
     """
 
     value: float
     tried: tuple[float, ...] = ()
-
-
-NONE = Rate(math.nan)
 
 
 def plain(opt: str) -> str:
@@ -44,10 +42,10 @@ def plain(opt: str) -> str:
 def choose(
     runs: Runs, options: Options, opts: Sequence[str], steps: Sequence[int | None] = (None,)
 ) -> dict[Case, Rate]:
-    """A rate for every optimizer at every length of stream, by ``options.lr``: all runs that it takes are asked for at
-    once. Where no run of the search finished there is none.
+    """A learning rate for every optimizer at every length of stream; all searches run at once.
 
-    "auto" asks for table 5's runs and takes the best mean AUC; "paper" takes table 5's number for the model.
+    ``options.lr``: "auto" runs table 5's search and takes the best mean AUC; "paper" takes table 5's number for the
+    model; a number is taken as it is.
 
     Raises:
         ArgumentError: the paper has no number for an optimizer with this model.
@@ -57,25 +55,24 @@ def choose(
         return {case: Rate(_published(options, case[0])) for case in wanted}
     if options.lr != "auto":
         return {case: Rate(float(options.lr)) for case in wanted}
-    rates = {case: best(found) for case, found in search(runs, options, wanted).items()}
-    return {case: rate for case, rate in rates.items() if not math.isnan(rate.value)}
+    return {case: best(found) for case, found in search(runs, options, wanted).items()}
 
 
 def choose_one(runs: Runs, options: Options, opt: str) -> Rate:
-    """The rate for one optimizer on all rows, `NONE` where none could be chosen."""
-    return choose(runs, options, [opt]).get((plain(opt), None), NONE)
+    """The learning rate for one optimizer on all rows."""
+    return choose(runs, options, [opt])[plain(opt), None]
 
 
 def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, Found]:
     """Runs every learning rate with every seed; with ``select=validation`` the AUCs are of the held-out rows.
 
-    While the best lies at an end of its grid, the next power of ten is tried too: up to `FURTHER` of them. Rates that
-    diverge count as tried, not as failed, where another one was chosen.
+    While the best is at an end of its grid, the next power of ten is tried too, up to `FURTHER` times. Runs that
+    diverge do not count as failed if another rate was chosen.
     """
     grids = {case: list(options.lrs) for case in wanted}
     for _ in range(1 + FURTHER):
         plan = {
-            (case, lr, seed): job(options, case[0], seed, lr, _span(options, case[1]))
+            (case, lr, seed): job(options, case[0], seed, lr, {**span(case[1]), **held_out(options)})
             for case, lrs in grids.items()
             for lr in lrs
             for seed in options.seeds
@@ -93,7 +90,7 @@ def search(runs: Runs, options: Options, wanted: Sequence[Case]) -> dict[Case, F
 
 
 def _beyond(chosen: Rate) -> float | None:
-    """The next power of ten where the best lies at an end of a grid."""
+    """The next power of ten if the best is at an end of a grid."""
     factors = {chosen.tried[0]: 0.1, chosen.tried[-1]: 10.0}
     if len(chosen.tried) < 2 or chosen.value not in factors:
         return None
@@ -101,21 +98,15 @@ def _beyond(chosen: Rate) -> float | None:
 
 
 def best(found: Mapping[tuple[float, int], Run]) -> Rate:
-    """The learning rate with the best mean AUC, NaN if no run has one; those that failed with some seeds only stand
-    back."""
+    """The learning rate with the best mean AUC, NaN if no run has one."""
     tried = tuple(sorted({lr for lr, _ in found}))
-    means = {lr: summary(aucs(run for key, run in found.items() if key[0] == lr)) for lr in tried}
-    most = max(mean.n for mean in means.values())
-    if most == 0:
-        return Rate(math.nan, tried)
-    return Rate(max((lr for lr in tried if means[lr].n == most), key=lambda lr: means[lr].mean), tried)
+    chosen = best_of({lr: summary(aucs(run for key, run in found.items() if key[0] == lr)) for lr in tried})
+    return Rate(math.nan if chosen is None else chosen, tried)
 
 
-def _span(options: Options, length: int | None) -> dict[str, object]:
-    return {
-        **({} if length is None else {"train_rows": length * BATCH}),
-        **({"holdout": HOLDOUT} if options.select == "validation" else {}),
-    }
+def span(length: int | None) -> dict[str, object]:
+    """The overrides for a stream of ``length`` batches; None: all rows."""
+    return {} if length is None else {"train_rows": length * BATCH}
 
 
 def _published(options: Options, opt: str) -> float:

@@ -1,7 +1,7 @@
 """The paper's published numbers, as printed: Yue et al., "Adaptive Optimizers with Sparse Group Lasso for Neural
 Networks in CTR Prediction".
 
-A blank of the print at hand is None; what is odd or was derived is said where it stands. AUCs are on the full data:
+A number missing in the print at hand is None; comments say what is odd or derived. AUCs are on the full data:
 see `ROWS_TRAIN`. Rates are feature rates (the paper's "sparsity"). The paper prints no standard deviations.
 """
 
@@ -91,10 +91,7 @@ TABLE3 = {
 TABLE4 = {4: (0.074, 0.8008), 8: (0.030, 0.8019), 16: (0.012, 0.8020), 32: (0.008, 0.8011)}
 
 # Table 5 (appendix E): the learning rates chosen among 1e-5 ... 1e-1.
-TABLE5 = {
-    "adam": {"mlp": 1e-4, "opnn": 1e-4, "dcn": 1e-3},
-    "adagrad": {"mlp": 1e-2, "opnn": 1e-2, "dcn": 1e-2},
-}
+TABLE5 = {"adam": {"mlp": 1e-4, "opnn": 1e-4, "dcn": 1e-3}, "adagrad": {"mlp": 1e-2, "opnn": 1e-2, "dcn": 1e-2}}
 
 
 @dataclass(frozen=True)
@@ -167,11 +164,17 @@ def table8(model: str, lambda21: float, finetune: float) -> float | None:
 
 
 def adam_auc(model: str, lambda21: float) -> float | None:
-    """Pruned Adam's AUC in table 2; where it is lost, the best of table 8, which it was chosen from."""
+    """Pruned Adam's AUC in table 2; where `is_lost`, the best of table 8, which it was chosen from."""
     cell, schedules = table2(model, lambda21), _near(TABLE8[model], lambda21)
     if cell is None or schedules is None:
         return None
     return max(schedules) if cell.adam is None else cell.adam
+
+
+def is_lost(model: str, lambda21: float) -> bool:
+    """Whether the print at hand has lost pruned Adam's AUC in this row of table 2."""
+    cell = table2(model, lambda21)
+    return cell is not None and cell.adam is None
 
 
 def _near(table: Mapping[float, Found], value: float) -> Found | None:

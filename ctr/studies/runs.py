@@ -1,4 +1,4 @@
-"""Asking for runs by name: a study lays out a plan (key -> job) and gets the runs back under the same keys."""
+"""Asking for runs by name: a study makes a plan (key -> job) and gets the runs back under the same keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import TypeVar
 import pandas as pd
 
 from ctr.errors import DIVERGED, ArgumentError
-from ctr.studies.study import POINTS, Ask, Job, Options
+from ctr.report.findings import POINTS
+from ctr.studies.study import Ask, Job, Options
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -26,14 +27,13 @@ HOLDOUT = 0.1
 class Run:
     """The figures of one run; NaN, with `error`, where it failed."""
 
-    auc: float
-    feature_rate: float
-    features_nonzero: float
-    features_present: float
-    rows_train: float
-    auc_retrained: float
-    source: str | None
-    error: str | None
+    auc: float = math.nan
+    feature_rate: float = math.nan
+    features_nonzero: float = math.nan
+    rows_train: float = math.nan
+    auc_retrained: float = math.nan
+    source: str | None = None
+    error: str | None = None
 
     @property
     def diverged(self) -> bool:
@@ -41,12 +41,15 @@ class Run:
 
     @property
     def prunable(self) -> bool:
-        """Whether there is something to prune to: a finished run with a feature left."""
+        """Whether another run can be pruned to its rate: it finished and kept a feature."""
         return self.error is None and self.feature_rate > 0
 
 
+NO_RUN = Run()  # in the place of a run for which there was nothing to prune to
+
+
 class Runs:
-    """All runs of a study. A job that was asked for before is not asked for again."""
+    """All runs of a study. A job is asked for once."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -54,7 +57,7 @@ class Runs:
         self._excused: set[str] = set()
 
     def __call__(self, plan: Mapping[Key, Job]) -> dict[Key, Run]:
-        """Runs a plan, at once: what is missing of it can go in parallel.
+        """Runs a plan in one call, so that all that is missing can run in parallel.
 
         A job whose learning rate is NaN, because none could be chosen, is not asked for: it comes back as failed.
         """
@@ -64,11 +67,11 @@ class Runs:
             answers = self._ask(list(missing.values())).to_dict("records")
             for name, answer in zip(missing, answers, strict=True):
                 self._known[name] = {str(column): value for column, value in answer.items()}
-        without = _run({"error": "no learning rate could be chosen"})
+        without = Run(error="no learning rate could be chosen")
         return {key: _run(self._known[names[key]]) if key in names else without for key in plan}
 
     def excuse(self, jobs: Iterable[Job]) -> None:
-        """Of these, those that diverged did not fail: that a learning rate is too large is an answer."""
+        """Counts those of these jobs that diverged as answered, not as failed: the learning rate is too large."""
         self._excused.update(map(_name, jobs))
 
     def frame(self) -> pd.DataFrame:
@@ -77,12 +80,12 @@ class Runs:
         return pd.DataFrame.from_records(rows)
 
     def code(self) -> dict[str | None, int]:
-        """How many of the finished runs are of which commit; None where it is not known."""
+        """The number of finished runs by commit; None where it is not known."""
         finished = [answer for name, answer in self._known.items() if self._outcome(name) == FINISHED]
         return dict(Counter(_text(answer.get("git_sha")) for answer in finished))
 
     def failures(self) -> dict[str, list[str]]:
-        """The commands of the failed runs by what they failed of."""
+        """The commands of the failed runs by error."""
         commands: dict[str, list[str]] = {}
         for name, answer in self._known.items():
             if self._outcome(name) == FAILED:
@@ -114,13 +117,14 @@ def job(options: Options, opt: str, seed: int, lr: float, overrides: Mapping[str
     return {**base, **options.common, "opt": opt, "opt.lr": lr, "seed": seed, **(overrides or {})}
 
 
-def _name(job: Job) -> str:
-    return repr(sorted(job.items()))
+def lambdas(lambda1: float = 0.0, lambda21: float = 0.0, lambda2: float = 0.0) -> dict[str, object]:
+    """The overrides for the regularisers of a group optimizer."""
+    return {"opt.lambda1": lambda1, "opt.lambda21": lambda21, "opt.lambda2": lambda2}
 
 
-def _has_rate(job: Job) -> bool:
-    lr = job.get("opt.lr")
-    return not (isinstance(lr, float) and math.isnan(lr))
+def held_out(options: Options) -> dict[str, object]:
+    """The overrides for runs that a choice is made on: with ``select=validation`` they leave rows out to test on."""
+    return {"holdout": HOLDOUT} if options.select == "validation" else {}
 
 
 def aucs(runs: Iterable[Run]) -> list[float]:
@@ -131,10 +135,24 @@ def rates(runs: Iterable[Run]) -> list[float]:
     return [run.feature_rate for run in runs]
 
 
-def points(method: str, runs: Mapping[tuple[float, int], Run]) -> pd.DataFrame:
-    """Finished runs by (lambda21, seed) as rows of ``Findings.points``."""
-    rows = [(method, *key, run.auc, run.feature_rate) for key, run in runs.items() if not math.isnan(run.auc)]
+def gap(runs: Iterable[Run]) -> str | None:
+    """Why runs failed, each error once; None where none did."""
+    return "; ".join(dict.fromkeys(run.error for run in runs if run.error)) or None
+
+
+def points(runs: Iterable[tuple[str, float, int, Run]]) -> pd.DataFrame:
+    """Finished runs, each with its method, lambda21 and seed, as ``Findings.points``."""
+    rows = [(*of, run.auc, run.feature_rate) for *of, run in runs if not math.isnan(run.auc)]
     return pd.DataFrame(rows, columns=POINTS)
+
+
+def _name(job: Job) -> str:
+    return repr(sorted(job.items()))
+
+
+def _has_rate(job: Job) -> bool:
+    lr = job.get("opt.lr")
+    return not (isinstance(lr, float) and math.isnan(lr))
 
 
 def _run(answer: Mapping[str, object]) -> Run:
@@ -142,16 +160,10 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, Real) else math.nan
 
-    return Run(
-        auc=number("auc"),
-        feature_rate=number("feature_rate"),
-        features_nonzero=number("features_nonzero"),
-        features_present=number("features_present"),
-        rows_train=number("rows_train"),
-        auc_retrained=number("auc_retrained"),
-        source=_text(answer.get("source")),
-        error=_text(answer.get("error")),
-    )
+    figures = {
+        name: number(name) for name in ("auc", "feature_rate", "features_nonzero", "rows_train", "auc_retrained")
+    }
+    return Run(**figures, source=_text(answer.get("source")), error=_text(answer.get("error")))
 
 
 def _text(value: object) -> str | None:

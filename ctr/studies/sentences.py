@@ -1,14 +1,15 @@
-"""Sentences about numbers, computed from them: who wins, what agrees with the paper, what can be compared at all."""
+"""Sentences computed from a table: who wins, what agrees with the paper, what can be compared at all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from ctr.provenance import git_sha
 from ctr.report import markdown
-from ctr.report.statistics import Comparison, Summary
+from ctr.report.findings import Row
+from ctr.report.statistics import Summary
 from ctr.studies import paper
+from ctr.studies.columns import known
 from ctr.studies.learning_rates import Rate
 from ctr.studies.runs import Run, Runs
 from ctr.studies.study import Options
@@ -16,31 +17,49 @@ from ctr.studies.study import Options
 SIGNIFICANT = 0.05
 
 
-def winner(a: str, b: str, comparison: Comparison) -> str:
-    """``Group Adam wins by .0034 (p = 0.012)``: Student's p below .05 makes a win, else the mean is only higher."""
-    gain = comparison.difference
+def winner(a: str, b: str, gain: float, p: float) -> str:
+    """``Group Adam wins by .0034 (p = 0.012)``: a p-value below .05 makes a win, else the mean is only higher.
+
+    Args:
+        gain: mean AUC of a minus that of b.
+        p: by Student's t-test.
+    """
     if math.isnan(gain):
         return "nothing to compare"
     if gain == 0:
         return f"{a} and {b} are equal"
     first = a if gain > 0 else b
     by = difference(gain)
-    if math.isnan(comparison.student):
+    if math.isnan(p):
         return f"{first} is higher by {by} (no p-value: too few seeds or no spread)"
-    verb = "wins" if comparison.student < SIGNIFICANT else "is higher, not significantly,"
-    return f"{first} {verb} by {by} (p = {markdown.p_value(comparison.student)})"
+    verb = "wins" if p < SIGNIFICANT else "is higher, not significantly,"
+    return f"{first} {verb} by {by} (p = {markdown.p_value(p)})"
 
 
-def tally(a: str, b: str, comparisons: Iterable[Comparison]) -> str:
-    """``Group Adam has the higher mean AUC in 3 of 5 cells (2 with p < .05), pruned Adam in 2 (0)``."""
-    known = [comparison for comparison in comparisons if not math.isnan(comparison.difference)]
-    up = [comparison for comparison in known if comparison.difference > 0]
-    down = [comparison for comparison in known if comparison.difference < 0]
-    sure = [sum(comparison.student < SIGNIFICANT for comparison in part) for part in (up, down)]
+def tally(a: str, b: str, rows: Sequence[Row]) -> str:
+    """``Group Adam has the higher mean AUC in 3 of 5 cells (2 with p < .05), pruned Adam in 2 (0).``"""
+    gains = [(row["difference"], row["p_student"]) for row in rows if not math.isnan(row["difference"])]
+    up, down = [p for gain, p in gains if gain > 0], [p for gain, p in gains if gain < 0]
+    sure = [sum(p < SIGNIFICANT for p in part) for part in (up, down)]
     return (
-        f"{a} has the higher mean AUC in {len(up)} of {len(known)} cells ({sure[0]} of them with p < .05), "
-        f"{b} in {len(down)} ({sure[1]} of them with p < .05)"
+        f"{a} has the higher mean AUC in {len(up)} of {len(gains)} cells ({sure[0]} of them with p < .05), "
+        f"{b} in {len(down)} ({sure[1]} of them with p < .05)."
     )
+
+
+def counts(rows: Sequence[Row], same: str) -> str:
+    """Whether the numbers of features that were to be equal are.
+
+    Args:
+        same: what to say where they are all equal.
+    """
+    apart = [row["features_apart"] for row in rows if known(row["features_apart"])]
+    if not apart:
+        return "No pair of runs finished, so that no numbers of features can be compared."
+    wrong = sum(number > 0 for number in apart)
+    if not wrong:
+        return same
+    return f"NOT MATCHED: in {wrong} of {len(apart)} cells the numbers of features differ, by up to {max(apart):,.0f}."
 
 
 def sign_agrees(ours: float, papers: float) -> str:
@@ -55,6 +74,11 @@ def sign_agrees(ours: float, papers: float) -> str:
     return f"the sign {word} with the paper's {markdown.difference(papers)}"
 
 
+def agreement(same: int, of: int) -> str:
+    """How well ``same`` of ``of`` comparisons with the paper's sign agree with it."""
+    return "agrees" if same == of else "agrees in part" if same else "disagrees"
+
+
 def difference(value: float) -> str:
     """How large it is, without its sign: ``.0034``."""
     return "less than .0001" if _rounds_to_zero(value) else markdown.difference(abs(value)).lstrip("+")
@@ -66,7 +90,7 @@ def _rounds_to_zero(difference: float) -> bool:
 
 
 def near(ours: Summary, papers: float) -> str:
-    """How far the paper's number lies from our mean, in our standard errors; it prints none of its own."""
+    """The distance from the paper's number to our mean, in our standard errors; the paper prints none."""
     gap = markdown.difference(ours.mean - papers)
     if math.isnan(ours.mean):
         return "missing"
@@ -77,18 +101,18 @@ def near(ours: Summary, papers: float) -> str:
 
 
 def full_size(options: Options, runs: Iterable[Run]) -> bool:
-    """Whether absolute AUCs can be held against the paper's: its dataset and model, real rows, about as many."""
+    """Whether absolute AUCs can be compared with the paper's: its dataset and model, real rows, about as many."""
     done = [run for run in runs if run.error is None]
     least = 0.9 * paper.ROWS_TRAIN.get(options.dataset, math.inf)
     real = all(run.source != "generated" and run.rows_train >= least for run in done)
-    return bool(done) and real and paper.covers(options.dataset, options.model)
+    return bool(done) and real and options.in_paper
 
 
 def scope(options: Options, runs: Iterable[Run]) -> list[str]:
-    """What the numbers are of, and whether the paper's AUCs can be held against them."""
+    """What the numbers are of, and whether they can be compared with the paper's AUCs."""
     done = [run for run in runs if run.error is None]
     lines = [f"Dataset {options.dataset}, model {options.model}, {_seeds(options)}."]
-    if not paper.covers(options.dataset, options.model):
+    if not options.in_paper:
         lines.append("The paper has no numbers for this dataset with this model.")
     if not done:
         return [*lines, "No run finished."]
@@ -104,7 +128,7 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
         share = 100 * rows / full
         lines.append(
             f"{rows:,.0f} rows to train on are {share:.2g} % of the paper's {full:,}: absolute AUCs are not comparable "
-            "with the paper's, signs and orderings are what can be held against each other."
+            "with the paper's; signs and orderings are."
         )
     elif full:
         lines.append(f"{rows:,.0f} rows to train on, full size as in the paper.")
@@ -112,10 +136,10 @@ def scope(options: Options, runs: Iterable[Run]) -> list[str]:
 
 
 def learning_rate(options: Options, opt: str, lr: Rate, at: str = "") -> str:
-    """How the learning rate of a plain optimizer came about, and whether the paper has the same.
+    """How the learning rate of a plain optimizer was chosen, and whether the paper has the same.
 
     Args:
-        at: of which runs it is, where not of all: " at 230 steps".
+        at: the runs that it is for, if not for all: " at 230 steps".
     """
     if math.isnan(lr.value):
         return f"Learning rate of {opt}{at}: none could be chosen, no run of the search finished."
@@ -127,9 +151,9 @@ def learning_rate(options: Options, opt: str, lr: Rate, at: str = "") -> str:
     line = f"Learning rate of {opt}{at}: {markdown.power(lr.value)} ({how})"
     if len(lr.tried) > 1 and lr.value in (lr.tried[0], lr.tried[-1]):
         which = "smallest" if lr.value == lr.tried[0] else "largest"
-        line += f"; it is the {which} tried, a better one may lie beyond"
+        line += f"; it is the {which} tried, a better one may be beyond it"
     published = paper.TABLE5.get(opt, {}).get(options.model)
-    if published is not None and paper.covers(options.dataset, options.model) and (lr.tried or options.lr != "paper"):
+    if published is not None and options.in_paper and (lr.tried or options.lr != "paper"):
         same = math.isclose(published, lr.value, rel_tol=1e-6)
         line += f"; {'the same as' if same else 'not'} the paper's {markdown.power(published)}"
     return line + "."
@@ -145,17 +169,17 @@ def choice(options: Options, what: str) -> str:
     return f"{what} chosen by AUC on the test part, as the paper does: this flatters whatever is chosen."
 
 
-def notes(runs: Runs) -> list[str]:
-    """What a reader should know of the runs as a whole: of which code they are, and which failed."""
-    return [*_code(runs), *failures(runs)]
+def notes(options: Options, runs: Runs) -> list[str]:
+    """What a reader should know of the runs as a whole: the commits that made them, and which failed."""
+    return [*_code(options.commit, runs), *failures(runs)]
 
 
-def _code(runs: Runs) -> list[str]:
-    """A line where the finished runs are not all of the commit that writes this page.
+def _code(now: str | None, runs: Runs) -> list[str]:
+    """A line if the finished runs are not all of the commit that writes this page.
 
-    The code that decides a run's numbers is the same in all: a run is found again by it (`ctr.jobs.cache`).
+    The code that decides a run's numbers is the same in all: it is part of a run's key (`ctr.jobs.cache`).
     """
-    shas, now = runs.code(), git_sha()
+    shas = runs.code()
     if set(shas) <= {now}:
         return []
     of = ", ".join(f"{number} at {_state(sha)}" for sha, number in shas.items())
@@ -163,12 +187,12 @@ def _code(runs: Runs) -> list[str]:
 
 
 def _state(sha: str | None) -> str:
-    """The first ten digits of a commit, and whether there were changes to it."""
+    """The first ten digits of a commit, with "-dirty" if files were changed."""
     return "an unknown state" if sha is None else sha[:10] + ("-dirty" if sha.endswith("-dirty") else "")
 
 
 def failures(runs: Runs) -> list[str]:
-    """A line for each thing that went wrong, however many runs failed of it."""
+    """A line for each error, however many runs failed with it."""
     return [
         f"failed: {commands[0]}: {error}"
         if len(commands) == 1

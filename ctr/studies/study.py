@@ -1,18 +1,26 @@
-"""What a study is asked (`Options`), whom it asks (`Ask`) and what it hands back (`Findings`)."""
+"""What a study is asked (`Options` and its own keyword arguments) and whom it asks (`Ask`).
+
+A study is a module of this package with a function ``study``; ``study=NAME`` finds it by its name. Its keyword-only
+parameters are the options that it adds to those that all studies have: their names and types are read from the
+signature, their defaults and comments are in ``configs/study/NAME.yaml``.
+
+    def study(ask: Ask, options: Options, *, lambda21: Lambdas, scores: Scores) -> Findings: ...
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pandas as pd
 
 from ctr.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ctr.report.findings import Findings
+from ctr.studies import paper
 
 # The overrides of one training run (``{"dataset": "criteo", "opt.lambda21": 1e-3, "seed": 0}``).
 Job = Mapping[str, object]
@@ -21,94 +29,99 @@ Job = Mapping[str, object]
 # (NaN where the job failed), ``command``, ``error`` (None or one line) and ``folder``.
 Ask = Callable[[Sequence[Job]], pd.DataFrame]
 
-
-POINTS = ["method", "lambda21", "seed", "auc", "feature_rate"]
+Study = Callable[..., Findings]  # (ask, options, *, options of its own)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a study is run on.
+class Each:
+    """What each value of a list must be: in words, and as a test."""
 
-    Attributes:
-        dataset: criteo, avazu, ipinyou or csv.
-        model: dcn, mlp or opnn.
-        seeds: one run each.
-        lambda21, lambda1, lambda2: regularisation terms to go through.
-        finetune: shares of the training rows used to fine-tune after pruning, in [0, 1).
-        lrs: learning rates to choose from (paper: powers of ten); a search goes on where an end of several is best.
-        dims: embedding dimensions.
-        scores: what pruning ranks the features by: norm, effect.
-        select: where the best learning rate, schedule and regularisers are chosen: "test" (as the paper does) or
-            "validation" (the last tenth of the training rows, which these runs do not train on).
-        lr: "auto" (the paper's rule, on the data at hand), "paper" (table 5) or a number.
-        steps: lengths of stream, in batches of 512 rows.
-        common: overrides for every run.
+    expected: str
+    fits: Callable[[Any], bool]
 
-    Raises:
-        ArgumentError: a value out of range, or one that stands twice in its list.
-    """
-
-    dataset: str
-    model: str
-    seeds: list[int]
-    lambda21: list[float]
-    lambda1: list[float]
-    lambda2: list[float]
-    finetune: list[float]
-    lrs: list[float]
-    dims: list[int]
-    scores: list[str]
-    select: Literal["test", "validation"]
-    lr: Literal["auto", "paper"] | float
-    steps: list[int]
-    common: dict[str, object]
-
-    def __post_init__(self) -> None:
-        for name, (expected, fits) in LISTS.items():
-            values = getattr(self, name)
-            if not all(map(fits, values)):
-                raise ArgumentError(f"{name}={values}; expected {expected}")
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ArgumentError(f"{name}={values}; {twice} stands there twice")
+    def check(self, name: str, values: Sequence[Any]) -> None:
+        """Raises:
+        ArgumentError: the list is empty, a value is out of range, or one is there twice.
+        """
+        if not values:
+            raise ArgumentError(f"{name}=[]; expected at least one value")
+        if not all(map(self.fits, values)):
+            raise ArgumentError(f"{name}={values}; expected {self.expected}")
+        for value in values:
+            if values.count(value) > 1:
+                raise ArgumentError(f"{name}={values}: duplicate value {value}")
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-# What may stand in each list of `Options`: in words, and as a test.
-_LAMBDAS = ("numbers from 0 on", lambda value: _number(value) and value >= 0)
-_COUNTS = ("whole numbers from 1 on", lambda value: isinstance(value, int) and _number(value) and value >= 1)
-LISTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "lambda21": _LAMBDAS,
-    "lambda1": _LAMBDAS,
-    "lambda2": _LAMBDAS,
-    "finetune": ("shares from 0 to below 1", lambda value: _number(value) and 0 <= value < 1),
-    "lrs": ("numbers above 0", lambda value: _number(value) and value > 0),
-    "dims": _COUNTS,
-    "steps": _COUNTS,
-    "scores": ("norm, effect", lambda value: value in ("norm", "effect")),
-}
+# Types of options. A list holds at least one value and no duplicates.
+Lambdas = Annotated[list[float], Each("numbers, at least 0", lambda value: _number(value) and value >= 0)]
+Shares = Annotated[list[float], Each("shares from 0 to below 1", lambda value: _number(value) and 0 <= value < 1)]
+Rates = Annotated[list[float], Each("numbers above 0", lambda value: _number(value) and value > 0)]
+Counts = Annotated[
+    list[int], Each("whole numbers, at least 1", lambda value: isinstance(value, int) and _number(value) and value >= 1)
+]
+Scores = Annotated[list[str], Each("norm, effect", lambda value: value in ("norm", "effect"))]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a study found.
+class Options:
+    """What every study is run on.
 
     Attributes:
-        table: one row per cell.
-        text: the same as Markdown in the paper's layout, beside the paper's numbers, and what agrees in words.
-        figures: name -> figure.
-        runs: all runs, as `Ask` returned them, and how each ended (``outcome``).
-        points: method, lambda21, seed, auc, feature_rate of single runs; may be empty.
+        dataset: criteo, avazu, ipinyou or csv.
+        model: dcn, mlp or opnn.
+        seeds: one run each.
+        select: where the best learning rate, schedule and regularisers are chosen: "test" (as the paper does) or
+            "validation" (the last tenth of the training rows, which these runs do not train on).
+        lr: "auto" (the paper's rule, on the data at hand), "paper" (table 5) or a number.
+        lrs: learning rates to choose from (paper: powers of ten); where an end of several is best, more are tried.
+        common: overrides for every run.
+        commit: of the code that writes the report; None where it is not known.
+
+    Raises:
+        ArgumentError: a value out of range, or a duplicate in a list.
     """
 
-    table: pd.DataFrame
-    text: str
-    figures: dict[str, Figure]
-    runs: pd.DataFrame
-    points: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=POINTS))
+    dataset: str
+    model: str
+    seeds: list[int]
+    select: Literal["test", "validation"]
+    lr: Literal["auto", "paper"] | float
+    lrs: Rates
+    common: dict[str, object]
+    commit: str | None = None
+
+    def __post_init__(self) -> None:
+        check({"lrs": Rates}, {"lrs": self.lrs})
+
+    @property
+    def in_paper(self) -> bool:
+        """Whether the paper has numbers for this dataset with this model."""
+        return paper.covers(self.dataset, self.model)
 
 
-Study = Callable[[Ask, Options], Findings]
+def find(name: str) -> Study:
+    """The study of a module of this package."""
+    study: Study = import_module(f"ctr.studies.{name}").study
+    return study
+
+
+def own_options(study: Study) -> dict[str, Any]:
+    """The options that a study adds to `Options`: name -> type."""
+    hints = get_type_hints(study, include_extras=True)
+    parameters = inspect.signature(study).parameters.values()
+    return {one.name: hints[one.name] for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def check(types: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Checks options against their types.
+
+    Raises:
+        ArgumentError: a list is empty, holds a duplicate or a value out of range.
+    """
+    for name, kind in types.items():
+        for rule in get_args(kind)[1:]:
+            rule.check(name, values[name])

@@ -2,248 +2,151 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
 from ctr.report import markdown
-from ctr.report.statistics import Comparison, Summary, compare, summary
+from ctr.report.findings import Column, Findings, Row, rows
+from ctr.report.statistics import Summary, best, compare, summary
 from ctr.studies import learning_rates, paper, sentences
+from ctr.studies.columns import GAP, LAMBDA21, LR, differences, known, mean_std, spread, tests
 from ctr.studies.learning_rates import Rate
 from ctr.studies.paper import Regularisers
-from ctr.studies.runs import HOLDOUT, Run, Runs, aucs, job
-from ctr.studies.runs import rates as rates_of
-from ctr.studies.study import Ask, Findings, Job, Options
+from ctr.studies.runs import Run, Runs, aucs, gap, held_out, job, lambdas, points, rates
+from ctr.studies.study import Ask, Job, Lambdas, Options
 
 FAMILIES = {"adam": ("Adam", "Group Adam"), "adagrad": ("Adagrad", "Group Adagrad")}
 PAPERS, BEST = "the paper's regularisers", "the best of the grid"
+COLUMNS = [
+    Column("family", "adam or adagrad"),
+    Column("regularisers", "where they are from"),
+    Column("lambda1", "regularisation term of single weights", markdown.power),
+    LAMBDA21,
+    Column("lambda2", "regularisation term of the damping", markdown.power),
+    LR,
+    *spread("plain_auc", "test AUC of the plain optimizer", markdown.auc),
+    Column("plain_rate_mean", "feature rate of the plain optimizer, mean over the seeds", markdown.rate),
+    *spread("group_auc", "test AUC of the group optimizer", markdown.auc),
+    *spread("group_rate", "feature rate of the group optimizer", markdown.rate),
+    *differences("group − plain optimizer"),
+    Column("p_rate_student", "p-value of the feature rates by Student's t-test", markdown.p_value),
+    Column("seeds_plain", "finished seeds of the plain optimizer"),
+    Column("seeds_group", "finished seeds of the group optimizer"),
+    Column("paper_plain_auc", "the paper's AUC of the plain optimizer", markdown.auc),
+    Column("paper_group_auc", "the paper's AUC of the group optimizer", markdown.auc),
+    Column("paper_group_rate", "the paper's feature rate of the group optimizer", markdown.rate),
+    Column("paper_p", "the paper's p-value of the AUCs", markdown.p_value),
+    Column("plain_minus_paper", "AUC of the plain optimizer − the paper's", markdown.difference),
+    Column("group_minus_paper", "AUC of the group optimizer − the paper's", markdown.difference),
+    GAP,
+]
+BESIDE: markdown.Layout = [
+    ("", lambda row: f"{FAMILIES[row['family']][1]}, {row['regularisers']}"),
+    ("plain: paper", "paper_plain_auc"), ("ours", "plain_auc_mean"), ("− paper", "plain_minus_paper"),
+    ("group: paper", "paper_group_auc"), ("ours", "group_auc_mean"), ("− paper", "group_minus_paper"),
+    ("rate: paper", "paper_group_rate"), ("ours", "group_rate_mean"),
+    ("p: paper", "paper_p"), ("ours", "p_student"),
+]  # fmt: skip
 
 GridKey = tuple[str, Regularisers, int]  # family, lambdas, seed
 
 
-@dataclass(frozen=True)
-class Row:
-    """A group optimizer with one choice of regularisers against the plain one."""
-
-    family: str
-    which: str
-    lambdas: Regularisers | None
-    plain: list[Run]
-    group: list[Run]
-
-    @property
-    def auc(self) -> Comparison:
-        """Group − plain."""
-        return compare(aucs(self.group), aucs(self.plain)) if self.group else compare([], [])
-
-    @property
-    def rate(self) -> Comparison:
-        return compare(rates_of(self.group), rates_of(self.plain)) if self.group else compare([], [])
-
-    def summaries(self) -> tuple[Summary, Summary, Summary, Summary]:
-        """Plain AUC and rate, group AUC and rate."""
-        values = (aucs(self.plain), rates_of(self.plain), aucs(self.group), rates_of(self.group))
-        a, b, c, d = map(summary, values)
-        return a, b, c, d
-
-
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas, lambda2: Lambdas) -> Findings:
     """Plain, the paper's regularisers (tables 6 and 7) and the best of lambda1 x lambda21 x lambda2 at hand."""
     runs = Runs(ask)
-    found = learning_rates.choose(runs, options, list(FAMILIES))
-    lrs = {family: found.get((family, None), learning_rates.NONE) for family in FAMILIES}
-    grid = [
-        Regularisers(lambda1, lambda21, lambda2)
-        for lambda1 in options.lambda1
-        for lambda21 in options.lambda21
-        for lambda2 in options.lambda2
-        if lambda1 or lambda21 or lambda2  # all 0 is the plain optimizer
-    ]
+    lrs = {family: lr for (family, _), lr in learning_rates.choose(runs, options, list(FAMILIES)).items()}
+    grid = [Regularisers(a, b, c) for a in lambda1 for b in lambda21 for c in lambda2 if a or b or c]  # all 0: plain
     plain = runs(
         {(family, seed): job(options, family, seed, lrs[family].value) for family in FAMILIES for seed in options.seeds}
     )
+    tried = runs(_group_jobs(options, lrs, dict.fromkeys(FAMILIES, grid), held_out(options)))
     published = {family: paper.REGULARISERS[family].get(options.model) for family in FAMILIES}
-    holdout = options.select == "validation"
-    tried = runs(_group_jobs(options, lrs, dict.fromkeys(FAMILIES, grid), holdout))
-    chosen = {family: best_of(options, tried, family, grid) for family in FAMILIES}
-    final = runs(
-        _group_jobs(
-            options,
-            lrs,
-            {
-                family: list(dict.fromkeys(lambdas for lambdas in (published[family], chosen[family]) if lambdas))
-                for family in FAMILIES
-            },
-            holdout=False,
-        )
-    )
-    rows = [
-        Row(
+    chosen = {family: _best_of(options, tried, family, grid) for family in FAMILIES}
+    wanted = {family: [one for one in (published[family], chosen[family]) if one] for family in FAMILIES}
+    final = runs(_group_jobs(options, lrs, wanted, {}))
+    cells = [
+        (
             family,
             which,
-            lambdas,
+            one,
             [plain[family, seed] for seed in options.seeds],
-            [final[family, lambdas, seed] for seed in options.seeds] if lambdas else [],
+            [final[family, one, seed] for seed in options.seeds] if one else [],
         )
-        for which, choice in ((PAPERS, published), (BEST, chosen))
-        for family, lambdas in choice.items()
+        for which, of in ((PAPERS, published), (BEST, chosen))
+        for family, one in of.items()
     ]
-    text = "\n\n".join(
-        [
-            f"# Table 3 · group optimizers against plain ones · {options.dataset}",
-            "AUC mean±std over seeds and (feature rate); the higher AUC is bold; p-value of the AUCs and, in "
-            "parentheses, of the rates (missing where no rate varies).",
-            _like_the_paper(options, rows),
-            "Beside the paper's table 3:" if paper.covers(options.dataset, options.model) else "",
-            _beside_the_paper(options, rows) if paper.covers(options.dataset, options.model) else "",
-            markdown.bullets(_words(options, runs, rows, lrs, list(tried.values()))),
-        ]
-    )
-    return Findings(
-        pd.DataFrame([_record(options, row, lrs[row.family].value) for row in rows]),
-        text.replace("\n\n\n\n", "\n\n") + "\n",
-        {},
-        runs.frame(),
-        _points(options, tried if not holdout else final),
-    )
+    table = pd.DataFrame([_row(options, lrs, *cell) for cell in cells])
+    found, all_runs = rows(table), [run for *_, of_plain, of_group in cells for run in (*of_plain, *of_group)]
+    full_size = sentences.full_size(options, all_runs)
+    text = [
+        f"# Table 3 · group optimizers against plain ones · {options.dataset}",
+        "AUC mean±std over seeds and (feature rate); the higher AUC is bold; p-value of the AUCs and, in "
+        "parentheses, of the rates (missing where no rate varies).",
+        _in_the_papers_form(options, found),
+        *(["Beside the paper's table 3:", markdown.view(found, COLUMNS, BESIDE)] if options.in_paper else []),
+        markdown.bullets(
+            [
+                *sentences.scope(options, all_runs),
+                *(sentences.learning_rate(options, family, lr) for family, lr in lrs.items()),
+                sentences.choice(options, f"The best of the grid was, among {len(grid)} choices,"),
+                *(_sentence(options, row, full_size) for row in found),
+                *_papers_plain_rate(options),
+                *sentences.notes(options, runs),
+            ]
+        ),
+    ]
+    shown = final if held_out(options) else tried
+    dots = points((FAMILIES[family][1], one.lambda21, seed, run) for (family, one, seed), run in shown.items())
+    return Findings(table, "\n\n".join(text) + "\n", {}, runs.frame(), dots, COLUMNS)
 
 
-def best_of(options: Options, tried: dict[GridKey, Run], family: str, grid: list[Regularisers]) -> Regularisers | None:
-    """The regularisers with the best mean AUC; those that failed with some seeds only stand back."""
-    means = {lambdas: summary(aucs(tried[family, lambdas, seed] for seed in options.seeds)) for lambdas in grid}
-    most = max((mean.n for mean in means.values()), default=0)
-    if most == 0:
-        return None
-    return max((lambdas for lambdas in grid if means[lambdas].n == most), key=lambda lambdas: means[lambdas].mean)
+def _best_of(
+    options: Options, tried: Mapping[GridKey, Run], family: str, grid: Sequence[Regularisers]
+) -> Regularisers | None:
+    """The regularisers with the best mean AUC."""
+    return best({one: summary(aucs(tried[family, one, seed] for seed in options.seeds)) for one in grid})
 
 
 def _group_jobs(
-    options: Options, lrs: dict[str, Rate], grids: dict[str, list[Regularisers]], holdout: bool
+    options: Options, lrs: Mapping[str, Rate], grids: Mapping[str, Sequence[Regularisers]], more: Mapping[str, object]
 ) -> dict[GridKey, Job]:
-    more = {"holdout": HOLDOUT} if holdout else {}
     return {
-        (family, lambdas, seed): job(
-            options, f"group_{family}", seed, lrs[family].value, {**overrides(lambdas), **more}
+        (family, one, seed): job(
+            options, f"group_{family}", seed, lrs[family].value, {**lambdas(*astuple(one)), **more}
         )
         for family, grid in grids.items()
-        for lambdas in grid
+        for one in grid
         for seed in options.seeds
     }
 
 
-def overrides(lambdas: Regularisers) -> dict[str, object]:
+def _row(
+    options: Options,
+    lrs: Mapping[str, Rate],
+    family: str,
+    which: str,
+    chosen: Regularisers | None,
+    plain: list[Run],
+    group: list[Run],
+) -> Row:
+    cell = paper.TABLE3[options.model][family] if options.in_paper else None
+    paired = plain if group else []
+    plain_auc, group_auc = summary(aucs(plain)), summary(aucs(group))
     return {
-        "opt.lambda1": lambdas.lambda1,
-        "opt.lambda21": lambdas.lambda21,
-        "opt.lambda2": lambdas.lambda2,
-    }
-
-
-def described(lambdas: Regularisers | None) -> str:
-    if lambdas is None:
-        return "no run finished"
-    return ", ".join(
-        f"{name} = {markdown.power(value)}"
-        for name, value in (("λ1", lambdas.lambda1), ("λ21", lambdas.lambda21), ("λ2", lambdas.lambda2))
-    )
-
-
-def _like_the_paper(options: Options, rows: list[Row]) -> str:
-    head, lines = ["Regularisers"], []
-    for names in FAMILIES.values():
-        head += [*names, "P-Value"]
-    for which in (PAPERS, BEST):
-        line = [f"{paper.PRINTED.get(options.model, options.model)}, {which}"]
-        for row in rows:
-            if row.which != which:
-                continue
-            plain_auc, plain_rate, group_auc, group_rate = row.summaries()
-            plain, group = markdown.cell(plain_auc, plain_rate), markdown.cell(group_auc, group_rate)
-            if row.auc.difference > 0:
-                group = markdown.bold(group)
-            elif row.auc.difference < 0:
-                plain = markdown.bold(plain)
-            p = f"{markdown.p_value(row.auc.student)} ({markdown.p_value(row.rate.student)})"
-            line += [plain, group, p]
-        lines.append(line)
-    return markdown.table(head, lines)
-
-
-def _beside_the_paper(options: Options, rows: list[Row]) -> str:
-    minus = "− paper"
-    head = ["", "plain: paper", "ours", minus, "group: paper", "ours", minus, "rate: paper", "ours", "p: paper", "ours"]
-    lines = []
-    for row in rows:
-        cell = paper.TABLE3[options.model][row.family]
-        plain_auc, _, group_auc, group_rate = row.summaries()
-        lines.append(
-            [
-                f"{FAMILIES[row.family][1]}, {row.which}",
-                markdown.auc(cell.plain),
-                markdown.auc(plain_auc.mean),
-                markdown.difference(plain_auc.mean - cell.plain),
-                markdown.auc(cell.group),
-                markdown.auc(group_auc.mean),
-                markdown.difference(group_auc.mean - cell.group),
-                markdown.rate(cell.group_rate),
-                markdown.rate(group_rate.mean),
-                markdown.p_value(cell.p),
-                markdown.p_value(row.auc.student),
-            ]
-        )
-    return markdown.table(head, lines)
-
-
-def _words(options: Options, runs: Runs, rows: list[Row], lrs: dict[str, Rate], tried: list[Run]) -> list[str]:
-    lines = sentences.scope(options, (run for row in rows for run in (*row.plain, *row.group)))
-    lines += [sentences.learning_rate(options, family, lr) for family, lr in lrs.items()]
-    choices = len(tried) // (len(options.seeds) * len(FAMILIES))
-    lines.append(sentences.choice(options, f"The best of the grid was, among {choices} choices,"))
-    for row in rows:
-        plain, group = FAMILIES[row.family]
-        line = f"{group} with {row.which} ({described(row.lambdas)}): {sentences.winner(group, plain, row.auc)}"
-        _, _, group_auc, group_rate = row.summaries()
-        if group_auc.n:
-            line += f"; feature rate {markdown.rate(group_rate.mean)}"
-        if paper.covers(options.dataset, options.model) and group_auc.n:
-            cell = paper.TABLE3[options.model][row.family]
-            line += f" (paper: {markdown.rate(cell.group_rate)})"
-            line += f"; {sentences.sign_agrees(row.auc.difference, cell.group - cell.plain)}"
-            line += f" (its p = {markdown.p_value(cell.p)})"
-            if sentences.full_size(options, row.group):
-                line += f"; AUC against the paper's: {sentences.near(group_auc, cell.group)}"
-        lines.append(line + ".")
-    if options.model == "opnn" and paper.covers(options.dataset, options.model):
-        lines.append(
-            "The paper prints a feature rate of 0.827 for plain Adam and Adagrad with OPNN; a plain optimizer zeroes "
-            "no feature that it has seen, ours is 1."
-        )
-    return lines + sentences.notes(runs)
-
-
-def _record(options: Options, row: Row, lr: float) -> dict[str, object]:
-    plain_auc, plain_rate, group_auc, group_rate = row.summaries()
-    covered = paper.covers(options.dataset, options.model)
-    cell = paper.TABLE3[options.model][row.family] if covered else None
-    return {
-        "family": row.family,
-        "regularisers": row.which,
-        "lambda1": row.lambdas.lambda1 if row.lambdas else None,
-        "lambda21": row.lambdas.lambda21 if row.lambdas else None,
-        "lambda2": row.lambdas.lambda2 if row.lambdas else None,
-        "lr": lr,
-        "plain_auc_mean": plain_auc.mean,
-        "plain_auc_std": plain_auc.std,
-        "plain_rate_mean": plain_rate.mean,
-        "group_auc_mean": group_auc.mean,
-        "group_auc_std": group_auc.std,
-        "group_rate_mean": group_rate.mean,
-        "group_rate_std": group_rate.std,
-        "difference": row.auc.difference,
-        "p_student": row.auc.student,
-        "p_welch": row.auc.welch,
-        "p_paired": row.auc.paired,
-        "p_rate_student": row.rate.student,
+        "family": family,
+        "regularisers": which,
+        "lambda1": chosen.lambda1 if chosen else None,
+        "lambda21": chosen.lambda21 if chosen else None,
+        "lambda2": chosen.lambda2 if chosen else None,
+        "lr": lrs[family].value,
+        **mean_std("plain_auc", aucs(plain)),
+        "plain_rate_mean": summary(rates(plain)).mean,
+        **mean_std("group_auc", aucs(group)),
+        **mean_std("group_rate", rates(group)),
+        **tests(compare(aucs(group), aucs(paired))),
+        "p_rate_student": compare(rates(group), rates(paired)).student,
         "seeds_plain": plain_auc.n,
         "seeds_group": group_auc.n,
         "paper_plain_auc": cell.plain if cell else None,
@@ -252,14 +155,59 @@ def _record(options: Options, row: Row, lr: float) -> dict[str, object]:
         "paper_p": cell.p if cell else None,
         "plain_minus_paper": plain_auc.mean - cell.plain if cell else None,
         "group_minus_paper": group_auc.mean - cell.group if cell else None,
-        "gap": "; ".join(dict.fromkeys(run.error for run in (*row.plain, *row.group) if run.error)) or None,
+        "gap": gap((*plain, *group)),
     }
 
 
-def _points(options: Options, found: dict[GridKey, Run]) -> pd.DataFrame:
-    rows = [
-        (FAMILIES[family][1], lambdas.lambda21, seed, run.auc, run.feature_rate)
-        for (family, lambdas, seed), run in found.items()
-        if run.auc == run.auc
+def described(lambda1: float | None, lambda21: float | None, lambda2: float | None) -> str:
+    """``λ1 = 4e-4, λ21 = 5e-4, λ2 = 1e-5``."""
+    if not known(lambda1):
+        return "no run finished"
+    terms = {"λ1": lambda1, "λ21": lambda21, "λ2": lambda2}
+    return ", ".join(f"{name} = {markdown.power(value)}" for name, value in terms.items())
+
+
+def _in_the_papers_form(options: Options, found: Sequence[Row]) -> str:
+    head, lines = ["Regularisers"], []
+    for names in FAMILIES.values():
+        head += [*names, "P-Value"]
+    for which in (PAPERS, BEST):
+        line = [f"{paper.PRINTED.get(options.model, options.model)}, {which}"]
+        for row in found:
+            if row["regularisers"] == which:
+                line += [
+                    markdown.bold(markdown.cell(row, "plain_"), row["difference"] < 0),
+                    markdown.bold(markdown.cell(row, "group_"), row["difference"] > 0),
+                    f"{markdown.p_value(row['p_student'])} ({markdown.p_value(row['p_rate_student'])})",
+                ]
+        lines.append(line)
+    return markdown.table(head, lines)
+
+
+def _sentence(options: Options, row: Row, full_size: bool) -> str:
+    plain, group = FAMILIES[row["family"]]
+    chosen = described(row["lambda1"], row["lambda21"], row["lambda2"])
+    line = f"{group} with {row['regularisers']} ({chosen}): "
+    line += sentences.winner(group, plain, row["difference"], row["p_student"])
+    if row["seeds_group"]:
+        line += f"; feature rate {markdown.rate(row['group_rate_mean'])}"
+        line += _against_the_paper(row, full_size) if options.in_paper else ""
+    return line + "."
+
+
+def _against_the_paper(row: Row, full_size: bool) -> str:
+    sign = sentences.sign_agrees(row["difference"], row["paper_group_auc"] - row["paper_plain_auc"])
+    line = f" (paper: {markdown.rate(row['paper_group_rate'])}); {sign} (its p = {markdown.p_value(row['paper_p'])})"
+    if full_size:
+        ours = Summary(row["group_auc_mean"], row["group_auc_std"], row["seeds_group"])
+        line += f"; AUC against the paper's: {sentences.near(ours, row['paper_group_auc'])}"
+    return line
+
+
+def _papers_plain_rate(options: Options) -> list[str]:
+    if options.model != "opnn" or not options.in_paper:
+        return []
+    return [
+        "The paper prints a feature rate of 0.827 for plain Adam and Adagrad with OPNN; a plain optimizer zeroes "
+        "no feature that it has seen, ours is 1."
     ]
-    return pd.DataFrame(rows, columns=["method", "lambda21", "seed", "auc", "feature_rate"])

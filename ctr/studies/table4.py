@@ -3,132 +3,123 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from itertools import pairwise
 
 import pandas as pd
 
 from ctr.errors import CtrError
 from ctr.report import markdown
+from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import student, summary
-from ctr.studies import learning_rates, paper, sentences, table3
-from ctr.studies.learning_rates import Rate
-from ctr.studies.runs import Run, Runs, aucs, job
-from ctr.studies.runs import rates as rates_of
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies import learning_rates, paper, sentences
+from ctr.studies.columns import GAP, LR, mean_std, spread
+from ctr.studies.runs import Run, Runs, aucs, gap, job, lambdas, points, rates
+from ctr.studies.study import Ask, Counts, Options
+from ctr.studies.table3 import described
+
+COLUMNS = [
+    Column("embedding_dim", "embedding dimension"),
+    LR,
+    *spread("rate", "feature rate", markdown.rate),
+    *spread("auc", "test AUC", markdown.auc),
+    Column("seeds", "finished seeds"),
+    Column("paper_rate", "the paper's feature rate", markdown.rate),
+    Column("paper_auc", "the paper's AUC", markdown.auc),
+    Column("rate_minus_paper", "feature rate − the paper's", markdown.difference),
+    Column("auc_minus_paper", "AUC − the paper's", markdown.difference),
+    GAP,
+]
 
 
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, dims: Counts) -> Findings:
     """Group Adam with table 6's regularisers of the model at every dimension: dims x seeds runs.
 
     The learning rate is that of the model's own dimension, as in the paper.
     """
-    lambdas = paper.REGULARISERS["adam"].get(options.model)
-    if lambdas is None:
+    chosen = paper.REGULARISERS["adam"].get(options.model)
+    if chosen is None:
         raise CtrError(f"study=table4: the paper has no regularisers for {options.model}; expected dcn, mlp or opnn")
     runs = Runs(ask)
     lr = learning_rates.choose_one(runs, options, "adam")
     found = runs(
         {
             (dim, seed): job(
-                options, "group_adam", seed, lr.value, {**table3.overrides(lambdas), "model.embedding_dim": dim}
+                options, "group_adam", seed, lr.value, {**lambdas(*astuple(chosen)), "model.embedding_dim": dim}
             )
-            for dim in options.dims
+            for dim in dims
             for seed in options.seeds
         }
     )
-    by_dim = {dim: [found[dim, seed] for seed in options.seeds] for dim in options.dims}
-    rows = [_row(options, dim, of_dim, lr.value) for dim, of_dim in by_dim.items()]
-    table = pd.DataFrame(rows)
-    text = "\n\n".join(
-        [
-            f"# Table 4 · embedding dimensions · {options.dataset}",
-            f"Group Adam with {table3.described(lambdas)} (the paper's table 6): feature rate and (AUC mean±std over "
-            "seeds); the lowest rate and the best AUC are bold.",
-            _like_the_paper(by_dim, options),
-            markdown.bullets(_words(options, runs, by_dim, lr)),
-        ]
-    )
-    return Findings(table, text + "\n", {}, runs.frame(), _points(by_dim, options, lambdas.lambda21))
+    by_dim = {dim: [found[dim, seed] for seed in options.seeds] for dim in dims}
+    table = pd.DataFrame([_row(options, dim, of_dim, lr.value) for dim, of_dim in by_dim.items()])
+    lines = [*sentences.scope(options, found.values()), sentences.learning_rate(options, "adam", lr)]
+    lines += [] if options.dataset == "criteo" else ["The paper's table 4 is of DCN on Criteo only."]
+    text = [
+        f"# Table 4 · embedding dimensions · {options.dataset}",
+        f"Group Adam with {described(*astuple(chosen))} (the paper's table 6): feature rate and (AUC mean±std over "
+        "seeds); the lowest rate and the best AUC are bold.",
+        _in_the_papers_form(rows(table)),
+        markdown.bullets([*lines, *_compared(rows(table), by_dim), *sentences.notes(options, runs)]),
+    ]
+    dots = points((f"Group Adam, dimension {dim}", chosen.lambda21, seed, run) for (dim, seed), run in found.items())
+    return Findings(table, "\n\n".join(text) + "\n", {}, runs.frame(), dots, COLUMNS)
 
 
-def _row(options: Options, dim: int, found: list[Run], lr: float) -> dict[str, object]:
-    auc, rate = summary(aucs(found)), summary(rates_of(found))
-    published = paper.TABLE4.get(dim) if paper.covers(options.dataset, options.model) and _has_it(options) else None
+def _row(options: Options, dim: int, found: list[Run], lr: float) -> Row:
+    published = paper.TABLE4.get(dim) if options.in_paper and options.dataset == "criteo" else None
     return {
         "embedding_dim": dim,
         "lr": lr,
-        "rate_mean": rate.mean,
-        "rate_std": rate.std,
-        "auc_mean": auc.mean,
-        "auc_std": auc.std,
-        "seeds": auc.n,
+        **mean_std("rate", rates(found)),
+        **mean_std("auc", aucs(found)),
+        "seeds": summary(aucs(found)).n,
         "paper_rate": published[0] if published else None,
         "paper_auc": published[1] if published else None,
-        "rate_minus_paper": rate.mean - published[0] if published else None,
-        "auc_minus_paper": auc.mean - published[1] if published else None,
-        "gap": "; ".join(dict.fromkeys(run.error for run in found if run.error)) or None,
+        "rate_minus_paper": summary(rates(found)).mean - published[0] if published else None,
+        "auc_minus_paper": summary(aucs(found)).mean - published[1] if published else None,
+        "gap": gap(found),
     }
 
 
-def _has_it(options: Options) -> bool:
-    return options.dataset == "criteo"  # table 4 is of DCN alone
+def _in_the_papers_form(found: Sequence[Row]) -> str:
+    known = [row for row in found if row["seeds"]]
+    lowest = min((row["rate_mean"] for row in known), default=math.nan)
+    highest = max((row["auc_mean"] for row in known), default=math.nan)
+
+    def ours(row: Row) -> str:
+        rate = markdown.bold(markdown.rate(row["rate_mean"]), row["rate_mean"] == lowest)
+        auc = markdown.bold(markdown.auc(row["auc_mean"], row["auc_std"]), row["auc_mean"] == highest)
+        return f"{rate} ({auc})" if row["seeds"] else markdown.GAP
+
+    def papers(row: Row) -> str:
+        rate, auc = markdown.rate(row["paper_rate"]), markdown.auc(row["paper_auc"])
+        return markdown.GAP if auc == markdown.GAP else f"{rate} ({auc})"
+
+    layout: markdown.Layout = [
+        ("Embedding dimension", "embedding_dim"),
+        ("Group Adam", ours),
+        ("Paper", papers),
+        ("AUC − paper's", "auc_minus_paper"),
+    ]
+    return markdown.view(found, COLUMNS, layout)
 
 
-def _like_the_paper(by_dim: dict[int, list[Run]], options: Options) -> str:
-    means = {dim: (summary(rates_of(found)), summary(aucs(found))) for dim, found in by_dim.items()}
-    known = [pair for pair in means.values() if pair[1].n]
-    lowest = min((rate.mean for rate, _ in known), default=math.nan)
-    highest = max((auc.mean for _, auc in known), default=math.nan)
-    covered = paper.covers(options.dataset, options.model) and _has_it(options)
-    lines = []
-    for dim, (rate, auc) in means.items():
-        left, right = markdown.rate(rate.mean), markdown.auc(auc.mean, auc.std)
-        left = markdown.bold(left) if rate.mean == lowest else left
-        right = markdown.bold(right) if auc.mean == highest else right
-        published = paper.TABLE4.get(dim) if covered else None
-        lines.append(
-            [
-                str(dim),
-                f"{left} ({right})" if auc.n else markdown.GAP,
-                f"{markdown.rate(published[0])} ({markdown.auc(published[1])})" if published else markdown.GAP,
-                markdown.difference(auc.mean - published[1]) if published else markdown.GAP,
-            ]
-        )
-    minus = "AUC − paper's"
-    return markdown.table(["Embedding dimension", "Group Adam", "Paper", minus], lines)
-
-
-def _words(options: Options, runs: Runs, by_dim: dict[int, list[Run]], lr: Rate) -> list[str]:
-    lines = sentences.scope(options, (run for found in by_dim.values() for run in found))
-    lines.append(sentences.learning_rate(options, "adam", lr))
-    if not _has_it(options):
-        lines.append("The paper's table 4 is of DCN on Criteo alone.")
-    done = {dim: found for dim, found in sorted(by_dim.items()) if summary(aucs(found)).n}
+def _compared(found: Sequence[Row], by_dim: Mapping[int, Sequence[Run]]) -> list[str]:
+    done = sorted((row for row in found if row["seeds"]), key=lambda row: row["embedding_dim"])
     if len(done) < 2:
-        return [*lines, "Fewer than two dimensions finished: nothing to compare.", *sentences.notes(runs)]
-    falling = [summary(rates_of(found)).mean for found in done.values()]
-    pairs = list(pairwise(falling))
+        return ["Fewer than two dimensions finished: nothing to compare."]
+    pairs = list(pairwise(row["rate_mean"] for row in done))
     down = sum(a > b for a, b in pairs)
     agrees = "agrees" if down == len(pairs) else "disagrees"
-    lines.append(
+    best, second = sorted(done, key=lambda row: row["auc_mean"], reverse=True)[:2]
+    first, other = best["embedding_dim"], second["embedding_dim"]
+    ahead = markdown.difference(best["auc_mean"] - second["auc_mean"])
+    p = markdown.p_value(student(aucs(by_dim[first]), aucs(by_dim[other])))
+    return [
         f"The feature rate falls from one dimension to the next in {down} of {len(pairs)} steps: this {agrees} with "
-        "the paper, where it falls in every step (the square root of the dimension multiplies λ21)."
-    )
-    best = max(done, key=lambda dim: summary(aucs(done[dim])).mean)
-    line = f"The best AUC is at dimension {best} (the paper's on Criteo: 16)"
-    others = [dim for dim in done if dim != best]
-    second = max(others, key=lambda dim: summary(aucs(done[dim])).mean)
-    gap = summary(aucs(done[best])).mean - summary(aucs(done[second])).mean
-    p = markdown.p_value(student(aucs(done[best]), aucs(done[second])))
-    lines.append(f"{line}, {markdown.difference(gap)} ahead of dimension {second} (p = {p}).")
-    return lines + sentences.notes(runs)
-
-
-def _points(by_dim: dict[int, list[Run]], options: Options, lambda21: float) -> pd.DataFrame:
-    rows = [
-        (f"Group Adam, dimension {dim}", lambda21, seed, run.auc, run.feature_rate)
-        for dim, found in by_dim.items()
-        for seed, run in zip(options.seeds, found, strict=True)
-        if not math.isnan(run.auc)
+        "the paper, where it falls in every step (the square root of the dimension multiplies λ21).",
+        f"The best AUC is at dimension {first} (the paper's on Criteo: 16), {ahead} ahead of dimension {other} "
+        f"(p = {p}).",
     ]
-    return pd.DataFrame(rows, columns=["method", "lambda21", "seed", "auc", "feature_rate"])

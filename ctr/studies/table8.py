@@ -2,152 +2,149 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from ctr.report import markdown
+from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, matched, paper, sentences
-from ctr.studies.learning_rates import Rate
+from ctr.studies.columns import FINETUNE, GAP, LAMBDA21, SCORE, mean_std, spread
 from ctr.studies.matched import GroupKey, PrunedKey
-from ctr.studies.runs import Run, Runs, points
-from ctr.studies.runs import rates as rates_of
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies.runs import NO_RUN, Run, Runs, aucs, gap, held_out, points, rates
+from ctr.studies.study import Ask, Lambdas, Options, Scores, Shares
+
+COLUMNS = [
+    SCORE,
+    LAMBDA21,
+    FINETUNE,
+    Column("rate_mean", "feature rate of Group Adam, to which Adam is pruned, mean over the seeds", markdown.rate),
+    *spread("auc", "test AUC", markdown.auc),
+    Column("seeds", "finished seeds"),
+    Column("best", "whether the schedule is the best at its feature rate"),
+    Column("paper_auc", "the paper's AUC", markdown.auc),
+    Column("minus_paper", "AUC − the paper's", markdown.difference),
+    GAP,
+]
 
 
-def study(ask: Ask, options: Options) -> Findings:
+def study(ask: Ask, options: Options, *, lambda21: Lambdas, finetune: Shares, scores: Scores) -> Findings:
     """Adam pruned to Group Adam's rate at every lambda21 with every schedule: one row for each, by each score.
 
     ``select=validation`` runs each schedule on held-out rows as well, to tell the best.
     """
     runs = Runs(ask)
     lr = learning_rates.choose_one(runs, options, "adam")
-    group = matched.group_runs(runs, options, lr.value)
-    tried = matched.all_schedules(runs, options, lr.value, group)
-    held_out = options.select == "validation"
-    judged = matched.all_schedules(runs, options, lr.value, group, holdout=True) if held_out else tried
-    shares = sorted(options.finetune, reverse=True)  # as in the paper: 30 % first
-    rows = [
-        _row(options, group, tried, score, lambda21, share, matched.best_schedule(options, judged, score, lambda21))
-        for score in options.scores
-        for lambda21 in options.lambda21
-        for share in shares
-    ]
-    table = pd.DataFrame(rows)
-    text = "\n\n".join(
+    group = matched.group_runs(runs, options, lr.value, lambda21)
+    tried = matched.all_schedules(runs, options, lr.value, group, scores, finetune, {})
+    judged = matched.all_schedules(runs, options, lr.value, group, scores, finetune, held_out(options))
+    shares = sorted(finetune, reverse=True)  # as in the paper: 30 % first
+    table = pd.DataFrame(
         [
-            f"# Table 8 · fine-tuning schedules of pruned Adam · {options.dataset}",
-            "AUC mean±std over seeds, by the share of the training rows that is left for fine-tuning; "
-            + ("the one chosen on the held-out rows" if held_out else "the best of each rate")
-            + " is bold.",
-            *(_like_the_paper(rows, score, options) for score in options.scores),
-            markdown.bullets(_words(options, runs, group, tried, rows, lr)),
+            _row(options, group, tried, score, value, share, matched.best_schedule(judged, score, value))
+            for score in scores
+            for value in lambda21
+            for share in shares
         ]
     )
-    parts = [
-        points(
-            f"pruned by {score}, {share:.0%} fine-tuning",
-            {(key[1], key[3]): run for key, run in tried.items() if key[0] == score and key[2] == share},
-        )
-        for score in options.scores
-        for share in shares
+    found = rows(table)
+    which = "the one chosen on the held-out rows" if held_out(options) else "the best of each rate"
+    text = [
+        f"# Table 8 · fine-tuning schedules of pruned Adam · {options.dataset}",
+        "AUC mean±std over seeds, by the share of the training rows that is left for fine-tuning; "
+        + which
+        + " is bold.",
+        *(_in_the_papers_form(found, score) for score in scores),
+        markdown.bullets(
+            [
+                *sentences.scope(options, group.values()),
+                sentences.learning_rate(options, "adam", lr),
+                sentences.choice(options, "The best schedules were"),
+                *(_sentence(options, found, tried, score, value) for score in scores for value in lambda21),
+                *(_gap(row) for row in found if row["gap"]),
+                *sentences.notes(options, runs),
+            ]
+        ),
     ]
-    parts = [part for part in parts if len(part)]
-    cloud = pd.concat(parts, ignore_index=True) if parts else points("", {})
-    return Findings(table, text + "\n", {}, runs.frame(), cloud)
+    dots = points(
+        (f"pruned by {score}, {share:.0%} fine-tuning", value, seed, run)
+        for of in ((score, share) for score in scores for share in shares)
+        for (score, value, share, seed), run in tried.items()
+        if (score, share) == of
+    )
+    return Findings(table, "\n\n".join(text) + "\n", {}, runs.frame(), dots, COLUMNS)
 
 
 def _row(
     options: Options,
-    group: dict[GroupKey, Run],
-    tried: dict[PrunedKey, Run],
+    group: Mapping[GroupKey, Run],
+    tried: Mapping[PrunedKey, Run],
     score: str,
     lambda21: float,
     share: float,
     best: float | None,
-) -> dict[str, Any]:
-    found = _cell(options, tried, score, lambda21, share)
-    ours = summary([run.auc for run in found])
-    covered = paper.covers(options.dataset, options.model) and score == "norm"
+) -> Row:
+    found = _by_seed(options, tried, score, lambda21, share)
+    ours = summary(aucs(found))
+    covered = options.in_paper and score == "norm"
     published = paper.table8(options.model, lambda21, share) if covered else None
     unpruned = [seed for seed in options.seeds if not group[lambda21, seed].prunable]
-    gap = [f"nothing to prune to with seed {seed}" for seed in unpruned]
-    gap += dict.fromkeys(run.error for run in found if run.error)
+    gaps = [*(f"nothing to prune to with seed {seed}" for seed in unpruned), *filter(None, [gap(found)])]
     return {
         "score": score,
         "lambda21": lambda21,
         "finetune": share,
-        "rate_mean": summary(rates_of(group[lambda21, seed] for seed in options.seeds)).mean,
-        "auc_mean": ours.mean,
-        "auc_std": ours.std,
+        "rate_mean": summary(rates(group[lambda21, seed] for seed in options.seeds)).mean,
+        **mean_std("auc", aucs(found)),
         "seeds": ours.n,
         "best": best == share,
         "paper_auc": published,
         "minus_paper": None if published is None else ours.mean - published,
-        "gap": "; ".join(gap) or None,
+        "gap": "; ".join(gaps) or None,
     }
 
 
-def _cell(options: Options, tried: dict[PrunedKey, Run], score: str, lambda21: float, share: float) -> list[Run]:
-    keys = [(score, lambda21, share, seed) for seed in options.seeds]
-    return [tried[key] for key in keys if key in tried]
+def _by_seed(options: Options, tried: Mapping[PrunedKey, Run], score: str, lambda21: float, share: float) -> list[Run]:
+    return [tried.get((score, lambda21, share, seed), NO_RUN) for seed in options.seeds]
 
 
-def _like_the_paper(rows: list[dict[str, Any]], score: str, options: Options) -> str:
-    lines = []
-    for row in rows:
-        if row["score"] != score:
-            continue
-        text = markdown.auc(row["auc_mean"], row["auc_std"])
-        lines.append(
-            [
-                f"{row['finetune']:.0%}",
-                markdown.power(row["lambda21"]),
-                markdown.rate(row["rate_mean"]),
-                markdown.bold(text) if row["best"] else text,
-                markdown.auc(row["paper_auc"]),
-                markdown.difference(row["minus_paper"]),
-            ]
-        )
-    minus = "ours − paper"
-    head = ["Ratio of samples", "λ21", "Feature rate", f"AUC, pruned by {score}", "Paper's AUC", minus]
-    return markdown.table(head, lines)
-
-
-def _words(
-    options: Options,
-    runs: Runs,
-    group: dict[GroupKey, Run],
-    tried: dict[PrunedKey, Run],
-    rows: list[dict[str, Any]],
-    lr: Rate,
-) -> list[str]:
-    lines = [*sentences.scope(options, group.values()), sentences.learning_rate(options, "adam", lr)]
-    lines.append(sentences.choice(options, "The best schedules were"))
-    where = " on the held-out rows" if options.select == "validation" else ""
-    for score in options.scores:
-        for lambda21 in options.lambda21:
-            cells = [row for row in rows if row["score"] == score and row["lambda21"] == lambda21 and row["seeds"]]
-            best = next((row["finetune"] for row in cells if row["best"]), None)
-            if best is None:
-                none = "no run on the held-out rows finished: nothing was chosen" if cells else "no schedule finished"
-                lines.append(f"λ21 = {markdown.power(lambda21)}, by {score}: {none}.")
-                continue
-            line = f"λ21 = {markdown.power(lambda21)}, by {score}: {best:.0%} is best{where}"
-            line += _against_the_paper(options, lambda21, best) if score == "norm" else ""
-            lines.append(line + _gain(options, tried, score, lambda21, best) + ".")
-    gaps = [row for row in rows if row["gap"]]
-    lines += [
-        f"gap at λ21 = {markdown.power(row['lambda21'])}, by {row['score']}, {row['finetune']:.0%}: {row['gap']}."
-        for row in gaps
+def _in_the_papers_form(found: Sequence[Row], score: str) -> str:
+    layout: markdown.Layout = [
+        ("Ratio of samples", "finetune"),
+        ("λ21", "lambda21"),
+        ("Feature rate", "rate_mean"),
+        (
+            f"AUC, pruned by {score}",
+            lambda row: markdown.bold(markdown.auc(row["auc_mean"], row["auc_std"]), row["best"]),
+        ),
+        ("Paper's AUC", "paper_auc"),
+        ("ours − paper", "minus_paper"),
     ]
-    return lines + sentences.notes(runs)
+    return markdown.view([row for row in found if row["score"] == score], COLUMNS, layout)
+
+
+def _sentence(
+    options: Options, found: Sequence[Row], tried: Mapping[PrunedKey, Run], score: str, lambda21: float
+) -> str:
+    cells = [row for row in found if (row["score"], row["lambda21"]) == (score, lambda21) and row["seeds"]]
+    best = next((row["finetune"] for row in cells if row["best"]), None)
+    line = f"λ21 = {markdown.power(lambda21)}, by {score}: "
+    if best is None:
+        none = "no run on the held-out rows finished: nothing was chosen" if cells else "no schedule finished"
+        return f"{line}{none}."
+    line += f"{best:.0%} is best" + (" on the held-out rows" if held_out(options) else "")
+    if options.in_paper and score == "norm":
+        line += _against_the_paper(options, lambda21, best)
+    if best and any(row["finetune"] == 0 for row in found):
+        tuned, untuned = (_by_seed(options, tried, score, lambda21, share) for share in (best, 0.0))
+        test = compare(aucs(tuned), aucs(untuned))
+        gain, p = markdown.difference(test.difference), markdown.p_value(test.student)
+        line += f", {gain} over no fine-tuning (p = {p})"
+    return line + "."
 
 
 def _against_the_paper(options: Options, lambda21: float, best: float) -> str:
-    if not paper.covers(options.dataset, options.model):
-        return ""
     published = {share: paper.table8(options.model, lambda21, share) for share in paper.FINETUNE}
     known = {share: auc for share, auc in published.items() if auc is not None}
     if not known:
@@ -156,16 +153,6 @@ def _against_the_paper(options: Options, lambda21: float, best: float) -> str:
     return f" ({'as in' if papers == best else f'{papers:.0%} in'} the paper)"
 
 
-def _gain(options: Options, tried: dict[PrunedKey, Run], score: str, lambda21: float, best: float) -> str:
-    """What the best schedule gains on no fine-tuning at all."""
-    if best == 0 or 0.0 not in options.finetune:
-        return ""
-    a, b = (_by_seed(options, tried, score, lambda21, share) for share in (best, 0.0))
-    test = compare(a, b)
-    gain, p = markdown.difference(test.difference), markdown.p_value(test.student)
-    return f", {gain} over no fine-tuning (p = {p})"
-
-
-def _by_seed(options: Options, tried: dict[PrunedKey, Run], score: str, lambda21: float, share: float) -> list[float]:
-    keys = [(score, lambda21, share, seed) for seed in options.seeds]
-    return [tried[key].auc if key in tried else float("nan") for key in keys]
+def _gap(row: Row) -> str:
+    at = f"λ21 = {markdown.power(row['lambda21'])}, by {row['score']}, {row['finetune']:.0%}"
+    return f"gap at {at}: {row['gap']}."

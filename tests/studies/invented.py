@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from ctr.report import folder as files
 from ctr.report import mlflow as report
+from ctr.report.findings import Findings
 from ctr.report.subject import Subject
-from ctr.studies.study import Findings
 
 LAMBDAS = [1e-4, 5e-4, 1e-3, 5e-3, 1e-2]
 SEEDS = [0, 1, 2]
@@ -94,5 +95,5 @@ def findings(jobs: pd.DataFrame) -> Findings:
 
 def publish(found: Findings, folder: Path, uri: str, subject: Subject = SUBJECT) -> report.Links:
     """As a study does: its files first."""
-    report.write(found, folder, subject.title)
+    files.write_findings(found, folder, subject.title)
     return report.publish(found, folder, uri, "ctr", subject)

@@ -4,31 +4,47 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from ctr.studies.study import Job, Options
+from ctr.report.findings import Findings
+from ctr.studies.study import Ask, Job, Options, find, own_options
 
 PRESENT = 1000
 Answer = Callable[[Job], Mapping[str, object] | str]
 
 
+ALL: dict[str, object] = {
+    "dataset": "criteo",
+    "model": "dcn",
+    "seeds": [0, 1, 2],
+    "select": "test",
+    "lr": 1e-3,
+    "lrs": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
+    "common": {"dataset.raw": "log"},
+    "commit": None,
+}
+OWN: dict[str, object] = {
+    "lambda21": [1e-4, 1e-3, 1e-2],
+    "lambda1": [0.0],
+    "lambda2": [0.0],
+    "finetune": [0.0, 0.1, 0.2, 0.3],
+    "dims": [4, 8, 16, 32],
+    "scores": ["norm", "effect"],
+    "steps": [100, 1000],
+}
+STUDIES = ("table2", "table3", "table4", "table5", "table8", "fig1", "fig2", "fig3", "stream")
+
+
 def options(**changed: object) -> Options:
-    base: dict[str, object] = {
-        "dataset": "criteo",
-        "model": "dcn",
-        "seeds": [0, 1, 2],
-        "lambda21": [1e-4, 1e-3, 1e-2],
-        "lambda1": [0.0],
-        "lambda2": [0.0],
-        "finetune": [0.0, 0.1, 0.2, 0.3],
-        "lrs": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1],
-        "dims": [4, 8, 16, 32],
-        "scores": ["norm", "effect"],
-        "select": "test",
-        "lr": 1e-3,
-        "steps": [100, 1000],
-        "common": {"dataset.raw": "log"},
-    }
-    assert changed.keys() <= base.keys()
-    return Options(**{**base, **changed})  # type: ignore[arg-type]
+    assert changed.keys() <= ALL.keys()
+    return Options(**{**ALL, **changed})  # type: ignore[arg-type]
+
+
+def run(name: str, ask: Ask, **changed: object) -> Findings:
+    """A study on the options above, of which it is given those that it declares, and on changed ones."""
+    study = find(name)
+    own = {key: OWN[key] for key in own_options(study)}
+    assert changed.keys() <= ALL.keys() | OWN.keys()
+    own |= {key: value for key, value in changed.items() if key in own}
+    return study(ask, options(**{key: value for key, value in changed.items() if key in ALL}), **own)
 
 
 class Oracle:

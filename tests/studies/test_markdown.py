@@ -1,9 +1,10 @@
 import math
 
+import pandas as pd
 import pytest
 
 from ctr.report import markdown
-from ctr.report.statistics import Summary
+from ctr.report.findings import Column, rows
 
 
 @pytest.mark.parametrize(
@@ -37,9 +38,22 @@ def test_lambdas(value: float, text: str) -> None:
 
 
 def test_cells() -> None:
-    assert markdown.cell(Summary(0.80194, 0.00031, 5), Summary(0.0297, 0.001, 5)) == ".8019±.0003 (0.030)"
-    assert markdown.cell(Summary(0.80194, math.nan, 1), Summary(1.0, math.nan, 1)) == ".8019 (1.000)"
-    assert markdown.cell(Summary(math.nan, math.nan, 0), Summary(math.nan, math.nan, 0)) == markdown.GAP
+    assert markdown.cell({"auc_mean": 0.80194, "auc_std": 0.00031, "rate_mean": 0.0297}) == ".8019±.0003 (0.030)"
+    assert markdown.cell({"a_auc_mean": 0.80194, "a_auc_std": math.nan, "a_rate_mean": 1.0}, "a_") == ".8019 (1.000)"
+    assert markdown.cell({"auc_mean": math.nan, "auc_std": math.nan, "rate_mean": math.nan}) == markdown.GAP
+
+
+def test_a_view_shows_columns_in_their_form_and_what_a_function_makes_of_a_row() -> None:
+    columns = [Column("lr", "learning rate", markdown.power), Column("name", "name")]
+    rows = [{"lr": 0.001, "name": "a"}, {"lr": math.nan, "name": "b"}]
+    shown = markdown.view(rows, columns, [("Who", "name"), ("LR", "lr"), ("Both", lambda row: f"{row['name']}!")])
+    assert shown == "| Who | LR | Both |\n| --- | ---: | ---: |\n| a | 1e-3 | a! |\n| b | – | b! |"
+
+
+def test_a_missing_text_is_none_and_a_missing_number_nan() -> None:
+    first, second = rows(pd.DataFrame([{"n": 1, "auc": None, "gap": None}, {"n": 2, "auc": 0.5, "gap": "why"}]))
+    assert (first["n"], first["gap"], second) == (1, None, {"n": 2, "auc": 0.5, "gap": "why"})
+    assert math.isnan(first["auc"])
 
 
 def test_signs() -> None:

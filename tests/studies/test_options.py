@@ -1,11 +1,25 @@
 """What a study refuses to be asked, before it runs anything."""
 
 import math
+from typing import Any
 
 import pytest
 
 from ctr.errors import ArgumentError
-from tests.studies.oracle import options
+from ctr.studies.study import Counts, Lambdas, Rates, Scores, Shares, check
+from tests.studies.oracle import ALL, OWN, options
+
+TYPES: dict[str, Any] = {
+    "lambda1": Lambdas, "lambda21": Lambdas, "lambda2": Lambdas, "finetune": Shares, "lrs": Rates, "dims": Counts,
+    "steps": Counts, "scores": Scores,
+}  # fmt: skip
+GOOD: dict[str, Any] = {**ALL, **OWN}
+
+
+def checked(name: str, values: list[Any]) -> None:
+    check({name: TYPES[name]}, {name: values})
+    if name == "lrs":
+        options(lrs=values)
 
 
 @pytest.mark.parametrize(
@@ -21,15 +35,28 @@ from tests.studies.oracle import options
 )
 def test_values_out_of_range(name: str, wrong: object) -> None:
     with pytest.raises(ArgumentError, match=rf"^{name}=\[.*\]; expected "):
-        options(**{name: [*getattr(options(), name), wrong]})
+        checked(name, [*GOOD[name], wrong])
 
 
-@pytest.mark.parametrize("name", ["lambda1", "lambda21", "lambda2", "finetune", "lrs", "dims", "steps", "scores"])
-def test_a_value_that_stands_twice(name: str) -> None:
-    twice = [*getattr(options(), name)] * 2
-    with pytest.raises(ArgumentError, match=rf"^{name}=\[.*\]; {twice[0]} stands there twice"):
-        options(**{name: twice})
+@pytest.mark.parametrize("name", TYPES)
+def test_a_duplicate_value(name: str) -> None:
+    twice = [*GOOD[name]] * 2
+    with pytest.raises(ArgumentError, match=rf"^{name}=\[.*\]: duplicate value {twice[0]}"):
+        checked(name, twice)
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_an_empty_list(name: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"^{name}=\[\]; expected at least one value"):
+        checked(name, [])
+
+
+def test_learning_rates_are_checked_by_the_options() -> None:
+    with pytest.raises(ArgumentError, match=r"^lrs=\[-1\]; expected numbers above 0"):
+        options(lrs=[-1])
 
 
 def test_the_ends_of_the_ranges() -> None:
-    options(lambda1=[0.0, 1e9], finetune=[0.0, 0.999], lrs=[1e-300, 1e300], dims=[1], steps=[1], scores=["effect"])
+    ends = {"lambda1": [0.0, 1e9], "finetune": [0.0, 0.999], "lrs": [1e-300, 1e300], "dims": [1], "scores": ["effect"]}
+    for name, values in ends.items():
+        checked(name, values)

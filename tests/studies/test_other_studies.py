@@ -6,10 +6,9 @@ import pytest
 from scipy import stats
 
 from ctr.errors import ArgumentError, CtrError
-from ctr.studies import fig2, fig3, table3, table4, table8
-from ctr.studies.registry import STUDIES
+from ctr.studies import table3
 from ctr.studies.study import Job
-from tests.studies.oracle import Oracle, features, options
+from tests.studies.oracle import Oracle, features, run
 
 
 def number(job: Job, key: str) -> float:
@@ -34,7 +33,7 @@ GRID = {"lambda1": [0.0, 1e-3], "lambda21": [1e-3, 1e-2], "lambda2": [0.0]}
 
 def test_table_3_cells() -> None:
     oracle = Oracle(table3_answer)
-    findings = table3.study(oracle, options(**GRID))
+    findings = run("table3", oracle, **GRID)
     plain, _, papers = oracle.batches
     assert [len(batch) for batch in oracle.batches] == [2 * 3, 2 * 4 * 3, 2 * 3]
     assert all("opt.lambda1" not in job for job in plain)
@@ -60,7 +59,7 @@ def test_table_3_cells() -> None:
 
 def test_table_3_by_validation_asks_for_the_grid_on_held_out_rows_and_for_the_choice_whole() -> None:
     oracle = Oracle(table3_answer)
-    table3.study(oracle, options(select="validation", **GRID))
+    run("table3", oracle, select="validation", **GRID)
     plain, grid, final = oracle.batches
     assert all(job["holdout"] == 0.1 for job in grid)
     assert not any("holdout" in job for job in (*plain, *final))
@@ -68,13 +67,13 @@ def test_table_3_by_validation_asks_for_the_grid_on_held_out_rows_and_for_the_ch
 
 
 def test_table_3_counts_the_choices_of_one_optimizer() -> None:
-    text = table3.study(Oracle(table3_answer), options(**GRID)).text
+    text = run("table3", Oracle(table3_answer), **GRID).text
     assert "The best of the grid was, among 4 choices, chosen by AUC on the test part" in text
 
 
 def test_table_3_leaves_the_plain_optimizer_out_of_the_grid() -> None:
     oracle = Oracle(table3_answer)
-    table3.study(oracle, options(lambda1=[0.0], lambda21=[0.0, 1e-3], lambda2=[0.0]))
+    run("table3", oracle, lambda1=[0.0], lambda21=[0.0, 1e-3], lambda2=[0.0])
     assert len(oracle.batches[1]) == 2 * 1 * 3
 
 
@@ -82,7 +81,7 @@ def test_table_3_with_every_group_run_failed() -> None:
     def failing(job: Job) -> dict[str, object] | str:
         return "no memory" if str(job["opt"]).startswith("group") else table3_answer(job)
 
-    findings = table3.study(Oracle(failing), options(**GRID))
+    findings = run("table3", Oracle(failing), **GRID)
     assert "Group Adam with the best of the grid (no run finished): nothing to compare." in findings.text
     assert findings.table.seeds_group.tolist() == [0, 0, 0, 0]
 
@@ -98,7 +97,7 @@ def test_table_4() -> None:
             + 0.001 * number(job, "seed"),
         }
     )
-    findings = table4.study(oracle, options())
+    findings = run("table4", oracle)
     assert len(oracle.jobs) == 4 * 3
     assert all(job["opt.lambda1"] == 4e-4 and job["opt.lambda21"] == 5e-4 for job in oracle.jobs)
     assert findings.table.rate_mean.tolist() == pytest.approx([0.1, 0.05, 0.025, 0.012])
@@ -111,12 +110,12 @@ def test_table_4() -> None:
 
 def test_table_4_says_where_the_rate_does_not_fall() -> None:
     oracle = Oracle(lambda job: {**features(0.1), "auc": 0.7})
-    assert "in 0 of 3 steps: this disagrees with the paper" in table4.study(oracle, options()).text
+    assert "in 0 of 3 steps: this disagrees with the paper" in run("table4", oracle).text
 
 
 def test_table_4_wants_regularisers_from_the_paper() -> None:
     with pytest.raises(CtrError, match="no regularisers for linear"):
-        table4.study(Oracle(lambda job: "never asked"), options(model="linear"))
+        run("table4", Oracle(lambda job: "never asked"), model="linear")
 
 
 # ---- table 8
@@ -133,7 +132,7 @@ def table8_answer(job: Job) -> dict[str, object]:
 
 def test_table_8() -> None:
     oracle = Oracle(table8_answer)
-    findings = table8.study(oracle, options(lambda21=[1e-3]))
+    findings = run("table8", oracle, lambda21=[1e-3])
     assert [len(batch) for batch in oracle.batches] == [3, 2 * 4 * 3]
     table = findings.table.set_index(["score", "finetune"])
     assert len(table) == 8
@@ -157,7 +156,7 @@ def test_table_8_by_validation_takes_the_best_on_held_out_rows_and_shows_whole_r
         return {**found, "auc": 0.7 + number(job, "prune.finetune")} if "holdout" in job else found
 
     oracle = Oracle(contrary)
-    findings = table8.study(oracle, options(lambda21=[1e-3], scores=["norm"], select="validation"))
+    findings = run("table8", oracle, lambda21=[1e-3], scores=["norm"], select="validation")
     assert [len(batch) for batch in oracle.batches] == [3, 4 * 3, 4 * 3]
     assert [{job.get("holdout") for job in batch} for batch in oracle.batches] == [{None}, {None}, {0.1}]
     table = findings.table.set_index("finetune")
@@ -170,12 +169,12 @@ def test_table_8_by_validation_takes_the_best_on_held_out_rows_and_shows_whole_r
 
 
 def test_table_8_says_that_its_best_are_the_best_by_test_auc() -> None:
-    text = table8.study(Oracle(table8_answer), options(lambda21=[1e-3])).text
+    text = run("table8", Oracle(table8_answer), lambda21=[1e-3]).text
     assert "The best schedules were chosen by AUC on the test part, as the paper does" in text
 
 
 def test_table_8_with_nothing_left_to_prune_to() -> None:
-    findings = table8.study(Oracle(lambda job: {**features(0), "auc": 0.7}), options(lambda21=[1e-3], scores=["norm"]))
+    findings = run("table8", Oracle(lambda job: {**features(0), "auc": 0.7}), lambda21=[1e-3], scores=["norm"])
     assert "λ21 = 1e-3, by norm: no schedule finished." in findings.text
     assert "nothing to prune to with seed 0" in findings.text
 
@@ -199,7 +198,7 @@ def fig2_answer(job: Job) -> dict[str, object]:
 
 def test_figure_2_compares_at_equal_rates() -> None:
     oracle = Oracle(fig2_answer)
-    findings = fig2.study(oracle, options(lambda21=[1e-4, 1e-3, 1e-2]))
+    findings = run("fig2", oracle, lambda21=[1e-4, 1e-3, 1e-2])
     assert [len(batch) for batch in oracle.batches] == [3 * 3 * 3]
     table = findings.table.set_index("norm")
     # At lr = 1e-3 the lambdas of s~ are 10 sqrt(.1) of those of s: the same rates. AUC is linear in log10 of the rate,
@@ -219,7 +218,7 @@ def test_figure_2_does_not_compare_beyond_the_measured_rates() -> None:
         found = fig2_answer(job)
         return {**found, "feature_rate": found["feature_rate"] * (1 if job["opt.norm"] == "s" else 1e-4)}  # type: ignore[operator]
 
-    findings = fig2.study(Oracle(sparser), options(lambda21=[1e-4, 1e-3]))
+    findings = run("fig2", Oracle(sparser), lambda21=[1e-4, 1e-3])
     assert findings.table.s_minus_this_at_its_rate.isna().all()
     assert findings.text.count("nothing to compare") == 2
 
@@ -233,7 +232,7 @@ def test_figure_3() -> None:
         return {**features(min(1, 1e-3 / terms) - 0.002 * number(job, "seed")), "auc": 0.75}
 
     oracle = Oracle(answer)
-    findings = fig3.study(oracle, options(lambda1=[0.0, 1e-3], lambda21=[1e-3, 5e-3]))
+    findings = run("fig3", oracle, lambda1=[0.0, 1e-3], lambda21=[1e-3, 5e-3])
     assert len(oracle.jobs) == 2 * 2 * 3
     assert all((job["opt.lambda1"] == 0) != (job["opt.lambda21"] == 0) for job in oracle.jobs)
     table = findings.table.set_index("value")
@@ -250,7 +249,7 @@ def test_figure_3() -> None:
 
 def test_figure_3_wants_a_value() -> None:
     with pytest.raises(CtrError, match="no value above 0"):
-        fig3.study(Oracle(lambda job: "never asked"), options(lambda1=[0.0], lambda21=[]))
+        run("fig3", Oracle(lambda job: "never asked"), lambda1=[0.0], lambda21=[])
 
 
 @pytest.mark.parametrize(
@@ -267,11 +266,11 @@ def test_keys_that_one_study_sets_are_refused(name: str, common: dict[str, objec
     (key,) = common
     oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7})
     with pytest.raises(ArgumentError, match=rf"^{key}=.*: this study sets it itself"):
-        STUDIES[name](oracle, options(common=common, **changed))
+        run(name, oracle, common=common, **changed)
 
 
 def test_table_8_by_validation_without_held_out_runs_says_what_is_missing() -> None:
     oracle = Oracle(lambda job: "no memory" if "holdout" in job and "prune" in job else table8_answer(job))
-    text = table8.study(oracle, options(lambda21=[1e-3], scores=["norm"], select="validation")).text
+    text = run("table8", oracle, lambda21=[1e-3], scores=["norm"], select="validation").text
     assert "by norm: no run on the held-out rows finished: nothing was chosen." in text
     assert "the one chosen on the held-out rows is bold" in text

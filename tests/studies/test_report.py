@@ -15,10 +15,11 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from ctr.errors import CtrError
+from ctr.report import folder as files
 from ctr.report import mlflow as report
 from ctr.report import page, view
+from ctr.report.findings import Column, Findings
 from ctr.report.subject import Subject
-from ctr.studies.study import Findings
 from tests.studies import invented
 from tests.studies.invented import SUBJECT
 
@@ -198,7 +199,7 @@ def test_another_mlflow_gets_no_view_and_says_so(
     assert "viewStateShareKey" not in address
     assert "searchFilter=tags.%60study.fig1-criteo-d0d0d0d0%60" in address
     assert not client.get_experiment("1").tags
-    assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 alone" in caplog.text
+    assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 only" in caplog.text
 
 
 def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +209,7 @@ def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     no_plotly(monkeypatch)
     with pytest.raises(CtrError, match=r'needs plotly, which is not installed: pip install -e "\.\[report\]"'):
-        report.write(invented.findings(invented.rows()), tmp_path / "study", "a study")
+        files.write_findings(invented.findings(invented.rows()), tmp_path / "study", "a study")
     assert not (tmp_path / "study").exists()
 
 
@@ -229,6 +230,14 @@ def test_a_page_without_points_has_no_figure_and_escapes_what_it_shows(tmp_path:
     assert '<td class="number">0.25</td>' in text
     assert "<h1>Found</h1>" in text
     assert len(text) < 10_000
+
+
+def test_the_meaning_of_every_column_is_written_and_shown(tmp_path: Path) -> None:
+    columns = [Column("auc", "test AUC, mean <over> seeds")]
+    found = replace(findings([], pd.DataFrame({"auc": [0.5]}), "# Found\n"), columns=columns)
+    files.write_findings(found, tmp_path, "a study")
+    assert (tmp_path / "columns.md").read_text() == "# Columns of result.csv\n\n* `auc`: test AUC, mean <over> seeds\n"
+    assert "<td>auc</td><td>test AUC, mean &lt;over&gt; seeds</td>" in (tmp_path / "page.html").read_text()
 
 
 def test_runs_without_a_rate_or_an_auc_are_left_out_of_the_figure(tmp_path: Path) -> None:

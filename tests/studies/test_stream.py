@@ -7,9 +7,8 @@ import pytest
 from scipy import stats
 
 from ctr.errors import ArgumentError, TooFewRows
-from ctr.studies import stream
 from ctr.studies.study import Job
-from tests.studies.oracle import Oracle, features, options
+from tests.studies.oracle import Oracle, features, run
 
 HARD, RAMPED, NORM = "Group Adam, hard", "Group Adam, hard, ramped", "Adam, pruned by norm"
 
@@ -40,7 +39,7 @@ def asked(**changed: object) -> dict[str, object]:
 
 def test_cells() -> None:
     oracle = Oracle(answer)
-    findings = stream.study(oracle, options(**asked()))
+    findings = run("stream", oracle, **asked())
     table = findings.table.set_index(["method", "steps", "lambda21"])
     assert len(table) == 2 * 2 * 5
 
@@ -60,7 +59,7 @@ def test_cells() -> None:
 
 def test_the_hard_rule_is_read_at_the_soft_rules_rate() -> None:
     """It keeps 1000 and 100 features where the soft one keeps 100 and 10: at 100 features its AUC is that of 100."""
-    table = stream.study(Oracle(answer), options(**asked())).table.set_index(["method", "steps", "lambda21"])
+    table = run("stream", Oracle(answer), **asked()).table.set_index(["method", "steps", "lambda21"])
     for method in (HARD, RAMPED):
         cell = table.loc[(method, 100, 1e-3)]
         assert cell.auc_mean == pytest.approx(0.711)
@@ -72,7 +71,7 @@ def test_the_hard_rule_is_read_at_the_soft_rules_rate() -> None:
 
 def test_jobs() -> None:
     oracle = Oracle(answer)
-    stream.study(oracle, options(**asked()))
+    run("stream", oracle, **asked())
     group, pruned = oracle.batches
     assert len(group) == 3 * 2 * 2 * 3
     assert len(pruned) == 3 * 2 * 2 * 3
@@ -94,7 +93,7 @@ def test_the_learning_rate_is_chosen_at_each_length() -> None:
         return {**features(1), "auc": 0.7 + (0.01 if job["opt.lr"] == best else 0)}
 
     oracle = Oracle(by_length)
-    findings = stream.study(oracle, options(**asked(lr="auto")))
+    findings = run("stream", oracle, **asked(lr="auto"))
     assert len(oracle.batches[0]) == 2 * 5 * 3
     assert {(job["train_rows"], job["opt.lr"]) for batch in oracle.batches[1:] for job in batch} == {
         (51_200, 1e-2),
@@ -105,7 +104,7 @@ def test_the_learning_rate_is_chosen_at_each_length() -> None:
 
 def test_validation_chooses_the_schedule_on_held_out_rows() -> None:
     oracle = Oracle(answer)
-    stream.study(oracle, options(**asked(select="validation")))
+    run("stream", oracle, **asked(select="validation"))
     _, pruned, final = oracle.batches
     assert all(("holdout" in job) == (job["prune.finetune"] > 0) for job in pruned)
     assert len(final) == 2 * 2 * 3
@@ -113,7 +112,7 @@ def test_validation_chooses_the_schedule_on_held_out_rows() -> None:
 
 
 def test_words_say_where_the_ordering_turns() -> None:
-    text = stream.study(Oracle(answer), options(**asked())).text
+    text = run("stream", Oracle(answer), **asked()).text
     assert "between 100 and 1,000 steps the soft rule gets ahead" in text
     assert "Shrinkage (soft rule, retrained on the same features): +.0030 at 100 steps, +.0030 at 1,000 steps." in text
     assert "All 24 pruned runs keep exactly the soft rule's number of features." in text
@@ -121,7 +120,7 @@ def test_words_say_where_the_ordering_turns() -> None:
 
 
 def test_a_figure_for_each_lambda() -> None:
-    figures = stream.study(Oracle(answer), options(**asked())).figures
+    figures = run("stream", Oracle(answer), **asked()).figures
     assert list(figures) == ["stream-1e-3", "stream-1e-2"]
     first = figures["stream-1e-3"].axes[0]
     assert len(first.containers) == 5
@@ -131,7 +130,7 @@ def test_too_short_a_log_is_a_gap() -> None:
     def short(job: Job) -> dict[str, object] | str:
         return "train_rows=512,000; there are 100,000" if job["train_rows"] == 512_000 else answer(job)
 
-    findings = stream.study(Oracle(short), options(**asked()))
+    findings = run("stream", Oracle(short), **asked())
     assert findings.table[findings.table.steps == 1000].auc_mean.isna().all()
     assert "train_rows=512,000; there are 100,000" in findings.text
 
@@ -141,7 +140,7 @@ def test_streams_longer_than_the_log_are_refused_by_their_option() -> None:
         raise TooFewRows(asked=1000 * 512, there=100_000)
 
     with pytest.raises(ArgumentError) as error:
-        stream.study(ask, options(**asked()))
+        run("stream", ask, **asked())
     assert str(error.value) == (
         "steps=[100, 1000]: 1,000 batches of 512 rows are 512,000 rows, but there are 100,000 to train on; "
         "expected at most 195"  # 100,000 / 512 = 195.3

@@ -5,9 +5,8 @@ import math
 import pytest
 from scipy import stats
 
-from ctr.studies import table2
 from ctr.studies.study import Job
-from tests.studies.oracle import Oracle, features, options
+from tests.studies.oracle import Oracle, features, run
 
 # Features that Group Adam keeps by (lambda21, seed), of 1000.
 KEPT = {(1e-3, 0): 40, (1e-3, 1): 55, (1e-3, 2): 61, (1e-2, 0): 7, (1e-2, 1): 9, (1e-2, 2): 7}
@@ -37,7 +36,7 @@ def asked(**changed: object) -> dict[str, object]:
 
 def test_cells() -> None:
     oracle = Oracle(answer)
-    findings = table2.study(oracle, options(**asked()))
+    findings = run("table2", oracle, **asked())
     table = findings.table.set_index(["lambda21", "score"])
     assert len(table) == 4
 
@@ -61,7 +60,7 @@ def test_cells() -> None:
 
 def test_jobs_ask_for_exactly_the_rate_of_the_same_seed_all_at_once() -> None:
     oracle = Oracle(answer)
-    table2.study(oracle, options(**asked()))
+    run("table2", oracle, **asked())
     group, pruned = oracle.batches
     assert len(group) == 2 * 3
     assert len(pruned) == 2 * 3 * 2 * 2
@@ -74,7 +73,7 @@ def test_jobs_ask_for_exactly_the_rate_of_the_same_seed_all_at_once() -> None:
 
 
 def test_words_say_who_wins_and_whether_the_paper_agrees() -> None:
-    text = table2.study(Oracle(answer), options(**asked())).text
+    text = run("table2", Oracle(answer), **asked()).text
     # At 1e-3 Adam is higher by .0020 by norm: 0.7530 against 0.7510; the paper has a tie there.
     assert "λ21 = 1e-3, by norm: pruned Adam wins by .0020 (p = 0.036); the paper has a tie" in text
     assert "λ21 = 1e-2, by norm: Group Adam wins by .0037" in text
@@ -94,14 +93,14 @@ def test_words_say_who_wins_and_whether_the_paper_agrees() -> None:
 
 
 def test_at_full_size_the_papers_auc_is_held_against_our_standard_error() -> None:
-    text = table2.study(Oracle(lambda job: {**answer(job), "rows_train": 39_291_957}), options(**asked())).text
+    text = run("table2", Oracle(lambda job: {**answer(job), "rows_train": 39_291_957}), **asked()).text
     # Ours .74117 with a standard error of .00044; the paper .7999 lies 133 of them off.
     assert "Group Adam's AUC against the paper's: −.0587, outside two of our standard errors (133.2)" in text
     assert "not comparable" not in text
 
 
 def test_generated_rows_are_called_so() -> None:
-    text = table2.study(Oracle(lambda job: {**answer(job), "source": "generated"}), options(**asked())).text
+    text = run("table2", Oracle(lambda job: {**answer(job), "source": "generated"}), **asked()).text
     assert "The rows are generated (100,000 to train on): nothing here says anything about real clicks" in text
 
 
@@ -116,7 +115,7 @@ def test_validation_chooses_on_held_out_rows_and_reports_whole_runs() -> None:
         return found
 
     oracle = Oracle(contrary)
-    table = table2.study(oracle, options(**asked(select="validation"))).table.set_index(["lambda21", "score"])
+    table = run("table2", oracle, **asked(select="validation")).table.set_index(["lambda21", "score"])
     assert (table.finetune == 0.0).all()
     assert table.loc[(1e-2, "norm")].adam_auc_mean == pytest.approx(0.7365)
     assert [len(batch) for batch in oracle.batches] == [6, 24, 12]
@@ -129,7 +128,7 @@ def test_nothing_left_to_prune_to_is_a_gap() -> None:
             return {**features(0), "auc": 0.7}
         return answer(job)
 
-    findings = table2.study(Oracle(none_left), options(**asked()))
+    findings = run("table2", Oracle(none_left), **asked())
     cell = findings.table.set_index(["lambda21", "score"]).loc[(1e-2, "norm")]
     assert math.isnan(cell.adam_auc_mean)
     assert cell.group_adam_auc_mean == pytest.approx(0.7)
@@ -144,7 +143,7 @@ def test_a_failed_run_is_a_gap_that_says_why() -> None:
             return "out of memory"
         return answer(job)
 
-    findings = table2.study(Oracle(failing), options(**asked()))
+    findings = run("table2", Oracle(failing), **asked())
     cell = findings.table.set_index(["lambda21", "score"]).loc[(1e-3, "norm")]
     assert cell.finetune == 0.0, "the schedule that finished with all seeds"
     assert cell.adam_auc_mean == pytest.approx(0.752)
@@ -160,20 +159,20 @@ def test_a_count_that_is_not_matched_is_shouted() -> None:
             found["features_nonzero"] = 54
         return found
 
-    findings = table2.study(Oracle(one_off), options(**asked()))
+    findings = run("table2", Oracle(one_off), **asked())
     assert "NOT MATCHED: in 2 of 4 cells the numbers of features differ, by up to 1." in findings.text
     assert findings.table.features_apart.tolist() == [1, 1, 0, 0]
 
 
 def test_another_model_has_no_paper_beside_it() -> None:
-    findings = table2.study(Oracle(answer), options(**asked(model="mlp")))
+    findings = run("table2", Oracle(answer), **asked(model="mlp"))
     assert "The paper has no numbers for this dataset with this model." in findings.text
     assert "Beside the paper" not in findings.text
     assert findings.table.paper_rate.isna().all()
 
 
 def test_points_and_figure() -> None:
-    findings = table2.fig1(Oracle(answer), options(**asked()))
+    findings = run("fig1", Oracle(answer), **asked())
     assert len(findings.points) == 6 + 2 * 6
     assert set(findings.points.columns) == {"method", "lambda21", "seed", "auc", "feature_rate"}
     axes = findings.figures["fig1"].axes[0]

@@ -4,10 +4,9 @@ import pytest
 
 from ctr.report.statistics import compare
 from ctr.studies import sentences
-from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
 from ctr.studies.study import Job
-from tests.studies.oracle import Oracle, features, options
+from tests.studies.oracle import STUDIES, Oracle, features, options, run
 
 
 def jobs(*seeds: int) -> dict[int, Job]:
@@ -51,39 +50,34 @@ OLD, NEW = "a" * 40, "b" * 40
         ),
     ],
 )
-def test_runs_of_different_code_are_said(
-    monkeypatch: pytest.MonkeyPatch, shas: list[str | None], said: str | None
-) -> None:
-    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
+def test_runs_of_different_code_are_said(shas: list[str | None], said: str | None) -> None:
     runs = Runs(Oracle(lambda job: {**features(1), "auc": 0.7, "git_sha": shas[int(str(job["seed"]))]}))
     runs(jobs(*range(len(shas))))
-    lines = sentences.notes(runs)
+    lines = sentences.notes(options(commit=NEW), runs)
     assert len(lines) == (0 if said is None else 1)
     assert said is None or said in lines[0]
 
 
-def test_failed_runs_were_made_by_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
+def test_failed_runs_were_made_by_no_code() -> None:
     runs = Runs(Oracle(lambda job: "no memory" if job["seed"] == 0 else {"auc": 0.7, "git_sha": NEW}))
     runs(jobs(0, 1))
-    assert len(sentences.notes(runs)) == 1
+    assert len(sentences.notes(options(commit=NEW), runs)) == 1
 
 
-def test_an_installed_package_knows_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "git_sha", lambda: None)
+def test_an_installed_package_knows_no_code() -> None:
     runs = Runs(Oracle(lambda job: {"auc": 0.7, "git_sha": None}))
     runs(jobs(0, 1))
-    assert sentences.notes(runs) == []
+    assert sentences.notes(options(commit=None), runs) == []
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentences, "git_sha", lambda: NEW)
+def test_every_study_says_it_and_what_its_columns_mean(name: str) -> None:
     oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
-    text = STUDIES[name](oracle, options(lambda1=[1e-3])).text
-    assert (
-        f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;" in text
-    )
+    found = run(name, oracle, lambda1=[1e-3], commit=NEW)
+    said = f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;"
+    assert said in found.text
+    assert [column.name for column in found.columns] == list(found.table.columns)
+    assert all(column.meaning for column in found.columns)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +90,8 @@ def test_every_study_says_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_a_difference_that_rounds_to_nothing_is_said_to_be_small(a: list[float], b: list[float], said: str) -> None:
-    assert sentences.winner("A", "B", compare(a, b)).startswith(said)
+    test = compare(a, b)
+    assert sentences.winner("A", "B", test.difference, test.student).startswith(said)
 
 
 @pytest.mark.parametrize(
