@@ -17,7 +17,7 @@ from ctr.studies import rates
 from ctr.studies.options import Ask, Findings, Job, Options
 from ctr.studies.registry import STUDIES
 from ctr.studies.runs import Runs
-from tests.commands import command, composed
+from tests.commands import command, composed, new_process
 from tests.reproducing import SAMPLE, no_study, reproduced
 
 
@@ -141,7 +141,7 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytes
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    shown = command(tmp_path, "ctr.reproduce", "--help")
+    shown = new_process(tmp_path, "ctr.reproduce", "--help")
     assert shown.returncode == 0
     assert "  seeds=5 " in shown.stdout
     for overrides, code, text in [

@@ -8,12 +8,14 @@ import logging
 import os
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from ctr.native.sources import SOURCES, digest
+
+if TYPE_CHECKING:  # torch takes seconds to load, and the commands that do not train need none
+    from torch import Tensor
 
 log = logging.getLogger("ctr")
 
