@@ -1,5 +1,7 @@
 """Running the commands as a user does, and composing their configuration as they do."""
 
+import copy
+import functools
 import json
 import multiprocessing
 import os
@@ -7,7 +9,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +18,60 @@ from omegaconf import DictConfig
 
 import ctr.config
 
-
-LIBRARIES = ["ctr.environment", "ctr.train", "ctr.prepare", "ctr.reproduce"]  # the first before torch
+LIBRARIES = ["ctr.environment", "pytest", "ctr.train", "ctr.prepare", "ctr.reproduce"]  # the first before torch
 Done = subprocess.CompletedProcess[str]
 
 
-def command(folder: Path, module: str, *overrides: str) -> Done:
-    """``python -m <module> <overrides>`` in a folder, forked from a process that has loaded the libraries: that takes
-    seconds. `new_process` is for tests of the loading itself, and of commands that start processes of their own."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory() as place:
-        streams = [Path(place, name) for name in ("stdout", "stderr")]
-        process = context.Process(target=_run, args=(folder, module, overrides, dict(os.environ), streams))
-        process.start()
-        process.join(300)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([module, *overrides], 300)
-        return Done([module, *overrides], process.exitcode, *(path.read_text() for path in streams))
+class Forked:
+    """A function in a process of its own, forked from one that has loaded the libraries: that takes seconds.
+
+    Args:
+        folder: to work in.
+        function: of a module, to be found again by name.
+        arguments: to be pickled.
+    """
+
+    def __init__(self, folder: Path, function: Callable[..., object], *arguments: object) -> None:
+        self._place = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._place.name, name) for name in ("stdout", "stderr")]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(LIBRARIES)
+        where = (folder, dict(os.environ), self._streams)
+        self.process = context.Process(target=_work, args=(*where, function, arguments))
+        self.process.start()
+
+    def end(self, seconds: float = 300) -> Done:
+        """Waits for the end: exit code and output."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"a forked process does not end within {seconds} s")
+        with self._place:
+            return Done([], self.process.exitcode, *(path.read_text() for path in self._streams))
 
 
-def _run(
-    folder: Path, module: str, overrides: Sequence[str], environment: Mapping[str, str], streams: Sequence[Path]
+def _work(
+    folder: Path,
+    environment: Mapping[str, str],
+    streams: Sequence[Path],
+    function: Callable[..., object],
+    arguments: Sequence[object],
 ) -> None:
-    """What the fork does."""
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    function(*arguments)
+
+
+def command(folder: Path, module: str, *overrides: str) -> Done:
+    """``python -m <module> <overrides>`` in a folder, `Forked`; `new_process` is for tests of the loading itself, and
+    of processes that the command starts."""
+    return Forked(folder, _execute, module, overrides).end()
+
+
+def _execute(module: str, overrides: Sequence[str]) -> None:
     sys.argv[1:] = overrides
     sys.modules.pop(module, None)  # to be executed as `__main__`
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -65,6 +91,11 @@ def new_process(folder: Path, module: str, *overrides: str) -> Done:
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
+    return copy.deepcopy(_composed(name, overrides))
+
+
+@functools.cache
+def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
     ctr.config.register()
     with initialize_config_module("ctr.conf", version_base="1.3"):
         return compose(name, list(overrides))

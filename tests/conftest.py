@@ -1,10 +1,15 @@
 """What the tests share."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist keeps all cores busy; read when torch is loaded
+
+# isort: split
+
 import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
-import os
 import signal
 from pathlib import Path
 

@@ -279,6 +279,7 @@ def test_a_command_does_not_load_what_it_does_not_need(tmp_path: Path, name: str
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_parallel_sweep_on_a_new_database(tmp_path: Path) -> None:
     """Jobs that start together make one database and one experiment, and each leaves its own result."""
     sweep = arguments(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "run_dir=sweep")

@@ -51,7 +51,9 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 Write = Callable[[bytes], Path]
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, zipped], ids=["plain", "gzip", "bzip2", "zip"])
+@pytest.mark.parametrize(
+    "compress", [bytes, gzip.compress, bz2.compress, zipped], ids=["plain", "gzip", "bzip2", "zip"]
+)
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_compression_and_block_size_do_not_matter(
     compress: Callable[[bytes], bytes], block: int, write: Write, monkeypatch: pytest.MonkeyPatch
