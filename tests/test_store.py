@@ -20,7 +20,7 @@ def leaves(folder: Path, config: str, data: str) -> object:
     return (folder / "result.json").write_text(json.dumps({"auc": 0.5, "config_hash": config, "data_hash": data}))
 
 
-def test_once(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     kept, out = Store(tmp_path / "jobs"), tmp_path / "out"
     key = job_key("c", "d")
     assert kept.once(key, out, lambda: leaves(out, "c", "d"))

@@ -71,7 +71,9 @@ def runs(database: Path) -> list[tuple[str, str]]:
         return connection.execute("SELECT name, status FROM runs").fetchall()
 
 
-def test_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_holds_the_counts_of_the_log_and_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     got = run_job(tmp_path, "opt.lambda21=0.01", "seed=3")
     assert set(KEYS) <= set(got)
     rows = [line.split("\t") for line in lines(400)]
