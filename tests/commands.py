@@ -35,7 +35,6 @@ class Forked:
         self._place = tempfile.TemporaryDirectory()
         self._streams = [Path(self._place.name, name) for name in ("stdout", "stderr")]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(LIBRARIES)
         where = (folder, dict(os.environ), self._streams)
         self.process = context.Process(target=_work, args=(*where, function, arguments))
         self.process.start()

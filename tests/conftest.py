@@ -10,10 +10,15 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
+import multiprocessing
 import signal
 from pathlib import Path
 
 import pytest
+
+from tests.commands import LIBRARIES
+
+multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
 
 # A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
