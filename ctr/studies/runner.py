@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -221,6 +222,8 @@ class Runner:
 
         One that had worked before and did not begin these jobs died idle: another worker gets them.
         """
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(SECONDS_TO_STOP)  # its connection closes a moment before it ends
         worker.stop()
         code = worker.process.wait()
         self._workers.remove(worker)

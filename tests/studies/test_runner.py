@@ -33,14 +33,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "train.txt", lines(70))
 
 
-def a_runner(workers: int = 2) -> Runner:
+def a_runner(workers: int = 2, function: str = "tests.studies.fakes:jobs") -> Runner:
     always = {"dataset.raw": "train.txt", "dataset.prepared": "prepared", "tracking": "none", "threads": 1, "window": 1}
     return Runner(
         Store(Path("jobs")),
         workers,
         always=always,
         tags={},
-        function="tests.studies.fakes:jobs",
+        function=function,
         passes=fakes.passes,
         check=fakes.check,
     )
@@ -304,6 +304,18 @@ def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(0), a_job(1)])
     assert found["error"].tolist() == ["the worker process ended with 1"] * 2
+
+
+def test_a_worker_that_closes_its_connection_before_it_ends_is_told_by_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of every Python process that fails: there is a moment between the two."""
+    code = "import os, sys, time\nos.close(int(sys.argv[1]))\ntime.sleep(0.3)\nos._exit(7)\n"
+    (tmp_path / "closes_first.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with a_runner(workers=1, function="closes_first:jobs") as runner:
+        found = runner.ask([a_job(0)])
+    assert found["error"].tolist() == ["the worker process ended with 7"]
 
 
 def test_wrong_jobs_are_refused_before_any_runs() -> None:
