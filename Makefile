@@ -1,10 +1,11 @@
-# make run   trains on the built-in sample     make test  runs the tests     make lint  ruff and mypy
+# make run   trains on the built-in sample     make test  runs the tests, without the slow ones; make test-all  all
+# make lint  ruff and mypy
 # make dashboard   MLflow on mlflow.db, and the links of the studies in it
 # Each makes .venv and installs what it needs first; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lint sanitize dashboard clean
+.PHONY: run test test-all test-slow lint sanitize dashboard clean
 .DEFAULT_GOAL := run
 
 # A stamp is written only after a finished install, so an interrupted one is done again.
@@ -24,8 +25,17 @@ run: .venv/.run
 dashboard: .venv/.run
 	@$(BIN)/python -m ctr.dashboard
 
+# A process for each core, which takes tests over from the others when it has none left.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
+
+test-all: .venv/.dev
+	$(PYTEST)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

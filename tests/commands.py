@@ -1,10 +1,15 @@
 """Running the commands as a user does, and composing their configuration as they do."""
 
+import copy
+import functools
 import json
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +23,69 @@ from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.training.experiment import Run, run_family
 
+LIBRARIES = ["ctr.environment", "pytest", "ctr.jobs.worker", "ctr.train", "ctr.prepare", "ctr.reproduce"]
+Done = subprocess.CompletedProcess[str]
 
-def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+
+class Forked:
+    """A function in a process of its own, forked from one that has loaded the libraries: that takes seconds.
+
+    Args:
+        folder: to work in.
+        function: of a module, to be found again by name.
+        arguments: to be pickled.
+    """
+
+    def __init__(self, folder: Path, function: Callable[..., object], *arguments: object) -> None:
+        self._place = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._place.name, name) for name in ("stdout", "stderr")]
+        context = multiprocessing.get_context("forkserver")
+        where = (folder, dict(os.environ), self._streams)
+        self.process = context.Process(target=_work, args=(*where, function, arguments))
+        self.process.start()
+
+    def end(self, seconds: float = 300) -> Done:
+        """Waits for the end: exit code and output."""
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(f"a forked process does not end within {seconds} s")
+        with self._place:
+            return Done([], self.process.exitcode, *(path.read_text() for path in self._streams))
+
+
+def _work(
+    folder: Path,
+    environment: Mapping[str, str],
+    streams: Sequence[Path],
+    function: Callable[..., object],
+    arguments: Sequence[object],
+) -> None:
+    for number, path in enumerate(streams, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    function(*arguments)
+
+
+def command(folder: Path, module: str, *overrides: str) -> Done:
+    """``python -m <module> <overrides>`` in a folder, `Forked`; `new_process` is for tests of the loading itself, and
+    of processes that the command starts."""
+    return Forked(folder, _execute, module, overrides).end()
+
+
+def _execute(module: str, overrides: Sequence[str]) -> None:
+    sys.argv[1:] = overrides
+    sys.modules.pop(module, None)  # to be executed as `__main__`
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def new_process(folder: Path, module: str, *overrides: str) -> Done:
     """``python -m <module> <overrides>`` in a folder."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     return subprocess.run(
         [sys.executable, "-m", module, *overrides],
         cwd=folder,
-        env=environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -35,6 +95,11 @@ def command(folder: Path, module: str, *overrides: str) -> subprocess.CompletedP
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
+    return copy.deepcopy(_composed(name, overrides))
+
+
+@functools.cache
+def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
     return schema.typed(compose(name, overrides), help.COMMANDS[name])
 
 

@@ -1,14 +1,24 @@
 """What the tests share."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist keeps all cores busy; read when torch is loaded
+
+# isort: split
+
 import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
-import os
+import multiprocessing
 import signal
 from pathlib import Path
 
 import pytest
+
+from tests.commands import LIBRARIES
+
+multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
 
 # A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ from ctr.reproduce import reproduce
 from ctr.studies.study import Ask, Options
 from tests.commands import composed
 
-SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=5000", "dataset.prepared=data/prepared"]
+SAMPLE = ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=2000", "dataset.prepared=data/prepared"]
 
 
 def no_study(ask: Ask, options: Options, **own: object) -> Findings:

@@ -16,6 +16,8 @@ pytest.importorskip("playwright", reason="playwright is not installed: pip insta
 
 from playwright.sync_api import Page, expect
 
+pytestmark = pytest.mark.slow
+
 look = script("screenshots")
 SEEDS = range(12)
 CELLS = 10

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ctr.cli import Terminated, _exit_code, fail, message, send_again, terminate
-from tests.commands import command, composed, job, prepared
+from tests.commands import composed, job, new_process, prepared
 from tests.datasets.criteo_text import lines, write
 
 CSV = ["dataset=csv", "dataset.label=y", "dataset.categorical=[a]", "dataset.raw=mine.csv"]
@@ -79,7 +79,7 @@ def test_no_rate_for_auto_is_a_wrong_argument() -> None:
 def test_ctrl_c_while_the_libraries_load(name: str) -> None:
     """A stand-in for Hydra presses it."""
     Path("hydra.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
-    done = command(Path(), f"ctr.{name}", "dataset=criteo")
+    done = new_process(Path(), f"ctr.{name}", "dataset=criteo")
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
 
 

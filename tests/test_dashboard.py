@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.commands import command
 from tests.studies import invented
 
 
+@pytest.mark.slow
 def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: Path) -> None:
     uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(2)
     invented.track(uri, jobs)

@@ -31,7 +31,7 @@ def hold_and_release() -> None:
 
 
 @needs_reset
-def test_reset() -> None:
+def test_the_peak_begins_anew_where_it_is_reset() -> None:
     hold_and_release()
     before = memory.peak()
     assert before >= MUCH
@@ -52,7 +52,9 @@ def test_a_run_counts_its_own_memory(tmp_path: Path) -> None:
     assert 0 < peak < before - MUCH // 2
 
 
-def test_elsewhere_it_is_that_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_cannot_be_reset_the_peak_is_that_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(memory, "PROC", tmp_path / "nothing")
     memory.reset_peak()
     assert memory.peak() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

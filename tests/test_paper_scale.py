@@ -57,7 +57,7 @@ def test_an_interrupted_run_leaves_no_log(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["GENERATED.md"]
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_no_rows_or_more_than_the_disk_holds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--rows 0; expected at least 1"):
         paper_scale.make("criteo", tmp_path, 0)
     with pytest.raises(ValueError, match=r"take .* GB; .* free"):

@@ -27,7 +27,9 @@ def run(criteo: list[str], folder: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("opt", ["adam", "group_adam"])
-def test_unregularised(criteo: list[str], tmp_path: Path, opt: str) -> None:
+def test_without_lambdas_counts_and_auc_are_those_of_a_recomputation(
+    criteo: list[str], tmp_path: Path, opt: str
+) -> None:
     """AUC 0.7541 - 0.7555 in four seeds of a simple re-computation, with rows started in +-0.01."""
     lambdas = [] if opt == "adam" else ["opt.lambda21=0", "opt.lambda1=0", "opt.lambda2=0"]
     results = [run(criteo, tmp_path, f"opt={opt}", f"seed={seed}", *lambdas) for seed in range(2)]
@@ -38,7 +40,7 @@ def test_unregularised(criteo: list[str], tmp_path: Path, opt: str) -> None:
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.755, abs=0.005)
 
 
-def test_regularised(criteo: list[str], tmp_path: Path) -> None:
+def test_lambda21_keeps_two_to_four_percent_of_the_features(criteo: list[str], tmp_path: Path) -> None:
     """lambda21 = 1e-3: AUC about 0.750, 2 to 4 % of the features on average (by seed: twofold)."""
     results = [run(criteo, tmp_path, "opt.lambda21=1e-3", f"seed={seed}") for seed in range(3)]
     rates = [got["feature_rate"] for got in results]
@@ -52,7 +54,7 @@ def run_sample(samples: Path, folder: Path, dataset: str, *overrides: str) -> di
     return run([*place, "tracking=none"], folder, *overrides)
 
 
-def test_avazu(samples: Path, tmp_path: Path) -> None:
+def test_avazu_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
     """MLP; AUC 0.716 - 0.719 in four seeds of a simple re-computation."""
     results = [run_sample(samples, tmp_path, "avazu", "opt=adam", "opt.lr=1e-2", f"seed={seed}") for seed in range(2)]
     for got in results:
@@ -62,7 +64,7 @@ def test_avazu(samples: Path, tmp_path: Path) -> None:
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.717, abs=0.01)
 
 
-def test_ipinyou(samples: Path, tmp_path: Path) -> None:
+def test_ipinyou_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
     """OPNN; AUC 0.7655 - 0.7676 in a simple re-computation."""
     days = "dataset.test_days=[20130611,20130612]"
     results = [run_sample(samples, tmp_path, "ipinyou", days, "opt=adam", "opt.lr=1e-3", f"seed={s}") for s in (0, 1)]

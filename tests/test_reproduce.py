@@ -21,7 +21,7 @@ from ctr.studies import learning_rates, request, table5
 from ctr.studies.request import lr_of, seeds_of
 from ctr.studies.runs import Runs
 from ctr.studies.study import Ask, Counts, Job, Options, find, own_options
-from tests.commands import command, composed
+from tests.commands import command, composed, new_process
 from tests.reproducing import SAMPLE, no_study, reproduced
 from tests.studies.oracle import STUDIES
 
@@ -176,7 +176,7 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytes
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    shown = command(tmp_path, "ctr.reproduce", "--help")
+    shown = new_process(tmp_path, "ctr.reproduce", "--help")
     assert shown.returncode == 0
     assert "  seeds=5 " in shown.stdout
     for overrides, code, text in [

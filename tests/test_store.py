@@ -31,7 +31,7 @@ def figures(config: str, data: str) -> dict[str, object]:
     return {"auc": 0.5, "config_hash": config, "data_hash": data, "code_hash": CODE}
 
 
-def test_once(tmp_path: Path) -> None:
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     kept, out = Cache(tmp_path / "jobs"), tmp_path / "out"
     key = run_key("c", "d")
     assert kept.once(key, out, lambda: leaves(out, "c", "d"))

@@ -15,7 +15,7 @@ import pytest
 from ctr.errors import CtrError
 from ctr.training.folder import read_result
 from ctr.training.result import Result
-from tests.commands import command, composed, job, result
+from tests.commands import command, composed, job, new_process, result
 from tests.datasets.criteo_text import lines, write
 
 KEYS = [
@@ -72,7 +72,9 @@ def runs(database: Path) -> list[tuple[str, str]]:
         return connection.execute("SELECT name, status FROM runs").fetchall()
 
 
-def test_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_result_holds_the_counts_of_the_log_and_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     got = run_job(tmp_path, "opt.lambda21=0.01", "seed=3")
     assert set(KEYS) <= set(got)
     rows = [line.split("\t") for line in lines(400)]
@@ -141,7 +143,7 @@ def test_test_rows_of_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_help_and_exit_codes(tmp_path: Path) -> None:
     """0 done, 1 failed, 2 wrong arguments; one line on stderr, no traceback."""
-    shown = command(tmp_path, "ctr.train", "--help")
+    shown = new_process(tmp_path, "ctr.train", "--help")
     assert shown.returncode == 0
     assert "  opt.lambda21=0.001 " in shown.stdout
     for overrides, code, text in [
@@ -223,7 +225,7 @@ def test_prepare_refuses_unknown_keys(tmp_path: Path) -> None:
 
 
 def test_prepare_command(tmp_path: Path) -> None:
-    first = command(tmp_path, "ctr.prepare", *arguments(tmp_path))
+    first = new_process(tmp_path, "ctr.prepare", *arguments(tmp_path))
     assert first.returncode == 0, first.stderr
     assert "400: 342 to train on, 58 to test on" in first.stdout
     again = command(tmp_path, "ctr.prepare", *arguments(tmp_path))
@@ -269,17 +271,22 @@ def test_nan_is_a_failed_run(tmp_path: Path, database: Path) -> None:
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_training_without_tracking_does_not_import_mlflow(tmp_path: Path) -> None:
-    script = "import sys, ctr.train; assert not {'mlflow', 'sklearn', 'matplotlib'} & set(sys.modules), sys.modules"
-    (tmp_path / "check.py").write_text(script)
-    done = command(tmp_path, "check")
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [("train", {"mlflow", "sklearn", "matplotlib"}), ("prepare", {"mlflow", "sklearn", "matplotlib", "torch"})],
+)
+def test_a_command_does_not_load_what_it_does_not_need(tmp_path: Path, name: str, unused: set[str]) -> None:
+    """Without tracking, MLflow; each takes a second or more."""
+    (tmp_path / "check.py").write_text(f"import sys, ctr.{name}; assert not {unused} & set(sys.modules), sys.modules")
+    done = new_process(tmp_path, "check")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_parallel_sweep_on_a_new_database(tmp_path: Path) -> None:
     """Jobs that start together make one database and one experiment, and each leaves its own result."""
     sweep = arguments(tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "run_dir=sweep")
-    done = command(tmp_path, "ctr.train", "-m", *sweep)
+    done = new_process(tmp_path, "ctr.train", "-m", *sweep)
     assert done.returncode == 0, done.stderr
     seeds = {json.loads((tmp_path / "sweep" / str(job) / "result.json").read_text())["seed"] for job in (0, 1)}
     assert seeds == {0, 1}

@@ -101,7 +101,10 @@ class LocalLauncher:
 
 
 def _cause(process: Any) -> str:
-    process.join()
+    process.join(SECONDS_TO_STOP)  # its connection closes a moment before it ends
+    if process.is_alive():
+        process.kill()
+        process.join()
     code = process.exitcode
     if code is None or code >= 0:
         return f"the worker process ended with {code}"

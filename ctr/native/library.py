@@ -14,7 +14,7 @@ import numpy as np
 
 from ctr.native.sources import SOURCES, digest
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch takes seconds to load, and the commands that do not train need none
     from torch import Tensor
 
 log = logging.getLogger("ctr")

@@ -169,7 +169,7 @@ def _prepare_and_tell(raw: Path, folder: Path, barrier: object, answers: object)
 
 
 def test_processes_that_want_the_same_rows_wait(raw: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     barrier, answers = context.Barrier(3), context.Queue()
     arguments = (raw, tmp_path / "out", barrier, answers)
     workers = [context.Process(target=_prepare_and_tell, args=arguments) for _ in range(3)]

@@ -52,7 +52,9 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 Write = Callable[[bytes], Path]
 
 
-@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, zipped], ids=str)
+@pytest.mark.parametrize(
+    "compress", [bytes, gzip.compress, bz2.compress, zipped], ids=["plain", "gzip", "bzip2", "zip"]
+)
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_compression_and_block_size_do_not_matter(
     compress: Callable[[bytes], bytes], block: int, write: Write, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +94,7 @@ def test_several_bzip2_streams_are_one_file(write: Write) -> None:
         (b"1,2,a\n" * 5 + b"x" * (2 << 20), "line 6: longer than 1,048,576 bytes"),
         (b"1,2,a\n" * 5 + b"0" * (3 << 20) + b",1,a\n1,2,a\n", "line 6: longer than 1,048,576 bytes"),
     ],
+    ids=["empty", "empty gzip", "cut gzip", "cut bzip2", "damaged bzip2", "cut zip", "two files", "long line"],
 )
 def test_damaged_files_are_named(content: bytes, problem: str, write: Write) -> None:
     path = write(content)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ctr.cli import Terminated
+from ctr.cli import Terminated, run_command
 from ctr.errors import SPACE, ArgumentError, CtrError
 from ctr.files import sealed
 from ctr.jobs import worker
@@ -22,6 +22,7 @@ from ctr.jobs.launchers import LocalLauncher
 from ctr.jobs.pool import Pool
 from ctr.jobs.worker import lost, terminate
 from ctr.training import identity
+from tests.commands import Forked
 from tests.datasets.criteo_text import lines, write
 from tests.studies import fakes
 
@@ -313,21 +314,17 @@ def test_wrong_jobs_are_refused_before_any_runs() -> None:
     assert calls() == []
 
 
-SCRIPT = """
-import sys
-from tests.studies.test_runner import a_job, a_runner
-from ctr.cli import run_command
-def main():
-    with a_runner() as runner:
-        runner.ask([a_job(seed, window=int(sys.argv[1])) for seed in range(int(sys.argv[2]))])
-run_command(main)
-"""
-
-
-def study(window: int, jobs: int) -> subprocess.Popen[str]:
+def study(window: int, jobs: int) -> Forked:
     """A study in a process of its own: jobs of so many hundredths of a second."""
-    arguments = [sys.executable, "-c", SCRIPT, str(window), str(jobs)]
-    return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    return Forked(Path(), _study, window, jobs)
+
+
+def _study(window: int, jobs: int) -> None:
+    def main() -> None:
+        with a_runner() as runner:
+            runner.ask([a_job(seed, window=window) for seed in range(jobs)])
+
+    run_command(main)
 
 
 def until(condition: str, count: int) -> None:
@@ -348,25 +345,24 @@ def until_calls(count: int) -> list[int]:
 def test_interrupted_study_leaves_no_processes(sent: signal.Signals, code: int) -> None:
     process = study(3000, 4)
     workers = until_calls(2)
-    process.send_signal(sent)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert stderr.strip().splitlines()[-1] == f"error: {'interrupted' if code == 130 else 'terminated'}"
-    assert "Traceback" not in stderr
+    os.kill(process.process.pid, sent)  # type: ignore[arg-type]
+    done = process.end(30)
+    assert done.returncode == code
+    assert done.stderr.strip().splitlines()[-1] == f"error: {'interrupted' if code == 130 else 'terminated'}"
+    assert "Traceback" not in done.stderr
     assert not any(running(pid) for pid in workers)
 
 
 def test_killed_study_goes_on_where_it_was() -> None:
     process = study(20, 8)
     until("jobs/*/result.json", 3)
-    process.kill()
-    process.communicate(timeout=30)
+    process.process.kill()
+    process.end(30)
     assert ends(until_calls(1))  # its workers do not go on by themselves
     finished = {path: path.stat().st_ino for path in Path("jobs").glob("*/result.json")}
     assert 3 <= len(finished) < 8
-    process = study(20, 8)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
+    done = study(20, 8).end(60)
+    assert done.returncode == 0, done.stderr
     assert len(list(Path("jobs").glob("*/result.json"))) == 8
     assert all(path.stat().st_ino == inode for path, inode in finished.items())
 
@@ -374,8 +370,8 @@ def test_killed_study_goes_on_where_it_was() -> None:
 def test_two_studies_at_once_share_the_jobs() -> None:
     studies = [study(30, 4), study(30, 4)]
     for process in studies:
-        _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
+        done = process.end(60)
+        assert done.returncode == 0, done.stderr
     assert sorted(call["seeds"] for call in calls()) == [[0], [1], [2], [3]]
 
 
