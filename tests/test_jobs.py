@@ -291,7 +291,7 @@ def test_what_did_not_survive_contributes_nothing_to_the_retrained(tmp_path: Pat
 
     def clear(*_: object) -> None:
         embedding.weight.data[~survivors] = 0
-        run.learner.row_optimizer.ensure_state(embedding.weight)["z"][~survivors] = 0
+        run.learner.row_optimizer.ensure_state(embedding.weight)["u"][~survivors] = 0
 
     clear()
     train(run, clear)

@@ -28,7 +28,7 @@ def table(rows: list[list[float]], seen: list[int]) -> tuple[FeatureEmbedding, G
     embedding.weight.data.copy_(torch.tensor(rows))
     embedding.seen[seen] = True
     optimizer = GroupAdam([embedding.weight])
-    optimizer.ensure_state(embedding.weight)["z"].copy_(-2 * embedding.weight.detach())
+    optimizer.ensure_state(embedding.weight)["u"].copy_(-2 * embedding.weight.detach())
     return embedding, optimizer
 
 
@@ -37,7 +37,7 @@ def test_the_best_rows_stay_and_the_others_are_zero() -> None:
     embedding, optimizer = table(rows, [0, 1, 3, 4, 5])  # row 2 has the largest norm, but training has not met it
     assert prune_(embedding, optimizer, 2) == 2
     assert embedding.weight.tolist() == [[3, 4], [0, 0], [9, 9], [0, 0], [-6, 0], [0, 0]]
-    assert optimizer.state[embedding.weight]["z"].tolist() == [[-6, -8], [0, 0], [-18, -18], [0, 0], [12, 0], [0, 0]]
+    assert optimizer.state[embedding.weight]["u"].tolist() == [[-6, -8], [0, 0], [-18, -18], [0, 0], [12, 0], [0, 0]]
     assert not torch.signbit(embedding.weight[embedding.weight == 0]).any()
 
 
@@ -57,13 +57,6 @@ def test_a_zero_row_is_never_among_those_that_stay(count: int, kept: int) -> Non
 def test_a_row_too_small_to_be_squared_is_not_zero() -> None:
     embedding, optimizer = table([[0.0], [1e-30], [1.0]], [0, 1, 2])
     assert prune_(embedding, optimizer, 2) == 2
-
-
-def test_nothing_trained_nothing_pruned() -> None:
-    embedding = FeatureEmbedding(5, 3)
-    before = embedding.weight.detach().clone()
-    assert prune_(embedding, GroupAdam([embedding.weight]), 2) == 0
-    assert torch.equal(embedding.weight, before)
 
 
 def test_nan_is_refused_before_anything_changes() -> None:
@@ -98,7 +91,7 @@ def test_clear_row() -> None:
     embedding, optimizer = table([[1.0], [2.0]], [0, 1])
     clear_row_(embedding, optimizer, 1)
     assert embedding.weight.tolist() == [[1], [0]]
-    assert optimizer.state[embedding.weight]["z"].tolist() == [[-2], [0]]
+    assert optimizer.state[embedding.weight]["u"].tolist() == [[-2], [0]]
 
 
 def test_numbers_of_the_schedule() -> None:
@@ -143,32 +136,37 @@ def test_training_goes_on_as_in_plain_pytorch(
 
 @pytest.mark.parametrize("opt", ["adam", "adagrad"])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_effect_is_the_norm_of_z(backend: Any, opt: str) -> None:
-    """||D w||, D taken from the row's second moment by the formula, ranks as pruning by effect does."""
+def test_effect_is_the_norm_of_D_w(backend: Any, opt: str) -> None:
+    """D by the formula, from the present second moment and step, and the last learning rate above 0."""
     model = build("dcn")
     options = {"adam": {"lr": 3e-3, "eps": 1e-6}, "adagrad": {"lr": 1e-2}}[opt]
     rows, net = make_optimizers(model, opt, options)
     step = make_step(backend, model, rows, net, threads=2)
-    made = batches(12)
-    for batch in made:
+    for batch in batches(12):
         step.train(batch)
+    rows.param_groups[0]["lr"] = 0.0  # as a schedule may end
     embedding = model.get_submodule("embedding")
     assert isinstance(embedding, FeatureEmbedding)
     weight, state = embedding.weight.detach().double(), step.row_optimizer.state[embedding.weight]
-    last = np.zeros(FEATURES)  # the step of each row's last touch, 1 for the first
-    for number, batch in enumerate(made):
-        last[batch.ids.numpy().ravel()] = number + 1
     if opt == "adam":
-        correction = np.sqrt(1 - 0.999 ** np.maximum(last, 1))[:, None]
-        D = (np.sqrt(state["v"].double().numpy()) / correction + 1e-6) / 3e-3
+        D = (np.sqrt(state["v"].double().numpy() / (1 - 0.999**12)) + 1e-6) / 3e-3
     else:
         D = (np.sqrt(state["sum"].double().numpy()) + 1e-10) / 1e-2
-    effect = np.linalg.norm(D * weight.numpy(), axis=1) * (last > 0)
+    seen = embedding.seen.numpy()
+    effect = np.linalg.norm(D * weight.numpy(), axis=1) * seen
     wanted = set(np.argsort(-effect)[:40].tolist())
-    assert wanted != set(np.argsort(-np.linalg.norm(weight.numpy(), axis=1) * (last > 0))[:40].tolist())
+    assert wanted != set(np.argsort(-np.linalg.norm(weight.numpy(), axis=1) * seen)[:40].tolist())
     assert prune_(embedding, step.row_optimizer, 40, "effect") == 40
     alive = (embedding.weight != 0).any(1) & embedding.seen
     assert set(alive.nonzero().squeeze(1).tolist()) == wanted
+
+
+@pytest.mark.parametrize("score", ["norm", "effect"])
+def test_before_the_first_step_nothing_is_pruned(score: Any) -> None:
+    embedding = FeatureEmbedding(5, 3)
+    before = embedding.weight.detach().clone()
+    assert prune_(embedding, GroupAdam([embedding.weight], lr=0.0), 2, score) == 0
+    assert torch.equal(embedding.weight, before)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -33,11 +33,11 @@ Layer = _structure(
 Table = _structure("Table", data=c_void_p, rows=c_int64, dim=c_int32, stride=c_int32, seen=c_void_p)
 RowOptions = _structure(
     "RowOptions",
-    **dict.fromkeys(("rule", "norm", "hard", "step"), c_int32),
+    **dict.fromkeys(("rule", "norm", "hard", "penalised"), c_int32),
     **dict.fromkeys(
         ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "correction1", "initial", "lambda1", "limit"), c_float
     ),
-    two_lambda2=c_float,
+    **dict.fromkeys(("two_lambda2", "scale", "shift"), c_float),
 )
 NetOptions = _structure(
     "NetOptions",
@@ -58,7 +58,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_step_free": (None, [c_void_p]),
     "ctr_step_train": (
         c_int64,
-        [c_void_p, POINTER(Batch), POINTER(Table), POINTER(RowOptions), c_void_p, POINTER(NetOptions), POINTER(Params),
+        [c_void_p, POINTER(Batch), POINTER(Table), POINTER(RowOptions), POINTER(NetOptions), POINTER(Params),
          POINTER(c_double)],
     ),
     "ctr_product": (None, [c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_int, c_void_p]),

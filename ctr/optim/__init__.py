@@ -4,7 +4,7 @@ Six classes on one core (:mod:`ctr.optim.core`), a schedule for their lambdas, a
 ``OPTIMIZERS`` lists the classes by their names on the command line.
 """
 
-from ctr.optim.core import GroupOptimizer, accumulate_, shrink
+from ctr.optim.core import GroupOptimizer, shrink
 from ctr.optim.group_adagrad import GroupAdagrad
 from ctr.optim.group_adahessian import GroupAdaHessian, hutchinson_diagonal
 from ctr.optim.group_adam import GroupAdam
@@ -27,7 +27,6 @@ __all__ = [
     "GroupOptimizer",
     "GroupSGD",
     "LambdaSchedule",
-    "accumulate_",
     "feature_rate",
     "hutchinson_diagonal",
     "prox_path",

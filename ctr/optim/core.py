@@ -1,20 +1,22 @@
-"""The core that all grouped optimizers share: z, the threshold, and which rows a step touches.
+"""The core that all grouped optimizers share: u, the proximal step, and which rows a step touches.
 
 The framework is Algorithm 1 of "Adaptive Optimizers with Sparse Group Lasso for Neural Networks in CTR
 Prediction" (Yue et al., arXiv:2107.14432). An optimizer of the family only says what its first moment m and
 its root sqrt(V) are; the rest is common to all::
 
-    D   = sqrt(V) / lr
-    z  <- z + m - (D - D_prev) * x          D_prev: the D of the row's last touch, 0 before the first
-    s   = -sign(z) * max(|z| - lambda1, 0)
-    x  <- max(1 - sqrt(d) * lambda21 / ||s||, 0) * s / (D + 2 * lambda2)
-    D_prev <- D
+    D  = sqrt(V) / lr
+    z  = u + m - D x                                                  u: 0 before the row's first touch
+    s  = -sign(z) max(|z| - lambda1, 0)
+    x <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)
+    u <- z + D x
 
-With all lambdas 0 the step is ``x - m / D``, that is the plain optimizer.
+The paper carries z itself from step to step; ``u = z + D x`` is all of it that the next step needs, whatever its D
+is. It is minus a subgradient of the penalty at x, so that with all lambdas 0 it is 0 and the step is ``x - m / D``, the
+plain optimizer (docs/optimizers.md).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, overload
 
 import numpy as np
@@ -36,14 +38,6 @@ from ctr.optim.validate import (
 )
 
 CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it would be too much
-
-
-def accumulate_(z: Tensor, m: Tensor, D: Tensor, D_prev: Tensor, x: Tensor) -> Tensor:
-    """``z <- z + m - (D - D_prev) * x``, in place (Algorithm 1, lines 5 and 6).
-
-    The small terms are summed first, so that z is rounded once a step.
-    """
-    return z.add_(torch.sub(D_prev, D).mul_(x).add_(m))
 
 
 def group_size(shape: torch.Size, group_dim: GroupDim) -> int:
@@ -111,30 +105,91 @@ def shrink(
         x: the present weights, needed only where ``D + 2 lambda2`` can be 0 (eps = 0 and no gradient yet).
             There the objective is flat: x stays, unless a penalty acts and s is 0, for which 0 is the minimiser.
     """
+    return _shrink_with_u(z, D, lambda1, lambda21, lambda2, norm, threshold, group_dim, x)[0]
+
+
+def _shrink_with_u(
+    z: Tensor,
+    D: Tensor,
+    lambda1: float,
+    lambda21: float,
+    lambda2: float,
+    norm: Norm,
+    threshold: Threshold,
+    group_dim: GroupDim,
+    x: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`shrink`, with ``u = z + D x`` of the new x, which is not computed so: that would cancel."""
     s = softshrink(z, lambda1) if lambda1 else z  # minus the paper's s: the sign comes back in the division
     denominator = D + 2 * lambda2 if lambda2 else D
-    penalised = bool(lambda1)
+    share = D / denominator if lambda2 else None  # of s that is divided by D again: D x = -share s
+    kept, penalised = s, bool(lambda1)
     if lambda21 and group_dim is not None:
         penalised = True
         limit = math.sqrt(group_size(z.shape, group_dim)) * lambda21
         length = group_norm(s, denominator, norm, group_dim)
-        keep = (length - limit).clamp_(min=0).div_(length) if threshold == "soft" else length > limit
-        s = s * keep
-    new = torch.addcdiv(z.new_zeros(()), s, denominator, value=-1)  # 0 - s / denominator: never -0.0
+        keep = (length - limit).clamp_(min=0).div_(length) if threshold == "soft" else (length > limit).to(s.dtype)
+        kept = s * keep
+        share = keep if share is None else share.mul_(keep)
+    new = torch.addcdiv(z.new_zeros(()), kept, denominator, value=-1)  # 0 - kept / denominator: never -0.0
+    u = torch.zeros_like(s) if share is None else torch.sub(1, share).mul(s)
+    if lambda1:
+        u.add_(z - s)
     if x is not None:
-        stay = torch.where(s == 0, 0.0, x) if penalised else x
-        new = torch.where(denominator == 0, stay, new)
-    return new
+        stay = torch.where(kept == 0, 0.0, x) if penalised else x
+        flat = denominator == 0
+        new, u = torch.where(flat, stay, new), torch.where(flat, z, u)
+    return new, u
+
+
+def proximal_step(x: Tensor, pull: Tensor, D: Tensor, group: dict[str, Any], flat: bool) -> tuple[Tensor, Tensor]:
+    """The minimiser of ``pull . x' + D (x' - x)^2 / 2 + penalty(x')``, which is ``shrink(pull - D x, D)``, and its u.
+
+    Where the new u is 0 no penalty acts, or none beyond the rounding of z. The new weight is then ``x - pull / D``: the
+    same number, but rounded as in a plain optimizer, which adds a small step to x instead of dividing D x by D.
+
+    Args:
+        x: the present weights.
+        pull: u + m in a step; u alone where weights are tested without a gradient.
+        D: finite, see :func:`denominator`.
+        group: the param group, which holds the penalty.
+        flat: whether ``D + 2 lambda2`` can be 0, see :func:`may_vanish`.
+    """
+    lambda1, lambda21, lambda2, group_dim = (group[k] for k in ("lambda1", "lambda21", "lambda2", "group_dim"))
+    plain = torch.addcdiv(x, pull, D, value=-1)
+    if not (lambda1 or lambda2 or (lambda21 and group_dim is not None)):
+        if not flat:
+            return plain, torch.zeros_like(pull)
+        return torch.where(D == 0, x, plain), torch.where(D == 0, pull, 0.0)
+    most = torch.finfo(x.dtype).max
+    z = torch.addcmul(pull, D, x, value=-1).clamp_(-most, most)
+    norm, threshold = group["norm"], group["threshold"]
+    new, u = _shrink_with_u(z, D, lambda1, lambda21, lambda2, norm, threshold, group_dim, x if flat else None)
+    return torch.where((u == 0) & (new != 0), plain, new), u
+
+
+def denominator(root: Tensor, lr: float) -> Tensor:
+    """``D = sqrt(V) / lr``, in place of root, where it is below ``finfo.max * finfo.eps``, else that: with a tiny lr.
+
+    In float32 it is 4e31. D x does not overflow then, nor does a gradient divided by D underflow.
+    """
+    info = torch.finfo(root.dtype)
+    return root.mul_(min(1 / lr, info.max)).clamp_(max=info.max * info.eps)
 
 
 class GroupOptimizer(Optimizer):
     """What the grouped optimizers have in common; use one of the six classes, not this one.
 
-    A subclass names its own state in ``buffers`` and gives :meth:`moments`.
+    A subclass names its own state in ``buffers`` and gives :meth:`moments` and :meth:`root`.
 
-    State of a parameter: the int ``step`` (t, counted on every step in which the parameter has a gradient) and
-    the tensors ``z``, ``D_prev`` and those of ``buffers``, all of the parameter's shape and dtype, made at its
-    first gradient and (on a CPU) without touching their memory.
+    State of a parameter:
+
+    * ``step``: t, an int, counted on every step in which the parameter has a gradient;
+    * ``lr``: the last learning rate above 0, a float, 0.0 before the first: with it D follows from the moments;
+    * ``u`` and the tensors of ``buffers``: of the parameter's shape and dtype, made at its first gradient and (on a
+      CPU) without touching their memory;
+    * ``seen``: bool, one per group and broadcastable to the parameter ([N, 1] for the rows of a table): whether a step
+      has touched the group. A touch with lr = 0 does not count, as the group still holds its initial values.
 
     Options of a param group beyond the subclass's own:
 
@@ -152,20 +207,24 @@ class GroupOptimizer(Optimizer):
     * ``check_finite``: RuntimeError, before anything has moved, if a gradient holds NaN or infinity.
 
     Gradients are clipped to ``finfo.max ** 0.375`` (3e14 in float32), so that no square overflows. With lr = 0
-    the moments go on and the weights stay.
+    the moments go on; the weights and u stay.
     """
 
     buffers: tuple[str, ...] = ()
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """m and sqrt(V), a new tensor, of the touched rows at step t (Algorithm 1, line 4).
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        """m of the touched rows at step t (Algorithm 1, line 4).
 
         Args:
             grad: gradient of the touched rows.
-            rows: the same rows of each tensor in ``buffers``, to be updated in place.
+            rows: the same rows of u and of each tensor in ``buffers``; the latter to be updated in place.
             t: the global step, 1 at the first.
             group: the param group.
         """
+        raise NotImplementedError
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        """sqrt(V), a new tensor, of the same rows as their moments have it at step t (Algorithm 1, line 4)."""
         raise NotImplementedError
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -200,7 +259,8 @@ class GroupOptimizer(Optimizer):
                 name = self._name(index, i)
                 check_parameter(p, group["group_dim"], name, who)
                 if states.get(p):
-                    check_state(states[p], p, ("z", "D_prev", *self.buffers), name, who)
+                    check_state(states[p], p, ("u", *self.buffers), seen_shape(p, group["group_dim"]), name, who)
+                    states[p]["seen"] = states[p]["seen"].bool()  # torch has made it a float, as the parameter is
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -231,24 +291,48 @@ class GroupOptimizer(Optimizer):
 
     @torch.no_grad()
     def apply_threshold_(self) -> int:
-        """Computes every stored row anew from its z and D with the present lambdas; returns how many groups died.
+        """Tests every touched group with the present lambdas, as a step without a gradient; returns how many died.
 
-        A row that was last touched while a schedule's lambda21 was smaller has not yet been held against the
-        final one. Rows that no step has touched stay as they are.
+        A row that was last touched while a schedule's lambda21 was smaller has not yet met the final one. Its D is
+        that of :meth:`stored_rows`. Rows that no step has touched stay as they are.
         """
         died = 0
         for group in self.param_groups:
             group_dim = group["group_dim"]
             for p in group["params"]:
-                if p not in self.state or p.numel() == 0:
-                    continue
-                tables = [torch.atleast_1d(t) for t in (p, self.state[p]["z"], self.state[p]["D_prev"])]
-                by = CHUNK if group_dim in (0, None) else len(tables[0])
-                for x, z, D in zip(*(t.split(by) for t in tables), strict=True):
-                    new = torch.where(any_in_group(D != 0, group_dim), shrink(z, D, **penalty(group), x=x), x)
+                for x, u, D, seen in self.stored_rows(p):
+                    if not seen.any():
+                        continue  # nor is their memory touched
+                    new, left = proximal_step(x, u, D, group, flat=True)
+                    new = torch.where(seen, new, x)
                     died += int((any_in_group(x != 0, group_dim) & ~any_in_group(new != 0, group_dim)).sum())
                     x.copy_(new)
+                    u.copy_(torch.where(seen, left, u))
         return died
+
+    def stored_rows(self, p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """p piece by piece, whole groups at a time: views of the weights, of their u, their D, and of ``seen``.
+
+        D has the present moments and step, and the last learning rate above 0: it is finite, also where a schedule
+        has ended at 0. Before the first such step it is sqrt(V). Nothing comes of a parameter without state.
+        """
+        state, group = self.state.get(p), self.group_of(p)
+        if not state or p.numel() == 0:
+            return
+        names = ("u", *self.buffers)
+        tables = [torch.atleast_1d(t) for t in (p.detach(), state["seen"], *(state[name] for name in names))]
+        by = CHUNK if group["group_dim"] in (0, None) else len(tables[0])
+        for x, seen, *rest in zip(*(t.split(by) for t in tables), strict=True):
+            rows = dict(zip(names, rest, strict=True))
+            root = self.root(rows, max(state["step"], 1), group)
+            yield x, rows["u"], denominator(root, state["lr"] or 1.0), seen
+
+    def group_of(self, p: Tensor) -> dict[str, Any]:
+        """The param group that holds p; ValueError if none does."""
+        for group in self.param_groups:
+            if any(p is q for q in group["params"]):
+                return group
+        raise ValueError(f"the tensor of shape {tuple(p.shape)} is not a parameter of this {type(self).__name__}")
 
     def _name(self, index: int, i: int) -> str:
         names = self.param_groups[index].get("param_names")
@@ -276,33 +360,35 @@ class GroupOptimizer(Optimizer):
         """The state of p, made with zeros if there is none yet."""
         state: dict[str, Any] = self.state[p]
         if not state:
-            state["step"] = 0
-            for name in ("z", "D_prev", *self.buffers):
+            state["step"], state["lr"] = 0, 0.0
+            for name in ("u", *self.buffers):
                 state[name] = untouched_zeros(p)
+            state["seen"] = torch.zeros(seen_shape(p, self.group_of(p)["group_dim"]), dtype=torch.bool, device=p.device)
         return state
 
-    def _read_buffers(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
-        return {name: _read(state[name], rows) for name in self.buffers}
+    def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
+        return {name: _read(state[name], rows) for name in ("u", *self.buffers)}
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
         rows, grad = self._touched(p, group)
         state = self.ensure_state(p)
         state["step"] += 1
+        t, lr = state["step"], float(group["lr"])
+        if lr > 0:
+            state["lr"] = lr
         if grad.numel() == 0:
             return
-        mine = self._read_buffers(p, state, rows)
-        m, root = self.moments(grad, mine, state["step"], group)
-        for name in self.buffers:
+        mine = self._read_rows(p, state, rows)
+        m = self.moments(grad, mine, t, group)
+        if lr > 0:  # with lr = 0 D would be infinite: u and x stay, and the next step takes up from them
+            D = denominator(self.root(mine, t, group), lr)
+            x, pull = _read(p, rows), mine["u"] + m
+            x, mine["u"] = proximal_step(x, pull, D, group, flat=may_vanish(group, lr, p.dtype))
+            _write(p, rows, x)
+            seen = state["seen"]
+            seen.fill_(True) if rows is None else seen.index_fill_(0, rows, True)
+        for name in ("u", *self.buffers):
             _write(state[name], rows, mine[name])
-        lr = float(group["lr"])
-        if lr == 0:
-            return  # D would be infinite: z, D_prev and x stay, and the next step takes up from them
-        D = root.div_(lr)
-        x, z = _read(p, rows), _read(state["z"], rows)
-        accumulate_(z, m, D, _read(state["D_prev"], rows), x)
-        _write(state["z"], rows, z)
-        _write(state["D_prev"], rows, D)
-        _write(p, rows, shrink(z, D, **penalty(group), x=x if may_vanish(group, p.dtype) else None))
 
 
 def clip(values: Tensor) -> Tensor:
@@ -311,15 +397,15 @@ def clip(values: Tensor) -> Tensor:
     return values.clamp(-bound, bound)
 
 
-def penalty(group: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of :func:`shrink` that a param group holds."""
-    return {key: group[key] for key in ("lambda1", "lambda21", "lambda2", "norm", "threshold", "group_dim")}
+def may_vanish(group: dict[str, Any], lr: float, dtype: torch.dtype) -> bool:
+    """Whether ``D + 2 lambda2`` can be 0 at this learning rate: only with eps (next to) 0 and no l2."""
+    return float(group.get("eps", 1.0)) / lr + 2 * group["lambda2"] < torch.finfo(dtype).tiny
 
 
-def may_vanish(group: dict[str, Any], dtype: torch.dtype) -> bool:
-    """Whether ``D + 2 lambda2`` can be 0: only with eps (next to) 0 and no l2."""
-    floor = float(group.get("eps", 1.0)) / float(group["lr"]) + 2 * group["lambda2"]
-    return floor < torch.finfo(dtype).tiny
+def seen_shape(p: Tensor, group_dim: GroupDim) -> list[int]:
+    """The shape of one value per group that is broadcastable to p."""
+    within = _within(p, group_dim)
+    return [1 if dim in within else size for dim, size in enumerate(p.shape)]
 
 
 def untouched_zeros(p: Tensor) -> Tensor:

@@ -19,9 +19,10 @@ class GroupAdagrad(GroupOptimizer):
         m    = g                                                            lines 3, 4
         sum <- sum + g^2                                                    line 5
         D    = (sqrt(initial_accumulator_value + sum) + eps) / lr           line 6; see below
-        z   <- z + m - (D - D_prev) x                                       lines 6, 7
+        z    = u + m - D x                                                  lines 6, 7
         s    = -sign(z) max(|z| - lambda1, 0)                               line 9
         x   <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)     line 11
+        u   <- z + D x
 
     eps stands beside the root, as in ``torch.optim.Adagrad``, which this is with all lambdas 0; print puts it under
     the root at t = 1. With lambda21 = 0 and weights that start at 0 it is FTRL-Proximal (McMahan et al., "Ad Click
@@ -68,9 +69,12 @@ class GroupAdagrad(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        total = rows["sum"].addcmul_(grad, grad)
-        return grad, (total + group["initial_accumulator_value"]).sqrt_().add_(group["eps"])
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        rows["sum"].addcmul_(grad, grad)
+        return grad
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return (rows["sum"] + group["initial_accumulator_value"]).sqrt_().add_(group["eps"])
 
     @staticmethod
     def plain(

@@ -24,9 +24,10 @@ class GroupAdaHessian(GroupOptimizer):
         m_hat <- beta1 m_hat + (1 - beta1) g,   m = m_hat / (1 - beta1^t)   line 4, Table 1
         v     <- beta2 v + (1 - beta2) h^2
         D      = (sqrt(v / (1 - beta2^t))^hessian_power + eps) / lr
-        z     <- z + m - (D - D_prev) x                                     lines 5, 6
+        z      = u + m - D x                                                lines 5, 6
         s      = -sign(z) max(|z| - lambda1, 0)                             line 8
         x     <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)   line 10
+        u     <- z + D x
 
     With all lambdas 0 it is the published AdaHessian without its averaging over blocks or convolution kernels.
 
@@ -118,14 +119,16 @@ class GroupAdaHessian(GroupOptimizer):
         """
         self._hessian[p] = diagonal.detach()
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]
-        m = rows["m"].lerp_(grad, 1 - beta1)
-        v = rows["v"].mul_(beta2).addcmul_(rows["hessian"], rows["hessian"], value=1 - beta2)
-        root = v.sqrt().div_(math.sqrt(1 - beta2**t))
+        rows["v"].mul_(beta2).addcmul_(rows["hessian"], rows["hessian"], value=1 - beta2)
+        return rows["m"].lerp_(grad, 1 - beta1) / (1 - beta1**t)
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        root = rows["v"].sqrt().div_(math.sqrt(1 - group["betas"][1] ** t))
         if group["hessian_power"] != 1:
             root.pow_(group["hessian_power"])
-        return m / (1 - beta1**t), root.add_(group["eps"])
+        return root.add_(group["eps"])
 
     def _check_gradient(self, p: Tensor, group: dict[str, Any], name: str) -> None:
         super()._check_gradient(p, group, name)
@@ -147,14 +150,14 @@ class GroupAdaHessian(GroupOptimizer):
         if group["check_finite"] and not bool((h.values() if h.is_sparse else h).isfinite().all()):
             raise RuntimeError(f"{who}: the Hessian diagonal of {name} holds NaN or infinity")
 
-    def _read_buffers(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
+    def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
         h = self._hessian[p]
         if h.is_sparse and p.grad is not None and p.grad.is_sparse:
             h = h.values()
         else:
             h = h.to_dense() if h.is_sparse else h
             h = h if rows is None else h.index_select(0, rows)
-        return {**super()._read_buffers(p, state, rows), "hessian": clip(h)}
+        return {**super()._read_rows(p, state, rows), "hessian": clip(h)}
 
     def _update(self, p: Tensor, group: dict[str, Any]) -> None:
         super()._update(p, group)

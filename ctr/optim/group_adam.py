@@ -20,9 +20,10 @@ class GroupAdam(GroupOptimizer):
         m      = m_hat / (1 - beta1^t)                                      line 5
         v     <- beta2 v + (1 - beta2) g^2                                  line 6
         D      = (sqrt(v / (1 - beta2^t)) + eps) / lr                       lines 7, 8; see below
-        z     <- z + m - (D - D_prev) x                                     lines 9, 10
+        z      = u + m - D x                                                lines 9, 10
         s      = -sign(z) max(|z| - lambda1, 0)                             line 12
         x     <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)   line 14
+        u     <- z + D x
 
     eps stands in D at every step. Print adds it to Q at t = 1 only, with which Theorem 2 (lambdas 0 give Adam)
     is not exact. ``eps_hat=True`` takes ``eps / sqrt(1 - beta2^t)`` in D instead, which is the rule of
@@ -71,11 +72,13 @@ class GroupAdam(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]
-        m = rows["m"].lerp_(grad, 1 - beta1)
-        v = rows["v"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        return m / (1 - beta1**t), adam_root(v, t, group)
+        rows["v"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        return rows["m"].lerp_(grad, 1 - beta1) / (1 - beta1**t)
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return adam_root(rows["v"], t, group)
 
     @staticmethod
     def plain(

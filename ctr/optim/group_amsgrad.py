@@ -20,9 +20,10 @@ class GroupAMSGrad(GroupOptimizer):
         v     <- beta2 v + (1 - beta2) g^2
         v_max <- max(v_max, v)
         D      = (sqrt(v_max / (1 - beta2^t)) + eps) / lr
-        z     <- z + m - (D - D_prev) x                                     lines 5, 6
+        z      = u + m - D x                                                lines 5, 6
         s      = -sign(z) max(|z| - lambda1, 0)                             line 8
         x     <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)   line 10
+        u     <- z + D x
 
     v_max is the largest of the moving averages, as in the AMSGrad paper (Reddi et al., ICLR 2018) and in
     ``torch.optim.Adam(amsgrad=True)``, which this is with all lambdas 0. The V_t of print's Table 1 feeds the
@@ -71,12 +72,14 @@ class GroupAMSGrad(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]
-        m = rows["m"].lerp_(grad, 1 - beta1)
         v = rows["v"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        v_max = torch.maximum(rows["v_max"], v, out=rows["v_max"])
-        return m / (1 - beta1**t), adam_root(v_max, t, group)
+        torch.maximum(rows["v_max"], v, out=rows["v_max"])
+        return rows["m"].lerp_(grad, 1 - beta1) / (1 - beta1**t)
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return adam_root(rows["v_max"], t, group)
 
     @staticmethod
     def plain(

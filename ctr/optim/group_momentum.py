@@ -17,12 +17,13 @@ class GroupMomentum(GroupOptimizer):
 
         b <- gamma b + g                                                    line 4, Table 1
         m  = b   (nesterov: g + gamma b),   D = 1 / lr                      line 4
-        z <- z + m - (D - D_prev) x                                         lines 5, 6
+        z  = u + m - D x                                                    lines 5, 6
         s  = -sign(z) max(|z| - lambda1, 0)                                 line 8
         x <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)       line 10
+        u <- z + D x
 
-    V = I at every step but V_0 = 0, so that the initial weights are folded into z at a row's first touch. With all
-    lambdas 0 it is ``torch.optim.SGD(momentum=gamma, nesterov=nesterov)``.
+    V = I at every step; u is 0 before a row's first touch. With all lambdas 0 it is
+    ``torch.optim.SGD(momentum=gamma, nesterov=nesterov)``.
 
     Shapes: any; an embedding table is (rows, d) with ``group_dim=0``. Dense and sparse COO gradients.
 
@@ -65,10 +66,13 @@ class GroupMomentum(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         gamma = group["momentum"]
         b = rows["m"].mul_(gamma).add_(grad)
-        return torch.add(grad, b, alpha=gamma) if group["nesterov"] else b, torch.ones_like(grad)
+        return torch.add(grad, b, alpha=gamma) if group["nesterov"] else b
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return torch.ones_like(rows["u"])
 
     @staticmethod
     def plain(params: ParamsT, lr: float, momentum: float = 0.9, nesterov: bool = False) -> torch.optim.SGD:

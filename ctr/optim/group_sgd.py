@@ -16,9 +16,10 @@ class GroupSGD(GroupOptimizer):
     The step t, per touched row, with the lines of the paper's Algorithm 1::
 
         m  = g,   D = 1 / lr                                                lines 3, 4
-        z <- z + m - (D - D_prev) x                                         lines 5, 6
+        z  = u + m - D x                                                    lines 5, 6
         s  = -sign(z) max(|z| - lambda1, 0)                                 line 8
         x <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)       line 10
+        u <- z + D x
 
     The paper's SGD has the rate alpha / sqrt(t): that is an LR schedule here, for example
     ``LambdaLR(opt, lambda t: (t + 1) ** -0.5)``. With all lambdas 0 it is ``torch.optim.SGD``.
@@ -58,8 +59,11 @@ class GroupSGD(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        return grad, torch.ones_like(grad)
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return grad
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return torch.ones_like(rows["u"])
 
     @staticmethod
     def plain(params: ParamsT, lr: float) -> torch.optim.SGD:

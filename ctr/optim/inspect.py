@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, SparseAdam
 
-from ctr.optim.core import CHUNK, GroupOptimizer, any_in_group, group_size, scores
-from ctr.optim.group_adam import GroupAdam, adam_root
+from ctr.optim.core import GroupOptimizer, any_in_group, group_size, scores
+from ctr.optim.group_adam import GroupAdam
 from ctr.optim.group_amsgrad import GroupAMSGrad
 from ctr.optim.validate import GroupDim
 
@@ -27,40 +27,38 @@ def touched_rows(optimizer: GroupOptimizer, p: Tensor) -> Tensor:
 
     To read untouched rows as zero, as a serving look-up does: ``p * touched_rows(opt, p)[:, None]``.
     """
-    group, state = _find(optimizer, p)
+    group, state = optimizer.group_of(p), optimizer.state.get(p)
     if not state:
         return ~any_in_group(torch.ones_like(p, dtype=torch.bool), group["group_dim"]).flatten()
-    return any_in_group(state["D_prev"] != 0, group["group_dim"]).flatten()
+    seen: Tensor = state["seen"].flatten()
+    return seen.clone()
 
 
 def feature_rate(optimizer: GroupOptimizer, p: Tensor) -> float:
     """Share of the touched groups of p that are not zero (the paper's sparsity); NaN if none was touched."""
     touched = touched_rows(optimizer, p)
-    alive = touched & ~zero_rows(p, _find(optimizer, p)[0]["group_dim"])
+    alive = touched & ~zero_rows(p, optimizer.group_of(p)["group_dim"])
     count = int(touched.sum())
     return int(alive.sum()) / count if count else math.nan
 
 
 def prox_path(optimizer: GroupOptimizer, p: Tensor, lambda21s: Iterable[float]) -> list[int]:
-    """How many touched groups of p would survive if each lambda21 were applied to the present z.
+    """How many touched groups of p would survive if each lambda21 were applied to the present state.
 
-    It is the count that ``apply_threshold_`` would leave, not that of a training run with that lambda21.
+    It is the count that ``apply_threshold_`` would leave, not that of a training run with that lambda21: groups are
+    ranked by the norm of ``z = u - D x``, with D as in :meth:`~ctr.optim.core.GroupOptimizer.stored_rows`.
 
     Raises:
         ValueError: p is not one of the optimizer's parameters or has no groups (group_dim None).
     """
-    group, state = _find(optimizer, p)
+    group = optimizer.group_of(p)
     group_dim: GroupDim = group["group_dim"]
     if group_dim is None:
         raise ValueError("prox_path: group_dim is None, so lambda21 removes nothing from this parameter")
     limits = [math.sqrt(group_size(p.shape, group_dim)) * value for value in lambda21s]
-    if not state or p.numel() == 0:
-        return [0] * len(limits)
     counts = [0] * len(limits)
-    z_all, D_all = torch.atleast_1d(state["z"]), torch.atleast_1d(state["D_prev"])
-    by = CHUNK if group_dim == 0 else max(len(z_all), 1)
-    for z, D in zip(z_all.split(by), D_all.split(by), strict=True):
-        length = scores(z, D, group)[any_in_group(D != 0, group_dim)]
+    for x, u, D, seen in optimizer.stored_rows(p):
+        length = scores(torch.addcmul(u, D, x, value=-1), D, group)[seen]
         for i, limit in enumerate(limits):
             counts[i] += int((length > max(limit, torch.finfo(p.dtype).tiny)).sum())
     return counts
@@ -69,8 +67,8 @@ def prox_path(optimizer: GroupOptimizer, p: Tensor, lambda21s: Iterable[float]) 
 def warm_start_from_adam(optimizer: GroupOptimizer, adam: Optimizer | dict[str, Any]) -> None:
     """Takes over the moments and the step of a trained Adam, so that training goes on where Adam stood.
 
-    z = -D x and D_prev = D in every row that Adam has trained; with all lambdas 0 the next steps are Adam's. (z = 0
-    with D_prev = D would be wrong: the weights that Adam has learned would be missing from z.)
+    With all lambdas 0 the next steps are Adam's. u is 0, as Adam has no penalty; the rows that it has trained count as
+    touched (with lr = 0 only from their next touch on).
 
     Args:
         optimizer: a GroupAdam or GroupAMSGrad over the trained weights.
@@ -111,20 +109,9 @@ def _take_over(
     optimizer: GroupOptimizer, p: Tensor, group: dict[str, Any], moments: dict[str, Tensor], step: Any
 ) -> None:
     state = optimizer.ensure_state(p)
-    state["step"] = int(step)
+    state["step"], state["lr"] = int(step), float(group["lr"])
     for key, value in moments.items():
         state[key].copy_(value)
-    lr = float(group["lr"])
+    state["u"].zero_()
     trained = any_in_group((state["m"] != 0) | (state["v"] != 0), group["group_dim"])
-    if lr == 0:
-        return  # z = 0 with D_prev = 0 is exact too
-    D = adam_root(state[optimizer.buffers[-1]], state["step"], group).div_(lr).mul_(trained)
-    state["z"].copy_(-D * p)
-    state["D_prev"].copy_(D)
-
-
-def _find(optimizer: GroupOptimizer, p: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
-    for group in optimizer.param_groups:
-        if any(p is q for q in group["params"]):
-            return group, optimizer.state.get(p, {})
-    raise ValueError(f"the tensor of shape {tuple(p.shape)} is not a parameter of this {type(optimizer).__name__}")
+    state["seen"].copy_(trained & (state["lr"] > 0))

@@ -34,20 +34,28 @@ def check_loaded_keys(group: dict[str, Any], known: dict[str, Any], who: str) ->
         raise ValueError(f"{who}: this state is of another optimizer, it {' and '.join(has_no + has)}")
 
 
-def check_state(state: dict[str, Any], p: Tensor, names: tuple[str, ...], name: str, who: str) -> None:
-    """ValueError if a saved state is not the int ``step`` and one tensor of the parameter's shape for each name."""
-    if state.keys() != {"step", *names}:
+def check_state(state: dict[str, Any], p: Tensor, names: tuple[str, ...], seen: list[int], name: str, who: str) -> None:
+    """ValueError if a saved state is not the int ``step``, the float ``lr``, one tensor of the parameter's shape for
+    each name, and ``seen`` of that shape."""
+    if "D_prev" in state:
+        raise ValueError(
+            f"{who}: this state is of an older version, for {name} it holds z and D_prev, which can no longer be "
+            "taken up: train anew, or start from its weights with a state of its own"
+        )
+    if state.keys() != {"step", "lr", "seen", *names}:
         raise ValueError(
             f"{who}: this state is of another optimizer, for {name} it holds {', '.join(map(str, state))}; "
-            f"expected are step, {', '.join(names)}"
+            f"expected are step, lr, seen, {', '.join(names)}"
         )
     if not _is_dim(state["step"]):
         raise ValueError(f"{who}: in this state step of {name} is {state['step']!r}, not an int")
-    for key in names:
+    if not _is_number(state["lr"], math.inf):
+        raise ValueError(f"{who}: in this state lr of {name} is {state['lr']!r}, not a finite number >= 0")
+    for key, shape in [*((key, list(p.shape)) for key in names), ("seen", seen)]:
         value = state[key]
-        if not isinstance(value, Tensor) or value.shape != p.shape:
+        if not isinstance(value, Tensor) or list(value.shape) != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else f"no tensor but {type(value).__name__}"
-            raise ValueError(f"{who}: in this state {key} of {name} is {got}, its shape must be {tuple(p.shape)}")
+            raise ValueError(f"{who}: in this state {key} of {name} is {got}, its shape must be {tuple(shape)}")
 
 
 def check_options(group: dict[str, Any], who: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -37,3 +38,29 @@ def make_optimizers(
     net = [p for p in model.parameters() if p is not weight]
     shared = {key: options[key] for key in parts.options("opt", plain) if key in options}
     return grouped([weight], **options), plain(net, **shared)
+
+
+def check_saved(state: Mapping[str, Any], net_optimizer: Optimizer) -> None:
+    """ValueError if a saved state is not one of a training step whose net has such an optimizer.
+
+    torch takes up any state of as many parameters. That of the rows is checked by its optimizer.
+    """
+    if "table" in state or "history" in state:
+        raise ValueError(
+            "this state is of an older version, whose rows hold z: it can no longer be taken up; train anew, or from "
+            "its weights alone"
+        )
+    if not {"row_optimizer", "net_optimizer"} <= state.keys():
+        raise ValueError(f"this state is not one of a training step: it holds {', '.join(state) or 'nothing'}")
+    saved, groups = state["net_optimizer"], net_optimizer.param_groups
+    if any(not net_optimizer.defaults.keys() <= group.keys() for group in saved["param_groups"]):
+        raise ValueError(f"this state is of a net with another optimizer than {type(net_optimizer).__name__}")
+    mine = [tuple(p.shape) for group in groups for p in group["params"]]
+    theirs = [  # a number for all parameters, such as the step, has no shape of its own
+        {tuple(value.shape) for value in saved["state"].get(i, {}).values() if isinstance(value, torch.Tensor)} - {()}
+        for group in saved["param_groups"]
+        for i in group["params"]
+    ]
+    if len(theirs) != len(mine) or any(shapes - {shape} for shapes, shape in zip(theirs, mine, strict=True)):
+        shown = [sorted(shapes) for shapes in theirs]
+        raise ValueError(f"this state is of a net with parameters {shown}; this one has {mine}")

@@ -52,16 +52,16 @@ def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, s
     A row that is zero already is never among those that stay, so that fewer may stay. Of equal rows the one with the
     lower id stays. Rows that training has not touched keep their initial values: they are not in the model yet.
 
-    A pruned row has z = 0 as well: these optimizers derive w from z, and w = 0 alone would come back whole at the next
-    touch. With z = 0 the next touch is the plain optimizer's step from w = 0. The moments m and v stay as they are, as
-    in any PyTorch program that sets ``weight.data`` to zero.
+    A pruned row has u = 0 as well, so that its next touch is the plain optimizer's step from w = 0. The moments m and v
+    stay as they are, as in any PyTorch program that sets ``weight.data`` to zero.
 
     Args:
         embedding: the table, [N, d].
         optimizer: that of the table, all lambdas 0.
         count: how many rows stay.
-        score: ``"norm"`` ranks by ||w||; ``"effect"`` by ||D w||, D the row's adaptive denominator. Without lambdas
-            that is ||z||, by which the grouped optimizer with ``norm="s"`` would rank.
+        score: ``"norm"`` ranks by ||w||; ``"effect"`` by ||D w||, D the row's present adaptive denominator
+            (:meth:`~ctr.optim.GroupOptimizer.stored_rows`). Without lambdas that is ||z||, by which the grouped
+            optimizer with ``norm="s"`` would rank.
 
     Returns:
         How many rows stay.
@@ -69,15 +69,17 @@ def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, s
     Raises:
         CtrError: a weight is NaN; nothing has been changed.
     """
-    weight, z = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)["z"]
+    weight, u = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)["u"]
     alive = alive_rows(weight, embedding.seen)
     # A chunk at a time: a table of tens of millions of rows must not be copied.
-    ranked = (weight if score == "norm" else z).split(CHUNK)
+    ranked = (
+        weight.split(CHUNK) if score == "norm" else (D * w for w, _, D, _ in optimizer.stored_rows(embedding.weight))
+    )
     ranks = torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in ranked]).masked_fill_(~alive, -1)
     if bool(ranks.isnan().any()):
         raise CtrError("an embedding row is NaN and cannot be ranked for pruning; lower the learning rate")
     keep = top_rows(ranks, count)
-    for table in (weight, z):
+    for table in (weight, u):
         for rows, drop in zip(table.split(CHUNK), (embedding.seen & ~keep).split(CHUNK), strict=True):
             rows.masked_fill_(drop.unsqueeze(1), 0)
     return int(keep.sum())
@@ -107,4 +109,4 @@ def top_rows(ranks: Tensor, count: int) -> Tensor:
 def clear_row_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, row: int) -> None:
     """Sets one row to exactly zero, as :func:`prune_` does."""
     embedding.weight[row] = 0
-    optimizer.ensure_state(embedding.weight)["z"][row] = 0
+    optimizer.ensure_state(embedding.weight)["u"][row] = 0

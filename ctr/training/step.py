@@ -15,9 +15,9 @@ from ctr.errors import CtrError
 from ctr.models.embedding import FeatureEmbedding
 from ctr.optim import GroupAdaHessian, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
-from ctr.training.compiled.convert import to_torch
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
+from ctr.training.optimizers import check_saved
 
 log = logging.getLogger("ctr")
 
@@ -40,7 +40,7 @@ class Step(Protocol):
     """Trains a model in place; `TorchStep` and `NativeStep` are the two.
 
     Attributes:
-        row_optimizer: that of the embedding's weight. Its state holds z of every row, where both may be changed
+        row_optimizer: that of the embedding's weight. Its state holds u of every row, where both may be changed
             between two steps (pruning does); the compiled step shows its own as views.
     """
 
@@ -130,18 +130,11 @@ class TorchStep:
         return self.row_optimizer.apply_threshold_()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "backend": "torch",
-            "row_optimizer": self.row_optimizer.state_dict(),
-            "net_optimizer": self.net_optimizer.state_dict(),
-        }
+        return {"row_optimizer": self.row_optimizer.state_dict(), "net_optimizer": self.net_optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As `Step` says; of the compiled step too, after which all goes on within the rounding of float32."""
-        if state.get("backend") == "native":
-            state = to_torch(state)
-        elif state.get("backend") != "torch":
-            raise ValueError("this state is not one of a training step: it has no backend")
+        """As `Step` says; that of the compiled step too, after which all goes on within the rounding of float32."""
+        check_saved(state, self.net_optimizer)
         _load_copies(self.row_optimizer, state["row_optimizer"])
         _load_copies(self.net_optimizer, state["net_optimizer"])
 

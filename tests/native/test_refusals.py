@@ -250,14 +250,27 @@ def test_parts_that_were_replaced_are_noticed():
 def test_a_state_that_does_not_fit_changes_nothing():
     first, second = batches(2)
     mine, other = native(build("mlp")), native(build("mlp", hidden=[8]))
-    for step in (mine, other):
+    narrow, sums = native(build("mlp", dim=4)), native(build("mlp"), "group_adagrad")
+    for step in (mine, other, narrow, sums):
         step.train(first)
     before = copy.deepcopy(mine.state_dict())
-    state = other.state_dict()
-    for wrong in (state, {"backend": "native"}, {key: state[key] for key in state if key != "history"}):
-        with pytest.raises(ValueError, match="this state is"):
+    uneven = copy.deepcopy(before)
+    uneven["row_optimizer"]["state"][0]["step"] = 7
+    for wrong, message in (
+        (other.state_dict(), "this state is of a net with parameters"),
+        (narrow.state_dict(), "this state is of a net with parameters"),
+        (sums.state_dict(), "this state is of a net with another optimizer than Adam"),
+        ({**before, "row_optimizer": sums.state_dict()["row_optimizer"]}, "this state is of another optimizer"),
+        ({**before, "row_optimizer": narrow.state_dict()["row_optimizer"]}, r"its shape must be \(300, 8\)"),
+        ({"net_optimizer": before["net_optimizer"]}, "not one of a training step: it holds net_optimizer"),
+        ({"backend": "native", "table": torch.zeros(3, 33), "history": torch.zeros(2, 2)}, "of an older version"),
+        (uneven, r"different numbers of steps: \[1, 7\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
             mine.load_state_dict(wrong)
-    assert torch.equal(mine.state_dict()["table"], before["table"])
+    after = mine.state_dict()
+    for key, value in before["row_optimizer"]["state"][0].items():
+        assert torch.equal(torch.as_tensor(after["row_optimizer"]["state"][0][key]), torch.as_tensor(value))
     mine.train(second)
 
 

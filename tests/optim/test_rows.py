@@ -76,11 +76,23 @@ def test_prox_path_counts_what_apply_threshold_leaves(norm: str) -> None:
     assert len(set(predicted)) > 3
 
 
-def test_apply_threshold_changes_nothing_under_the_same_lambdas() -> None:
-    opt, p = trained(lambda1=0.01, lambda21=1.0, lambda2=0.1)
-    before = p.detach().clone()
-    assert opt.apply_threshold_() == 0
-    assert torch.equal(p, before)
+@pytest.mark.parametrize("threshold", ["soft", "hard"])
+def test_apply_threshold_changes_nothing_under_the_same_lambdas(threshold: str) -> None:
+    """Where D is what it was at the last touch: u and x are then one and the same z."""
+    gen = torch.Generator().manual_seed(0)
+    p = torch.nn.Parameter(torch.randn(12, 3, generator=gen) * 0.01)
+    opt = GroupSGD([p], lr=0.05, lambda1=0.01, lambda21=6.0, lambda2=0.1, threshold=threshold)  # type: ignore[arg-type]
+    for _ in range(30):
+        rows = torch.randperm(10, generator=gen)[:6]
+        p.grad = sparse(rows, rows[:, None] / 10 + 0.01 * torch.randn(6, 3, generator=gen), 12)
+        opt.step()
+    before, u = p.detach().clone(), opt.state[p]["u"].clone()
+    assert 2 < int(zero_rows(p).sum()) < 9
+    for _ in range(3):
+        assert opt.apply_threshold_() == 0
+    assert torch.equal(p == 0, before == 0)
+    torch.testing.assert_close(p.detach(), before, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(opt.state[p]["u"], u, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("threshold", ["soft", "hard"])

@@ -156,9 +156,9 @@ def test_a_state_of_another_shape_is_refused_and_the_parameter_named(member: Mem
     theirs = member.make([small])
     give(theirs, small, torch.ones(5, 3), torch.ones(5, 3))
     theirs.step()
-    assert_load_fails(opt, theirs.state_dict(), r"z of parameter 0 of group 0 is \(5, 3\).*\(6, 3\)")
+    assert_load_fails(opt, theirs.state_dict(), r"u of parameter 0 of group 0 is \(5, 3\).*\(6, 3\)")
     named = member.make([("net.table", p)])
-    with pytest.raises(ValueError, match=r"z of parameter 'net\.table'"):
+    with pytest.raises(ValueError, match=r"u of parameter 'net\.table'"):
         named.load_state_dict(theirs.state_dict())
     for name in opt.buffers:
         saved = copy.deepcopy(opt.state_dict())
@@ -170,3 +170,17 @@ def test_a_state_whose_group_dim_does_not_fit_is_refused() -> None:
     bias = torch.nn.Parameter(torch.ones(4))
     with pytest.raises(ValueError, match="group_dim 1 is out of range for parameter 'bias'"):
         GroupAdam([("bias", bias)]).load_state_dict(GroupAdam([table()], group_dim=1).state_dict())
+
+
+def test_a_state_of_an_older_version_is_refused() -> None:
+    p = table()
+    opt = GroupAdam([("net.table", p)], **LAMBDAS)
+    walk(opt, p, range(3))
+    saved = copy.deepcopy(opt.state_dict())
+    old = saved["state"][0]
+    saved["state"][0] = {"step": 3, "z": old["u"], "D_prev": old["v"], "m": old["m"], "v": old["v"]}
+    assert_load_fails(opt, saved, r"older version, for parameter 'net\.table' it holds z and D_prev")
+    for spoilt, message in (({"lr": -1.0}, "lr of .* is -1.0"), ({"seen": torch.ones(6)}, r"seen of .* is \(6,\)")):
+        saved = copy.deepcopy(opt.state_dict())
+        saved["state"][0].update(spoilt)
+        assert_load_fails(opt, saved, message)

@@ -2,7 +2,7 @@
 //
 // Every sample has one row of activations in which each layer finds its input and leaves its output side by side, so
 // that concatenating costs nothing; its gradients lie in a row of the same layout. Which columns a layer reads and writes
-// is decided where the torch model is translated (ctr/native/program.py).
+// is decided where the torch model is translated (ctr/training/compiled/program.py).
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace ctr {
 
 enum Kind : std::int32_t { LINEAR, CROSS, PAIRS, SUPERPOSITION, HEAD };
 
-// Mirrored by ctr/native/program.py.
+// Mirrored by ctr/training/compiled/program.py.
 struct Layer {
     std::int32_t kind;
     std::int32_t in, in_width;    // columns read

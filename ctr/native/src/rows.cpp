@@ -1,5 +1,7 @@
 #include "rows.h"
 
+#include "vec.h"
+
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
@@ -14,9 +16,8 @@ constexpr int AHEAD = 32;  // rows fetched before they are needed: memory answer
 float* row_of(const Table& table, std::int32_t id) { return table.data + std::ptrdiff_t(id) * table.stride; }
 
 void prefetch(const float* row, int floats) {
-    const auto* line = reinterpret_cast<const char*>(row);
-    for (int i = 0; i < floats * 4; i += 64) __builtin_prefetch(line + i, 1);
-    __builtin_prefetch(line + floats * 4 - 1, 1);
+    const std::uintptr_t first = std::uintptr_t(row) & ~std::uintptr_t(63), end = std::uintptr_t(row + floats);
+    for (std::uintptr_t line = first; line < end; line += 64) __builtin_prefetch(reinterpret_cast<const void*>(line), 1);
 }
 
 // Calls run with the dim as a constant: the paper's sizes unrolled, 0 for all others, which go in a loop.
@@ -35,6 +36,9 @@ void with_dim(int dim, const Run& run) {
 // As torch clamps a gradient: +-FLT_MAX^0.375, so that no square overflows.
 constexpr float BOUND = 2.8147497e14F;
 
+// D at most, as in torch: D w does not overflow then, nor does a gradient divided by D underflow.
+constexpr float LARGEST = FLT_MAX * FLT_EPSILON;
+
 template <int fixed>
 float norm_of(const float* s, int dim) {
     float part[4] = {};
@@ -42,61 +46,110 @@ float norm_of(const float* s, int dim) {
     return std::clamp(std::sqrt((part[0] + part[1]) + (part[2] + part[3])), FLT_MIN, FLT_MAX);
 }
 
-// Algorithm 1 of the paper on one row; ctr/optim/core.py has it with its reasons.
-template <int fixed, Rule rule>
-void update(float* __restrict row, const float* __restrict g, int dim_, const RowOptions& o, const Root now,
-            const Root before, bool first) {
-    const int dim = fixed ? fixed : dim_;
-    float s[fixed ? fixed : 512], D[fixed ? fixed : 512];
-    float *w = row, *z = row + dim, *m = row + 2 * dim, *v = row + (rule == ADAM ? 3 : 2) * dim;
-    for (int i = 0; i < dim; ++i) {
-        const float gradient = g[i] < -BOUND ? -BOUND : g[i] > BOUND ? BOUND : g[i];
-        const float old = first ? 0.0F : __builtin_fmaf(std::sqrt(v[i] + o.initial), before.scale, before.shift);
-        float moment = gradient;
-        if constexpr (rule == ADAM) {
-            m[i] += o.one_minus_beta1 * (gradient - m[i]);
-            v[i] = o.beta2 * v[i] + o.one_minus_beta2 * (gradient * gradient);
-            moment = m[i] / o.correction1;
-        } else {
-            v[i] += gradient * gradient;
-        }
-        D[i] = __builtin_fmaf(std::sqrt(v[i] + o.initial), now.scale, now.shift);
-        z[i] += moment + (old - D[i]) * w[i];
-        const float size = std::fabs(z[i]) - o.lambda1;
-        s[i] = size > 0 ? std::copysign(size, z[i]) : 0.0F;
-        D[i] += o.two_lambda2;
+// A stretch of `count` numbers of a row, in one vector. Nothing is masked, and what is loaded is what was stored: else the
+// processor waits for the stores.
+template <int count>
+struct Stretch {
+    typedef float Floats __attribute__((vector_size(count * sizeof(float))));
+
+    static Floats load(const float* p) {
+        Floats v;
+        std::memcpy(&v, p, sizeof v);
+        return v;
     }
+    static void store(float* p, Floats v) { std::memcpy(p, &v, sizeof v); }
+    static Floats splat(float x) { return x - Floats{}; }
+    static Floats at_least(Floats v, float bound) { return v < bound ? splat(bound) : v; }
+    static Floats at_most(Floats v, float bound) { return v > bound ? splat(bound) : v; }
+    static Floats root(Floats v) {
+        float part[count];
+        store(part, v);
+        for (float& x : part) x = std::sqrt(x);
+        return load(part);
+    }
+};
+
+// body(Stretch, its place) for all of a row, the longest stretches first.
+template <class Body>
+void stretches(int dim, const Body& body) {
+    int c = 0;
+    if constexpr (LANES == 16)
+        for (; c + 16 <= dim; c += 16) body(Stretch<16>(), c);
+    if constexpr (LANES >= 8)
+        for (; c + 8 <= dim; c += 8) body(Stretch<8>(), c);
+    for (; c + 4 <= dim; c += 4) body(Stretch<4>(), c);
+    if (c + 2 <= dim) body(Stretch<2>(), c), c += 2;
+    if (c < dim) body(Stretch<1>(), c);
+}
+
+// Algorithm 1 of the paper on one row; ctr/optim/core.py has it with its reasons, and the same order of operations.
+template <int fixed, Rule rule>
+void update(float* __restrict row, const float* __restrict g, int dim_, const RowOptions& o) {
+    const int dim = fixed ? fixed : dim_;
+    constexpr int room = fixed ? fixed : 512;
+    float *w = row, *u = row + dim, *m = row + 2 * dim, *v = row + (rule == ADAM ? 3 : 2) * dim;
+    float D[room], pull[room];
+    stretches(dim, [&](auto s, int c) {
+        const auto gradient = s.at_most(s.at_least(s.load(g + c), -BOUND), BOUND);
+        auto moment = gradient, second = s.load(v + c);
+        if constexpr (rule == ADAM) {
+            auto mean = s.load(m + c);
+            mean += o.one_minus_beta1 * (gradient - mean);
+            s.store(m + c, mean);
+            second = o.beta2 * second + o.one_minus_beta2 * (gradient * gradient);
+            moment = mean / o.correction1;
+        } else {
+            second += gradient * gradient;
+        }
+        s.store(v + c, second);
+        s.store(D + c, s.at_most(s.root(second + o.initial) * o.scale + o.shift, LARGEST));
+        s.store(pull + c, s.load(u + c) + moment);
+    });
+    if (!o.penalised) {
+        stretches(dim, [&](auto s, int c) {
+            s.store(w + c, s.load(w + c) - s.load(pull + c) / s.load(D + c));
+            s.store(u + c, s.splat(0));
+        });
+        return;
+    }
+    float z[room], kept[room], normed[room];
+    stretches(dim, [&](auto s, int c) {
+        const auto now = s.at_most(s.at_least(s.load(pull + c) - s.load(D + c) * s.load(w + c), -FLT_MAX), FLT_MAX);
+        const auto soft = now > o.lambda1 ? now - o.lambda1 : now < -o.lambda1 ? now + o.lambda1 : s.splat(0);
+        s.store(z + c, now);
+        s.store(kept + c, soft);
+        if (o.norm == NORM_S) return;
+        const auto half = s.at_least((s.load(D + c) + o.two_lambda2) * 0.5F, FLT_MIN);
+        s.store(normed + c, soft / (o.norm == NORM_S_TILDE ? s.root(half) : half));
+    });
     float keep = 1;
     if (o.limit > 0) {
-        float scaled[fixed ? fixed : 512];
-        const float* normed = s;
-        if (o.norm != NORM_S) {
-            for (int i = 0; i < dim; ++i) {
-                const float half = std::max(D[i] * 0.5F, FLT_MIN);
-                scaled[i] = s[i] / (o.norm == NORM_S_TILDE ? std::sqrt(half) : half);
-            }
-            normed = scaled;
-        }
-        const float length = norm_of<fixed>(normed, dim);
+        const float length = norm_of<fixed>(o.norm == NORM_S ? kept : normed, dim);
         keep = o.hard ? float(length > o.limit) : std::max(length - o.limit, 0.0F) / length;
     }
-    for (int i = 0; i < dim; ++i) w[i] = 0.0F - keep * s[i] / D[i];  // never -0
+    stretches(dim, [&](auto s, int c) {
+        const auto soft = s.load(kept + c), before = s.load(D + c), whole = before + o.two_lambda2;
+        auto x = s.splat(0) - keep * soft / whole;  // never -0
+        auto share = s.splat(keep);
+        if (o.two_lambda2 > 0) share = keep * (before / whole);
+        const auto rest = (s.load(z + c) - soft) + (1.0F - share) * soft;
+        // Where no penalty acts, or none beyond the rounding of z, as without one. With keep < 1 there is no such place.
+        if (keep == 1) x = (rest == 0) & (x != 0) ? s.load(w + c) - s.load(pull + c) / before : x;
+        s.store(w + c, x);
+        s.store(u + c, rest);
+    });
 }
 
 template <int fixed, Rule rule>
-void update_all(const Table& table, const RowOptions& o, const Root* history, const std::vector<std::int32_t>& ids,
-                const float* sum) {
-    const int dim = table.dim, last = buffers(rule) * dim;
-    const Root now = history[o.step];
+void update_all(const Table& table, const RowOptions& o, const std::vector<std::int32_t>& ids, const float* sum) {
+    const int dim = table.dim, second = (buffers(rule) - 1) * dim;
     const std::size_t n = ids.size();
     for (std::size_t k = 0; k < n; ++k) {
-        if (k + AHEAD < n) prefetch(row_of(table, ids[k + AHEAD]), last + 1);
+        if (k + AHEAD < n) prefetch(row_of(table, ids[k + AHEAD]), table.stride);
         float* row = row_of(table, ids[k]);
-        std::int32_t step;
-        std::memcpy(&step, row + last, sizeof step);
-        if (step == 0) table.seen[ids[k]] = 1;
-        update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o, now, history[step], step == 0);
-        std::memcpy(row + last, &o.step, sizeof step);
+        // At the first touch, and hardly ever after: a write to `seen` at every touch would be a cache miss more.
+        if (row[second] == 0) table.seen[ids[k]] = 1;
+        update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o);
     }
 }
 
@@ -170,12 +223,12 @@ void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vec
         prefetch(row_of(table, unique_[k]), table.stride);
 }
 
-void RowUpdate::apply(const Table& table, const RowOptions& o, const Root* history) {
+void RowUpdate::apply(const Table& table, const RowOptions& o) {
     with_dim(table.dim, [&](auto dim) {
         if (o.rule == ADAM)
-            update_all<dim, ADAM>(table, o, history, unique_, sum_.data());
+            update_all<dim, ADAM>(table, o, unique_, sum_.data());
         else
-            update_all<dim, ADAGRAD>(table, o, history, unique_, sum_.data());
+            update_all<dim, ADAGRAD>(table, o, unique_, sum_.data());
     });
 }
 

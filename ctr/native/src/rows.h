@@ -1,7 +1,6 @@
-// The embedding rows with their optimizer state, one beside the other: [w | z | m | v | last], last an int32 step.
+// The embedding rows with their optimizer state, one beside the other: [w | u | m | v] for Adam, [w | u | sum] for Adagrad.
 //
-// A touched row is one stretch of memory instead of four or five far apart. D of the row's last touch is not stored: it
-// follows from v (or the sum of squares), which only a touch changes, and from what the step `last` put around its root.
+// A touched row is one stretch of memory instead of four far apart: two cache lines for d = 8, as the table begins with one.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +11,14 @@ namespace ctr {
 enum Rule : std::int32_t { ADAM, ADAGRAD };
 enum Norm : std::int32_t { NORM_S, NORM_S_TILDE, NORM_S_TILDE_EQ10 };
 
-// D = sqrt(V + initial) * scale + shift.
-struct Root {
-    float scale, shift;
-};
-
-// What one step does to a row; mirrored by ctr/native/step.py.
+// What one step does to a row; mirrored by ctr/training/compiled/step.py.
 struct RowOptions {
-    std::int32_t rule, norm, hard, step;
+    std::int32_t rule, norm, hard, penalised;  // penalised: a lambda is not 0
     float beta1, one_minus_beta1, beta2, one_minus_beta2;  // the differences taken in double precision
     float correction1;                                     // 1 - beta1^t
     float initial;                                         // added to the sum of squares
     float lambda1, limit, two_lambda2;                     // limit: sqrt(d) lambda21
+    float scale, shift;                                    // D = sqrt(V + initial) * scale + shift
 };
 
 struct Table {
@@ -63,12 +58,12 @@ class RowUpdate {
     // `batch`: all shares of the ids, in order. gradient(k) points to the gradient of ids[k]; those of a row are summed in
     // the order of the batch.
     template <class Gradient>
-    void run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids,
+    void run(const Table& table, const RowOptions& options, const std::int32_t* ids,
              const std::vector<Sorted>& batch, int owner, const Gradient& gradient);
 
   private:
     void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
-    void apply(const Table& table, const RowOptions& options, const Root* history);
+    void apply(const Table& table, const RowOptions& options);
 
     struct Slot {
         std::int32_t id, place;  // the place in unique_, or -1
@@ -81,7 +76,7 @@ class RowUpdate {
 };
 
 template <class Gradient>
-void RowUpdate::run(const Table& table, const RowOptions& options, const Root* history, const std::int32_t* ids,
+void RowUpdate::run(const Table& table, const RowOptions& options, const std::int32_t* ids,
                     const std::vector<Sorted>& batch, int owner, const Gradient& gradient) {
     find(table, ids, batch, owner);
     const int dim = table.dim;
@@ -93,7 +88,7 @@ void RowUpdate::run(const Table& table, const RowOptions& options, const Root* h
             float* to = sum_.data() + std::ptrdiff_t(*place++) * dim;
             for (int i = 0; i < dim; ++i) to[i] += g[i];
         }
-    apply(table, options, history);
+    apply(table, options);
 }
 
 }  // namespace ctr

@@ -8,13 +8,13 @@
 
 namespace ctr {
 
-// What one step does to the net; mirrored by ctr/native/step.py.
+// What one step does to the net; mirrored by ctr/training/compiled/step.py.
 struct NetOptions {
     std::int32_t rule;
     float beta1, one_minus_beta1, beta2, one_minus_beta2, rate, inverse_root, eps;
 };
 
-// A batch; mirrored by ctr/native/step.py.
+// A batch; mirrored by ctr/training/compiled/step.py.
 struct Batch {
     const std::int32_t* ids;    // [rows, fields]
     const float* dense;         // [rows, dense columns] or null
@@ -50,7 +50,7 @@ class Step {
     }
 
     // Position of the first id that is out of range, or -1. If there is one, or the loss is not finite, nothing is written.
-    std::int64_t train(const Batch& batch, const Table& table, const RowOptions& rows, const Root* history,
+    std::int64_t train(const Batch& batch, const Table& table, const RowOptions& rows,
                        const NetOptions& net, const Params& params, double* loss) {
         const std::int64_t bad = first_bad_id(table, batch.ids, std::int64_t(batch.rows) * fields_);
         if (bad >= 0) return bad;
@@ -72,7 +72,7 @@ class Step {
             for (const Share& one : shares_) total += one.loss;
             if (t == 0) *loss = total / batch.rows;
             if (!std::isfinite(total)) return;
-            updates_[std::size_t(t)].run(table, rows, history, batch.ids, sorted_, t, [&](int k) {
+            updates_[std::size_t(t)].run(table, rows, batch.ids, sorted_, t, [&](int k) {
                 const int row = k / fields_, field = k % fields_;
                 const Share& from = shares_[std::size_t(row / share)];
                 const std::ptrdiff_t at = row % share;
@@ -204,8 +204,8 @@ Step* ctr_step_new(const Layer* layers, int count, int fields, int dense, int de
 void ctr_step_free(Step* step) { delete step; }
 
 std::int64_t ctr_step_train(Step* step, const Batch* batch, const Table* table, const RowOptions* rows,
-                            const Root* history, const NetOptions* net, const Params* params, double* loss) {
-    return step->train(*batch, *table, *rows, history, *net, *params, loss);
+                            const NetOptions* net, const Params* params, double* loss) {
+    return step->train(*batch, *table, *rows, *net, *params, loss);
 }
 
 // C [m, n] = A B with A [m, k] (or [k, m], transposed) and B [k, n]: what the layers multiply with, for the tests.

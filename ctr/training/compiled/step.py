@@ -17,21 +17,22 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import OPNN, FeatureEmbedding
 from ctr.native import library as native
-from ctr.optim.core import CHUNK, GroupOptimizer, penalty, shrink
+from ctr.optim.core import CHUNK, GroupOptimizer
 from ctr.optim.group_adam import GroupAdam
-from ctr.training.compiled.convert import last_D
 from ctr.training.compiled.program import translate
 from ctr.training.compiled.support import MAX_ROWS, MAX_THREADS, unsupported, unsupported_options
+from ctr.training.optimizers import check_saved
 
 ADAM, ADAGRAD = range(2)
+_MOST = float(np.finfo(np.float32).max)
 _NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
 
 
 class NativeStep:
     """Trains a model in place, as its torch twin would within the rounding of float32.
 
-    The embedding's rows move into one table with their optimizer state, [w | z | m | v | last step] side by side, and
-    the net's parameters into one flat array; ``model`` and the optimizers go on seeing them as views. The memory of the
+    The embedding's rows move into one table with their optimizer state, [w | u | m | v] side by side, and the net's
+    parameters into one flat array; ``model`` and the optimizers go on seeing them as views. The memory of the
     embedding's weight is given up: another tensor that shared it must not be used any more. Hyperparameters
     are read from the optimizers at every step, so that schedules act.
 
@@ -63,7 +64,6 @@ class NativeStep:
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0
         self._adam_rows = isinstance(row_optimizer, GroupAdam)
-        self._history = np.zeros((1024, 2), np.float32)  # scale and shift of D at every step so far
         self._move_rows()
         self._move_net()
         self._batch, self._rows, self._options = native.Batch(), native.RowOptions(), native.NetOptions()
@@ -95,23 +95,32 @@ class NativeStep:
         self._embedding = embedding
         self._weight = weight = self.model.get_parameter("embedding.weight")
         rows, dim = weight.shape
-        names = ("w", "z", *(("m", "v") if self._adam_rows else ("sum",)))
-        stride = len(names) * dim + 1
+        names = ("u", *self.row_optimizer.buffers)
+        stride = (1 + len(names)) * dim
         self._table = torch.from_numpy(native.allocate(rows * stride)).view(rows, stride)
-        state = self.row_optimizer.state[weight]
-        for place, name in enumerate(names):
-            view = self._table[:, place * dim : (place + 1) * dim]
-            if name == "w":
-                # Piece by piece: at full size a whole copy is 1.1 GB more at the peak.
-                for ours, old in zip(view.split(CHUNK), weight.detach().split(CHUNK), strict=True):
-                    ours.copy_(old)
-                    if old.is_contiguous():
-                        native.forget(old)
-                weight.data = view
-            else:
-                state[name] = view
-        state["step"] = 0
+        mine, *views = self._table.split(dim, dim=1)
+        # Piece by piece: at full size a whole copy is 1.1 GB more at the peak.
+        for ours, old in zip(mine.split(CHUNK), weight.detach().split(CHUNK), strict=True):
+            ours.copy_(old)
+            if old.is_contiguous():
+                native.forget(old)
+        weight.data = mine
+        # A row that a step has touched is one that training has seen: one truth for both.
+        self._row_state = dict(zip(names, views, strict=True)) | {"seen": embedding.seen.unsqueeze(1)}
+        self.row_optimizer.state[weight] = {"step": 0, "lr": 0.0, **self._row_state}
         self._table_struct = native.Table(self._table.data_ptr(), rows, dim, stride, embedding.seen.data_ptr())
+
+    def _link_rows(self) -> None:
+        """Takes over the row optimizer's state, and makes it views of the table."""
+        state = self.row_optimizer.state[self._weight]
+        for name, view in self._row_state.items():
+            if name in state:
+                view.copy_(state[name])
+            elif self.steps:  # a state from before the first step; what is 0 already is not written
+                view.zero_()
+            state[name] = view
+        self.steps = state.setdefault("step", 0)
+        state.setdefault("lr", 0.0)
 
     def _move_net(self) -> None:
         parameters = self.net_optimizer.param_groups[0]["params"]
@@ -137,8 +146,7 @@ class NativeStep:
             names = {"exp_avg": 1, "exp_avg_sq": 2} if adam else {"sum": 2}
             for name, place in names.items():
                 view = self._net[place, start : start + p.numel()].view_as(p)
-                if name in state:
-                    view.copy_(state[name])
+                view.copy_(state[name]) if name in state else view.zero_()
                 state[name] = view
             state["step"] = torch.tensor(float(self.steps))
 
@@ -163,13 +171,13 @@ class NativeStep:
             self._set_rows(self.steps + 1)
             self._set_net(self.steps + 1)
             bad = self._library.ctr_step_train(
-                self._handle, self._batch, self._table_struct, self._rows, self._history.ctypes.data, self._options,
-                self._params_struct, self._loss,
+                self._handle, self._batch, self._table_struct, self._rows, self._options, self._params_struct,
+                self._loss,
             )  # fmt: skip
             self._check(bad, batch.ids)
             if math.isfinite(self._loss.value):
                 self.steps += 1
-                self.row_optimizer.state[self._weight]["step"] = self.steps
+                self.row_optimizer.state[self._weight].update(step=self.steps, lr=float(rows["lr"]))
             return logits, self._loss.value
 
     def predict(self, batch: Batch) -> Tensor:
@@ -252,12 +260,11 @@ class NativeStep:
             eps = eps / correction2 if group["eps_hat"] else eps
         else:
             o.rule, o.initial = ADAGRAD, group["initial_accumulator_value"]
-        o.step, o.norm, o.hard = t, _NORMS[group["norm"]], group["threshold"] == "hard"
+        o.norm, o.hard = _NORMS[group["norm"]], group["threshold"] == "hard"
+        o.penalised = any(group[name] for name in ("lambda1", "lambda21", "lambda2"))
         o.lambda1, o.two_lambda2 = group["lambda1"], 2 * group["lambda2"]
         o.limit = math.sqrt(self._weight.shape[1]) * group["lambda21"]
-        if t >= len(self._history):
-            self._history = np.concatenate([self._history, np.zeros_like(self._history)])
-        self._history[t] = 1 / (correction2 * lr), eps / lr
+        o.scale, o.shift = min(1 / (correction2 * lr), _MOST), min(eps / lr, _MOST)
 
     def _set_net(self, t: int) -> None:
         group = self.net_optimizer.param_groups[0]
@@ -271,57 +278,31 @@ class NativeStep:
         else:
             o.rule, o.rate = ADAGRAD, lr
 
-    @torch.no_grad()
     def apply_threshold_(self) -> int:
         """As :meth:`ctr.optim.GroupOptimizer.apply_threshold_`: every touched row meets the present lambdas."""
-        group = self.row_optimizer.param_groups[0]
-        dim = self._weight.shape[1]
-        history = torch.from_numpy(self._history)
-        initial = group.get("initial_accumulator_value", 0.0)
-        died = 0
-        for rows in self._table.split(CHUNK):
-            x, z = rows[:, :dim], rows[:, dim : 2 * dim].contiguous()
-            touched = rows[:, -1:].view(torch.int32) > 0
-            new = torch.where(touched, shrink(z, last_D(rows, dim, history, initial), **penalty(group), x=x), x)
-            died += int(((x != 0).any(1) & ~(new != 0).any(1)).sum())
-            x.copy_(new)
-        return died
+        return self.row_optimizer.apply_threshold_()
 
     def state_dict(self) -> dict[str, Any]:
-        """All but the model's own ``state_dict``. Shares memory with the step. `TorchStep` takes it up too."""
+        """All but the model's own ``state_dict``, in the form of `TorchStep`. Shares memory with the step."""
         for state in self.net_optimizer.state.values():
             state["step"].fill_(self.steps)
-        return {
-            "backend": "native",
-            "steps": self.steps,
-            "table": self._table,
-            "history": torch.from_numpy(self._history[: self.steps + 1]),
-            "row_groups": [{k: v for k, v in g.items() if k != "params"} for g in self.row_optimizer.param_groups],
-            "net_optimizer": self.net_optimizer.state_dict(),
-        }
+        return {"row_optimizer": self.row_optimizer.state_dict(), "net_optimizer": self.net_optimizer.state_dict()}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state_dict` gave, by copying; ValueError if it is not one of this kind and size."""
-        parts = {"steps", "table", "history", "row_groups", "net_optimizer"}
-        if state.get("backend") != "native" or not parts <= state.keys() or state["table"].shape != self._table.shape:
+        """Takes up what :meth:`state_dict` gave, or that of `TorchStep`, by copying.
+
+        Raises:
+            ValueError: it is not one of these optimizers and sizes; nothing has changed.
+        """
+        check_saved(state, self.net_optimizer)
+        steps = {int(one["step"]) for part in state.values() for one in part["state"].values()}
+        if len(steps) > 1:
             raise ValueError(
-                "this state is not one of the compiled step for a table of this size; one of the torch step goes on "
-                "with backend=torch"
+                f"this state is of rows and a net that have made different numbers of steps: {sorted(steps)}"
             )
-        moment = "exp_avg" if isinstance(self.net_optimizer, Adam) else "sum"
-        theirs = [
-            tuple(each[moment].shape) if moment in each else None for each in state["net_optimizer"]["state"].values()
-        ]
-        mine = [tuple(p.shape) for p in self.net_optimizer.param_groups[0]["params"]]
-        if theirs != mine:
-            raise ValueError(f"this state is of a net with parameters {theirs}; this one has {mine}")
-        self.steps = state["steps"]
-        self._table.copy_(state["table"])
-        self._history = np.zeros((max(1024, 2 * len(state["history"])), 2), np.float32)
-        self._history[: len(state["history"])] = state["history"].numpy()
-        for group, saved in zip(self.row_optimizer.param_groups, state["row_groups"], strict=True):
-            group.update(saved)
-        self.row_optimizer.state[self._weight]["step"] = self.steps
+        self.row_optimizer.load_state_dict(state["row_optimizer"])
+        self._link_rows()
         self.net_optimizer.load_state_dict(state["net_optimizer"])
         self._link_net()
 

@@ -53,9 +53,10 @@ def unsupported_options(rows: dict[str, Any], net: dict[str, Any]) -> str | None
             return f"the net optimizer has {key}={net[key]}; it knows {value} alone"
     if rows["group_dim"] != 0 or rows["maximize"] or rows["check_finite"]:
         return "of the row optimizer's options it has only group_dim=0, maximize=False and check_finite=False"
-    if not float(rows["lr"]) > 0:
-        return f"the row optimizer has lr={float(rows['lr'])}; it needs lr > 0"
-    return "D could be 0: it needs eps / lr + 2 lambda2 > 0 in float32" if may_vanish(rows, torch.float32) else None
+    lr = float(rows["lr"])
+    if not lr > 0:
+        return f"the row optimizer has lr={lr}; it needs lr > 0"
+    return "D could be 0: it needs eps / lr + 2 lambda2 > 0 in float32" if may_vanish(rows, lr, torch.float32) else None
 
 
 def _optimized(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> bool:

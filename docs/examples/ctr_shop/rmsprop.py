@@ -52,9 +52,12 @@ class GroupRMSprop(GroupOptimizer):
         }  # fmt: skip
         super().__init__(params, defaults)
 
-    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        v = rows["v"].mul_(group["alpha"]).addcmul_(grad, grad, value=1 - group["alpha"])
-        return grad, v.sqrt().add_(group["eps"])
+    def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        rows["v"].mul_(group["alpha"]).addcmul_(grad, grad, value=1 - group["alpha"])
+        return grad
+
+    def root(self, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
+        return rows["v"].sqrt().add_(group["eps"])
 
     @staticmethod
     def plain(params: ParamsT, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8) -> torch.optim.RMSprop:
