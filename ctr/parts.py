@@ -19,7 +19,6 @@ from ctr.errors import ArgumentError
 if TYPE_CHECKING:
     from torch import nn
 
-    from ctr.datasets.schema import Dataset
     from ctr.optim.core import GroupOptimizer
 
 GROUPED = "group_"  # begins the names of the optimizers that regularise; without it: their plain twins
@@ -61,13 +60,13 @@ def model(name: str, module: str | None = None) -> type[nn.Module]:
     return cls
 
 
-def dataset(name: str, module: str | None = None) -> Callable[..., Dataset]:
+def dataset(name: str, module: str | None = None) -> Callable[..., Any]:
     """Returns the function ``make`` of a module."""
     found = _import(f"dataset={name}", module or f"ctr.datasets.{name}")
     make = getattr(found, "make", None)
     if not callable(make):
         raise ArgumentError(f"{found.__name__}: expected a function make(...) that returns a Dataset")
-    return cast("Callable[..., Dataset]", make)
+    return cast("Callable[..., Any]", make)
 
 
 def optimizer(name: str, module: str | None = None) -> type[GroupOptimizer]:

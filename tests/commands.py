@@ -100,7 +100,9 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 @functools.cache
 def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    return schema.typed(compose(name, overrides), help.COMMANDS[name])
+    config = compose(name, overrides)
+    # The types of a study's options are its own (`ctr.studies.request`).
+    return config if name == "reproduce" else schema.typed(config, help.COMMANDS[name])
 
 
 def job(config: DictConfig, folder: Path) -> None:
