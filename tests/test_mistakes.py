@@ -112,12 +112,13 @@ def test_whose_a_key_is(command: str, overrides: list[str], text: str) -> None:
     ],
 )
 def test_values_of_the_wrong_type(command: str, override: str, expected: str) -> None:
-    assert told(command, override) == f"{override}: expected {expected}"
+    study = ["study=table2"] if command == "reproduce" else []
+    assert told(command, *study, override) == f"{override}: expected {expected}"
 
 
 def test_values_of_the_wrong_type_for_an_option_of_a_study() -> None:
     assert told("reproduce", "study=stream", "steps=100") == "steps=100: expected a list: steps=[100]"
-    assert told("reproduce", "study=stream", "steps=[a]") == "steps[0]=a: expected a whole number, not 'a'"
+    assert told("reproduce", "study=stream", "steps=[a]") == "steps=[a]: expected a whole number, not 'a'"
 
 
 @pytest.mark.parametrize(

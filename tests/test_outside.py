@@ -23,7 +23,7 @@ from ctr.config.messages import CONFIG_ERRORS
 from ctr.datasets.prepared import read_vocabulary
 from ctr.errors import ArgumentError, DataError
 from ctr.models import FeatureEmbedding
-from ctr.studies.study import Ask, Findings, Options
+from ctr.studies.study import Ask, Findings, Lambdas, Options, Scores, Shares
 from tests.commands import composed, prepared, result
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -223,7 +223,7 @@ def test_their_code_is_part_of_what_a_run_computes(tmp_path: Path, monkeypatch: 
     assert resolve(config).config_hash != first
 
 
-def one_run(ask: Ask, options: Options) -> Findings:
+def one_run(ask: Ask, options: Options, *, lambda21: Lambdas, finetune: Shares, scores: Scores) -> Findings:
     runs = ask([{**options.common, "dataset": "shop", "model": "deepfm", "opt": "group_rmsprop", "batch_size": 2}])
     command = runs["command"][0]
     return Findings(pd.DataFrame({"command": [command], "model": runs["model"]}), command, {}, pd.DataFrame())
@@ -231,7 +231,7 @@ def one_run(ask: Ask, options: Options) -> Findings:
 
 def test_a_study_runs_them_in_its_workers(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's command finds them too."""
-    monkeypatch.setattr("ctr.studies.registry.STUDIES", {"table2": one_run})
+    monkeypatch.setattr("ctr.studies.study.find", lambda name: one_run)
     overrides = shop("model=deepfm", "workers=1", "folder=study", "tracking=none", "jobs=jobs")
     monkeypatch.setattr(sys, "argv", ["ctr.reproduce", "study=table2", SEARCHED, *overrides])
     reproduce.main()

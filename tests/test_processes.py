@@ -15,7 +15,7 @@ from tests.studies import invented
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux's /proc")
 
-SAY = "import sys; from ctr import processes; print(processes.mark(), flush=True); sys.stdin.read()"
+SAY = "import sys; from ctr.training import processes; print(processes.mark(), flush=True); sys.stdin.read()"
 
 
 def another() -> tuple[subprocess.Popen[str], str]:

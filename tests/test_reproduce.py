@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ctr.config.help import comments
+from ctr.config.search import folders
 from ctr.errors import ArgumentError, CtrError
 from ctr.report.findings import Findings
 from ctr.reproduce import reproduce
@@ -88,27 +89,25 @@ def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> No
 
 
 def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's key and OpenMP's own, which counts from the start of the process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    monkeypatch.setattr("ctr.reproduce.TRAIN_JOBS", "tests.studies.fakes:jobs")
     seen = []
 
     def one(ask: Ask, options: Options, **own: object) -> Findings:
-        row = ask([{**options.common, "opt": "adam", "seed": 0, "window": 1}])
-        seen.extend(row["openmp_threads"])
+        row = ask([{**options.common, "opt": "adam", "seed": 0}])
+        config = Path(row["folder"][0], ".hydra", "config.yaml").read_text()
+        seen.extend(line for line in config.splitlines() if line.startswith("threads:"))
         command = row["command"][0]
         return Findings(pd.DataFrame({"command": [command]}), command, {}, pd.DataFrame())
 
     for given, wanted in [((), "1"), (("+train.threads=3",), "3")]:
         reproduced(one, "study=table2", *SAMPLE, "tracking=none", *given)
-        assert seen.pop() == wanted
+        assert seen.pop() == f"threads: {wanted}"
         assert f" threads={wanted} " in (tmp_path / "runs/studies/table2-criteo-sample/result.md").read_text()
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_yaml_of_a_study_has_the_options_of_its_signature_each_with_a_comment(name: str) -> None:
-    said = comments(f"study/{name}")
+    said = comments(f"study/{name}", folders())
     assert said.keys() == {"name", *own_options(find(name))}
     assert all(said[option] for option in said if option != "name")
 

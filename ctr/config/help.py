@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from enum import Enum
 from importlib.resources.abc import Traversable
-from typing import cast
+from typing import Any, cast
 
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
@@ -31,7 +32,10 @@ def text(command: str, overrides: Sequence[str]) -> str:
         config = compose(command, list(overrides), return_hydra_config=True)
         if overrides:  # reading the options of models and optimizers takes seconds
             own = [str(key) for key in config if key != "hydra"]
-            schema.typed(OmegaConf.masked_copy(config, own), COMMANDS[command])
+            shared = {field.name for field in fields(COMMANDS[command])}
+            # A study checks its own options; reading its signature would take as long.
+            of_study = {key: Any for key in own if command == "reproduce" and key not in shared}
+            schema.typed(OmegaConf.masked_copy(config, own), COMMANDS[command], of_study)
         about, choices = config.hydra.help, cast("dict[str, str | None]", dict(config.hydra.runtime.choices))
         within = search.folders(config.hydra.searchpath)
         given = f", with {' '.join(overrides)}" if overrides else " and their defaults; other choices have other keys"

@@ -53,7 +53,7 @@ def check_saved(state: Mapping[str, Any], net_optimizer: Optimizer) -> None:
     if not {"row_optimizer", "net_optimizer"} <= state.keys():
         raise ValueError(f"this state is not one of a training step: it holds {', '.join(state) or 'nothing'}")
     saved, groups = state["net_optimizer"], net_optimizer.param_groups
-    if any(not net_optimizer.defaults.keys() <= group.keys() for group in saved["param_groups"]):
+    if any(not mine.keys() <= theirs.keys() for mine, theirs in zip(groups, saved["param_groups"], strict=False)):
         raise ValueError(f"this state is of a net with another optimizer than {type(net_optimizer).__name__}")
     mine = [tuple(p.shape) for group in groups for p in group["params"]]
     theirs = [  # a number for all parameters, such as the step, has no shape of its own

@@ -13,7 +13,7 @@ import pytest
 
 from ctr import files
 from ctr.config import learning_rates
-from ctr.config.compose import resolve_data
+from ctr.config.data import resolve_data
 from ctr.config.schema import plain_dict
 from ctr.datasets import checked, criteo
 from ctr.datasets import lines as text_lines

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr import cli
-from ctr.datasets import criteo
+from ctr import errors
+from ctr.datasets import criteo, source
 from ctr.datasets import lines as text_lines
 from ctr.datasets.manifest import Manifest, SplitRule
 from ctr.datasets.prepared import Prepared, prepare, read_vocabulary
@@ -265,8 +265,8 @@ def test_touched_input_is_noticed(raw: Path, tmp_path: Path) -> None:
 def test_days_before_those_trained_on_are_warned_of(
     test_days: list[int], warned: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cli.warn_once.cache_clear()
-    cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
-    cli._expect_forecast(test_days, [20141021, 20141022, 20141023])
+    errors.warn_once.cache_clear()
+    source._warn_of_later_days(test_days, [20141021, 20141022, 20141023])
+    source._warn_of_later_days(test_days, [20141021, 20141022, 20141023])
     assert len(caplog.messages) == (warned is not None)
     assert warned is None or warned in caplog.text

@@ -94,7 +94,22 @@ def test_several_bzip2_streams_are_one_file(write: Write) -> None:
         (b"1,2,a\n" * 5 + b"x" * (2 << 20), "line 6: longer than 1,048,576 bytes"),
         (b"1,2,a\n" * 5 + b"0" * (3 << 20) + b",1,a\n1,2,a\n", "line 6: longer than 1,048,576 bytes"),
     ],
-    ids=["empty", "empty gzip", "cut gzip", "cut bzip2", "damaged bzip2", "cut zip", "two files", "long line"],
+    ids=[
+        "empty",
+        "empty gzip",
+        "cut gzip",
+        "cut bzip2",
+        "damaged bzip2",
+        "cut zip",
+        "two files",
+        "names apart",
+        "name not UTF-8",
+        "long name",
+        "zip in zip",
+        "zip by bzip2",
+        "long line",
+        "long line before more",
+    ],  # fmt: skip
 )
 def test_damaged_files_are_named(content: bytes, problem: str, write: Write) -> None:
     path = write(content)
