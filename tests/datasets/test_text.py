@@ -109,7 +109,7 @@ def test_several_bzip2_streams_are_one_file(write: Write) -> None:
         "zip by bzip2",
         "long line",
         "long line before more",
-    ],  # fmt: skip
+    ],
 )
 def test_damaged_files_are_named(content: bytes, problem: str, write: Write) -> None:
     path = write(content)
