@@ -9,8 +9,8 @@ import pytest
 from ctr.dashboard import serving
 from ctr.errors import CtrError
 from ctr.report import mlflow as report
+from tests.report import invented
 from tests.scripts import script
-from tests.studies import invented
 
 pytest.importorskip("playwright", reason="playwright is not installed: pip install -e '.[dev]'")
 

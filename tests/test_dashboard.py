@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import command
-from tests.studies import invented
+from tests.report import invented
 
 
 @pytest.mark.slow

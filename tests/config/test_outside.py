@@ -26,7 +26,7 @@ from ctr.models import FeatureEmbedding
 from ctr.studies.study import Ask, Findings, Lambdas, Options, Scores, Shares
 from tests.commands import composed, prepared, result
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = DOCS / "examples"
 SEARCHED = "hydra.searchpath=[pkg://ctr_shop.conf]"
 LOG = """2024-05-01|1|4711|red shoes for men|19.90

@@ -1,4 +1,4 @@
-"""Each job once, in parallel, whatever fails or is killed: with a made-up training (`tests.studies.fakes`)."""
+"""Each job once, in parallel, whatever fails or is killed: with a made-up training (`tests.jobs.fakes`)."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from ctr.jobs.worker import lost, terminate
 from ctr.training import identity
 from tests.commands import Forked
 from tests.datasets.criteo_text import lines, write
-from tests.studies import fakes
+from tests.jobs import fakes
 
 ROOT = Path(__file__).parents[2]
 

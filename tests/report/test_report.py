@@ -20,8 +20,8 @@ from ctr.report import mlflow as report
 from ctr.report import page, view
 from ctr.report.findings import Column, Findings
 from ctr.report.subject import Subject
-from tests.studies import invented
-from tests.studies.invented import SUBJECT
+from tests.report import invented
+from tests.report.invented import SUBJECT
 
 
 def search(uri: str, query: str) -> list[Run]:

@@ -20,7 +20,7 @@ from ctr.training.identity import run_key
 from ctr.training.trainer import evaluate, train
 from tests.commands import composed, job, jobs, prepared
 from tests.datasets.criteo_text import lines, write
-from tests.test_pruning import BACKENDS
+from tests.training.test_pruning import BACKENDS
 
 TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
 

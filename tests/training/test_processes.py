@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from ctr.training import processes
 from ctr.training.tracking import PROCESS, MlflowTracker
-from tests.studies import invented
+from tests.report import invented
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux's /proc")
 

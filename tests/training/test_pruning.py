@@ -15,7 +15,7 @@ from ctr.optim import GroupAdagrad, GroupAdam, GroupMomentum, GroupOptimizer
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import Pruning, clear_row_, prune_, top_rows
 from ctr.training.step import make_step
-from tests.native.twin import FEATURES, batches, build
+from tests.training.compiled.twin import FEATURES, batches, build
 
 BACKENDS = [
     "torch",

@@ -19,8 +19,8 @@ from ctr.training.step import make_step
 from ctr.training.trainer import TrainingRun, evaluate, train
 from ctr.training.trunk import Branch, fork
 from tests.datasets.criteo_text import lines, write
-from tests.test_pruning import BACKENDS
-from tests.test_trainer import equal
+from tests.training.test_pruning import BACKENDS
+from tests.training.test_trainer import equal
 
 
 @pytest.fixture(scope="module")

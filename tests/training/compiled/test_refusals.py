@@ -17,7 +17,7 @@ from ctr.native.library import available
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.optimizers import make_optimizers
-from tests.native.twin import FIELDS, MODELS, batches, build, native
+from tests.training.compiled.twin import FIELDS, MODELS, batches, build, native
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 

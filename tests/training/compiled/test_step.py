@@ -14,7 +14,17 @@ from ctr.optim import LambdaSchedule, touched_rows
 from ctr.training.memory import peak, reset_peak
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep
-from tests.native.twin import FEATURES, FIELDS, MODELS, OPTIMIZERS, TorchTwin, as_double, batches, build, native
+from tests.training.compiled.twin import (
+    FEATURES,
+    FIELDS,
+    MODELS,
+    OPTIMIZERS,
+    TorchTwin,
+    as_double,
+    batches,
+    build,
+    native,
+)
 
 pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
 
