@@ -21,7 +21,7 @@ from ctr.files import atomic_folder, atomic_path
 from ctr.output import LogFile
 from tests.commands import command, job
 from tests.limits import file_size_limit, small_disk
-from tests.training.test_families import configuration
+from tests.training.runs import configuration
 
 Write = Callable[[Path], None]
 

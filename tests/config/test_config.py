@@ -12,6 +12,7 @@ from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError
 from ctr.native.library import available
 from tests.commands import composed
+from tests.native.built import needs_kernels
 
 CONFIGS = Path(ctr.conf.__file__).parent
 CHOICES = [(folder.name, path.stem) for folder in CONFIGS.iterdir() for path in sorted(folder.glob("*.yaml"))]
@@ -145,7 +146,7 @@ def test_the_backend_is_part_of_what_is_computed(overrides: list[str], native: b
     assert settings.config_hash == named.config_hash
 
 
-@pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+@needs_kernels
 def test_a_retrain_that_native_cannot_serve_is_refused_at_once() -> None:
     overrides = ["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true", "backend=native"]
     with pytest.raises(ArgumentError, match=r"backend=native cannot serve this run: D could be 0"):

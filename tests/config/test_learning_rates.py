@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 from ctr.config import learning_rates
 from ctr.config.command_line import override
@@ -13,18 +14,11 @@ from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError, CtrError
 from ctr.studies import request
 from tests.commands import composed, job
-from tests.datasets.criteo_text import lines, write
+from tests.datasets.criteo_text import arguments
 
 
-def arguments(folder: Path, *overrides: str) -> list[str]:
-    raw = write(folder / "train.txt", lines(100))
-    return [
-        "dataset=criteo",
-        f"dataset.raw={raw}",
-        f"dataset.prepared={folder / 'prepared'}",
-        "tracking=none",
-        *overrides,
-    ]
+def config(folder: Path, *overrides: str) -> DictConfig:
+    return composed("train", *arguments(folder, "tracking=none", *overrides, rows=100))
 
 
 @pytest.mark.parametrize(
@@ -36,17 +30,17 @@ def test_family(opt: str, expected: str) -> None:
 
 
 def test_recorded_by_circumstances(tmp_path: Path) -> None:
-    def config(*overrides: str) -> dict[str, object]:
-        return plain_dict(composed("train", *arguments(tmp_path, *overrides)))
+    def plain(*overrides: str) -> dict[str, object]:
+        return plain_dict(config(tmp_path, *overrides))
 
     folder = tmp_path / "rows"
-    learning_rates.record(folder, config("opt=adam"), 0.01)
-    learning_rates.record(folder, config("opt=adam", "model.embedding_dim=4"), 0.1)
-    learning_rates.record(folder, config("opt=adagrad"), 0.5)
-    learning_rates.record(folder, config("opt=adam"), 0.001)  # in place of the first
-    assert learning_rates.recorded(folder, config("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
-    assert learning_rates.recorded(folder, config("opt=adam", "model.embedding_dim=4")) == 0.1
-    assert learning_rates.recorded(folder, config("opt=adagrad")) == 0.5
+    learning_rates.record(folder, plain("opt=adam"), 0.01)
+    learning_rates.record(folder, plain("opt=adam", "model.embedding_dim=4"), 0.1)
+    learning_rates.record(folder, plain("opt=adagrad"), 0.5)
+    learning_rates.record(folder, plain("opt=adam"), 0.001)  # in place of the first
+    assert learning_rates.recorded(folder, plain("opt=group_adam", "opt.lambda21=1", "seed=3")) == 0.001
+    assert learning_rates.recorded(folder, plain("opt=adam", "model.embedding_dim=4")) == 0.1
+    assert learning_rates.recorded(folder, plain("opt=adagrad")) == 0.5
     for other in (
         ["opt=adagrad", "train_rows=50"],
         ["opt=adam", "model=mlp"],
@@ -58,7 +52,7 @@ def test_recorded_by_circumstances(tmp_path: Path) -> None:
         ["opt=adam", "holdout=0.1"],
     ):
         with pytest.raises(CtrError, match=r"python -m ctr\.reproduce study=table5 dataset=criteo dataset\.source=raw"):
-            learning_rates.recorded(folder, config(*other))
+            learning_rates.recorded(folder, plain(*other))
 
 
 @pytest.mark.parametrize(
@@ -88,19 +82,19 @@ def test_the_command_chooses_for_the_same_rows_and_circumstances(tmp_path: Path,
 
 
 def test_no_command_chooses_a_rate_for_other_optimizers(tmp_path: Path) -> None:
-    config = plain_dict(composed("train", *arguments(tmp_path, "opt=group_momentum", "opt.lr=auto")))
+    wanted = plain_dict(config(tmp_path, "opt=group_momentum", "opt.lr=auto"))
     with pytest.raises(CtrError, match=r"opt\.lr=auto: rates are chosen for adam, adagrad .* not for momentum; give a"):
-        learning_rates.recorded(tmp_path / "rows", config)
+        learning_rates.recorded(tmp_path / "rows", wanted)
 
 
 def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
-    config = composed("train", *arguments(tmp_path, "opt.lr=auto"))
+    given = config(tmp_path, "opt.lr=auto")
     with pytest.raises(CtrError, match="no learning rate was chosen for these rows yet"):
-        job(config, tmp_path / "none")
+        job(given, tmp_path / "none")
     (folder,) = (path for path in (tmp_path / "prepared").iterdir() if path.is_dir())
-    learning_rates.record(folder, plain_dict(config), 0.02)
-    job(config, tmp_path / "auto")
-    job(composed("train", *arguments(tmp_path, "opt.lr=0.02")), tmp_path / "number")
+    learning_rates.record(folder, plain_dict(given), 0.02)
+    job(given, tmp_path / "auto")
+    job(config(tmp_path, "opt.lr=0.02"), tmp_path / "number")
     auto, number = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("auto", "number"))
     assert (auto["auc"], auto["config_hash"]) == (number["auc"], number["config_hash"])
     assert "lr: 0.02" in (tmp_path / "auto" / ".hydra" / "config.yaml").read_text()
@@ -108,9 +102,9 @@ def test_auto_is_settled_to_the_number(tmp_path: Path) -> None:
 
 def test_other_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"opt\.lr=abc; expected a number or auto"):
-        resolve(composed("train", *arguments(tmp_path, "opt.lr=abc")))
+        resolve(config(tmp_path, "opt.lr=abc"))
     with pytest.raises(ArgumentError, match="batch_size=0"):  # the rest is checked with auto too
-        resolve(composed("train", *arguments(tmp_path, "opt.lr=auto", "batch_size=0")))
+        resolve(config(tmp_path, "opt.lr=auto", "batch_size=0"))
 
 
 def test_whole_numbers_are_numbers() -> None:

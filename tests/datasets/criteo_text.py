@@ -22,6 +22,14 @@ def write(path: Path, made: list[str]) -> Path:
     return path
 
 
+def arguments(folder: Path, *overrides: str, rows: int = 400) -> list[str]:
+    """Overrides of a command that reads such lines from a folder, where they are written if nothing is there yet."""
+    raw = folder / "train.txt"
+    if not raw.exists():
+        write(raw, lines(rows))
+    return ["dataset=criteo", f"dataset.raw={raw}", f"dataset.prepared={folder / 'prepared'}", *overrides]
+
+
 def expected(made: list[str]) -> tuple[list[list[int]], list[list[float]], list[int], list[tuple[int, str | None]]]:
     """ids, dense, labels and vocabulary, by a dictionary in order of first appearance."""
     known: dict[tuple[int, str], int] = {}

@@ -5,9 +5,9 @@ import pytest
 
 from ctr.datasets.encode import KeyIndex
 from ctr.native.keys import NativeKeyIndex
-from ctr.native.library import available
+from tests.native.built import needs_kernels
 
-pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+pytestmark = needs_kernels
 
 
 @pytest.mark.parametrize("spread", [3, 1000, 2**63])

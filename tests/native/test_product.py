@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctr.native.library import available, loaded
+from ctr.native.library import loaded
+from tests.native.built import needs_kernels
 
-pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+pytestmark = needs_kernels
 
 SHAPES = [
     (1, 1, 1),

@@ -8,7 +8,7 @@ import pytest
 
 from ctr.training import memory
 from tests.commands import composed, jobs
-from tests.datasets.criteo_text import lines, write
+from tests.datasets.criteo_text import arguments
 
 MUCH = 300 << 20
 
@@ -43,11 +43,10 @@ def test_the_peak_begins_anew_where_it_is_reset() -> None:
 
 @needs_reset
 def test_a_run_counts_its_own_memory(tmp_path: Path) -> None:
-    raw = write(tmp_path / "train.txt", lines(100))
-    places = [f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'prepared'}", "tracking=none"]
+    config = composed("train", *arguments(tmp_path, "tracking=none", rows=100))
     hold_and_release()
     before = memory.peak()
-    assert jobs([composed("train", "dataset=criteo", *places)], [tmp_path], lambda rows: None) == [None]
+    assert jobs([config], [tmp_path], lambda rows: None) == [None]
     peak = json.loads((tmp_path / "result.json").read_text())["peak_rss_bytes"]
     assert 0 < peak < before - MUCH // 2
 

@@ -10,17 +10,12 @@ from torch import nn
 
 from ctr.errors import CtrError
 from ctr.models import FeatureEmbedding
-from ctr.native.library import available
 from ctr.optim import GroupAdagrad, GroupAdam, GroupMomentum, GroupOptimizer
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import Pruning, clear_row_, prune_, top_rows
 from ctr.training.step import make_step
+from tests.native.built import BACKENDS
 from tests.training.compiled.twin import FEATURES, batches, build
-
-BACKENDS = [
-    "torch",
-    pytest.param("native", marks=pytest.mark.skipif(not available(), reason="the compiled kernels are not built")),
-]
 
 
 def table(rows: list[list[float]], seen: list[int]) -> tuple[FeatureEmbedding, GroupOptimizer]:

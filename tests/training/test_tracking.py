@@ -25,7 +25,7 @@ from ctr.training.result import summarise
 from ctr.training.tracking import MlflowTracker, NoTracker
 from tests.commands import job, jobs, prepared
 from tests.limits import file_size_limit
-from tests.training.test_families import configuration
+from tests.training.runs import configuration
 
 
 class Watcher(NoTracker):

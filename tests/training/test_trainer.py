@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ctr.datasets import criteo
-from ctr.datasets.manifest import SplitRule
-from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.prepared import Prepared
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import exact_auc, logloss
@@ -22,14 +20,6 @@ from ctr.optim import OPTIMIZERS, LambdaSchedule
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import Backend, make_step
 from ctr.training.trainer import TrainingRun, Window, evaluate, train
-from tests.datasets.criteo_text import lines, write
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    folder = tmp_path_factory.mktemp("trainer")
-    raw = write(folder / "train.txt", lines(700))
-    return prepare(criteo.make(), raw, folder / "out", split=SplitRule(test_fraction=1 / 7))
 
 
 def new_run(

@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctr.datasets import criteo
-from ctr.datasets.manifest import SplitRule
-from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.prepared import Prepared
 from ctr.datasets.stream import RowStream
 from ctr.models import DCN, OPNN, FeatureEmbedding
 from ctr.training import trunk
@@ -18,16 +16,8 @@ from ctr.training.pruning import prune_
 from ctr.training.step import make_step
 from ctr.training.trainer import TrainingRun, evaluate, train
 from ctr.training.trunk import Branch, fork
-from tests.datasets.criteo_text import lines, write
-from tests.training.test_pruning import BACKENDS
+from tests.native.built import BACKENDS
 from tests.training.test_trainer import equal
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    folder = tmp_path_factory.mktemp("forking")
-    raw = write(folder / "train.txt", lines(700))
-    return prepare(criteo.make(), raw, folder / "out", split=SplitRule(test_fraction=1 / 7))
 
 
 def new_run(data: Prepared, backend: Any, model: str = "dcn", opt: str = "adam") -> TrainingRun:

@@ -13,13 +13,13 @@ from torch import nn
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.native.library import available
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.optimizers import make_optimizers
+from tests.native.built import needs_kernels
 from tests.training.compiled.twin import FIELDS, MODELS, batches, build, native
 
-pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+pytestmark = needs_kernels
 
 
 def test_says_what_it_does_not_support():

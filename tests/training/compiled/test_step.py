@@ -9,11 +9,11 @@ from torch import nn
 
 from ctr.errors import CtrError
 from ctr.models import MLP, FeatureEmbedding
-from ctr.native.library import available
 from ctr.optim import LambdaSchedule, touched_rows
 from ctr.training.memory import peak, reset_peak
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep
+from tests.native.built import needs_kernels
 from tests.training.compiled.twin import (
     FEATURES,
     FIELDS,
@@ -26,7 +26,7 @@ from tests.training.compiled.twin import (
     native,
 )
 
-pytestmark = pytest.mark.skipif(not available(), reason="the compiled kernels are not built")
+pytestmark = needs_kernels
 
 
 def difference(ours, theirs):
