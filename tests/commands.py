@@ -81,6 +81,24 @@ def _execute(module: str, overrides: Sequence[str]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def refuses(folder: Path, module: str, overrides: Sequence[str], code: int, text: str) -> str:
+    """Asserts that a `command` ends with an exit code and one line on standard error; returns that line."""
+    done = command(folder, module, *overrides)
+    assert done.returncode == code, (overrides, done.stderr)
+    assert done.stderr.startswith("error: ")
+    assert text in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    return done.stderr
+
+
+def speaking(code: str, *arguments: object) -> tuple[subprocess.Popen[str], str]:
+    """Python that runs some code with arguments, and the first line that it prints; its standard input stays open."""
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
 def new_process(folder: Path, module: str, *overrides: str) -> Done:
     """``python -m <module> <overrides>`` in a folder."""
     return subprocess.run(
@@ -113,7 +131,7 @@ def job(config: DictConfig, folder: Path) -> None:
 def jobs(
     configs: Sequence[DictConfig],
     folders: Sequence[Path],
-    on_rows: Callable[[int], None],
+    on_rows: Callable[[int], None] = lambda rows: None,
     keys: Sequence[str | None] | None = None,
 ) -> list[BaseException | None]:
     """A family of runs within this process, as a worker does it; the error that ended each, or None."""

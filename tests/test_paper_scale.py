@@ -66,7 +66,7 @@ def test_no_rows_or_more_than_the_disk_holds_are_refused(tmp_path: Path) -> None
 
 
 def test_results_are_labelled_as_generated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log is read as a raw one, yet nobody can take its figures for real."""
+    """The log is read as a raw one, but its figures are marked as not real."""
     for raw in (tmp_path / "log", paper_scale.make("criteo", tmp_path / "log", 700)):
         overrides = ["dataset=criteo", f"dataset.raw={raw}", f"dataset.prepared={tmp_path / 'prepared'}"]
         job(composed("train", *overrides, "tracking=none"), tmp_path)

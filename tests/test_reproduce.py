@@ -22,9 +22,11 @@ from ctr.studies import learning_rates, request, table5
 from ctr.studies.request import lr_of, seeds_of
 from ctr.studies.runs import Runs
 from ctr.studies.study import Ask, Counts, Job, Options, find, own_options
-from tests.commands import command, composed, new_process
+from tests.commands import command, composed, new_process, refuses
 from tests.reproducing import SAMPLE, no_study, reproduced
 from tests.studies.oracle import STUDIES
+
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def resolved(*overrides: str) -> tuple[Options, dict[str, Any]]:
@@ -88,8 +90,7 @@ def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> No
         resolved("study=table2", f"+train.{override}")
 
 
-def test_threads_reach_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_threads_reach_the_workers(tmp_path: Path) -> None:
     seen = []
 
     def one(ask: Ask, options: Options, **own: object) -> Findings:
@@ -129,19 +130,19 @@ def test_a_new_study_is_found_by_its_module_and_asked_with_the_options_that_it_d
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
-def test_wrong_threads(value: str) -> None:
+def test_wrong_threads_are_refused(value: str) -> None:
     with pytest.raises(ArgumentError, match=r"\+train\.threads="):
         reproduced(no_study, "study=table2", f"+train.threads={value}")
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None, [True], [4, 7, 4]])
-def test_wrong_seeds(value: object) -> None:
+def test_wrong_seeds_are_refused(value: object) -> None:
     with pytest.raises(ArgumentError, match="seeds="):
         seeds_of(value)
 
 
 @pytest.mark.parametrize("value", [0, -1, "x", None, [1], True, math.inf, math.nan])
-def test_wrong_lr(value: object) -> None:
+def test_a_wrong_lr_is_refused(value: object) -> None:
     with pytest.raises(ArgumentError, match="lr="):
         lr_of(value)
 
@@ -163,9 +164,8 @@ def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
         reproduce(composed("reproduce", *overrides), overrides)
 
 
-def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path) -> None:
     """The last row of five has one label only."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("clicked,user\n0,a\n1,c\n0,a\n1,c\n0,a\n")
     overrides = ["study=table5", "dataset=csv", "dataset.raw=clicks.csv", "dataset.label=clicked", "model=mlp"]
     overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1"]
@@ -184,11 +184,7 @@ def test_exit_codes(tmp_path: Path) -> None:
         (["study=table2", "dataset=criteo"], 2, "no raw log at data/criteo/raw"),
         (["study=table2", *SAMPLE, "+train.nope=1", "tracking=none"], 2, "nope"),
     ]:
-        done = command(tmp_path, "ctr.reproduce", *overrides)
-        assert done.returncode == code, (overrides, done.stderr)
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert done.stderr.startswith("error: ")
-        assert text in done.stderr
+        refuses(tmp_path, "ctr.reproduce", overrides, code, text)
     assert not (tmp_path / "runs" / "jobs").exists()
 
 
@@ -202,14 +198,10 @@ def study(ask: Ask, options: Options, *, lambda21: list[float], **own: object) -
     return Findings(first[["opt.lambda21", "auc"]], "# Found\n", {}, pd.concat([first, ask(more)], ignore_index=True))
 
 
-def test_a_study_from_nothing_to_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready_database: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_study_from_nothing_to_its_folder(tmp_path: Path, ready_database: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(ready_database.read_bytes())
     overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]
-    given = [override.partition("=")[0] for override in overrides]
-    reproduce(composed("reproduce", *overrides), given, study)
+    reproduced(study, *overrides)
     folder = tmp_path / "runs" / "studies" / "table2-criteo-sample"
     assert {"result.csv", "result.md", "runs.csv", "commands.txt", "page.html"} <= {p.name for p in folder.iterdir()}
     runs = pd.read_csv(folder / "runs.csv")
@@ -231,16 +223,14 @@ def test_a_study_from_nothing_to_its_folder(
     assert (alone["auc"], alone["config_hash"]) == (runs["auc"][0], runs["config_hash"][0])
 
 
-def test_failed_runs_are_named_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
+def test_failed_runs_are_named_at_the_end(tmp_path: Path) -> None:
     def diverges(ask: Ask, options: Options, **own: object) -> Findings:
         rows = ask([{**options.common, "opt": "sgd", "opt.lr": lr, "batch_size": 50} for lr in (1e30, 1e-3)])
         return Findings(rows[["opt.lr", "auc"]], "", {}, rows)
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^1 of 2 runs failed: diverged: the loss is .*train\.log"):
-        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], diverges)
+        reproduced(diverges, *overrides)
     table = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "result.csv")
     assert table["auc"].isna().tolist() == [True, False]
 
@@ -256,13 +246,9 @@ def table5_without_adam(ask: Ask, options: Options, **own: object) -> Findings:
     return table5.study(failing, options)
 
 
-def test_table_5_records_the_rates_that_it_found_once_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_table_5_records_the_rates_that_it_found_once_it_is_written(tmp_path: Path) -> None:
     overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
-    given = [override.partition("=")[0] for override in overrides]
-    reproduce(composed("reproduce", *overrides), given, table5_without_adam)
+    reproduced(table5_without_adam, *overrides)
     (kept,) = tmp_path.rglob("learning_rates.json")
     assert [(entry["optimizer"], entry["lr"]) for entry in json.loads(kept.read_text())["rates"]] == [
         ("adagrad", 0.003)
@@ -278,9 +264,7 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(
     assert not kept.exists()
 
 
-def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
+def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path) -> None:
     def with_sgd(ask: Ask, options: Options, **own: object) -> Findings:
         runs = Runs(ask)
         found = learning_rates.choose_one(runs, options, "sgd")
@@ -288,16 +272,14 @@ def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path, monkeypatc
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[1e-3,1e-2,1e30]"]
     overrides += ["+train.batch_size=50"]
-    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], with_sgd)
+    reproduced(with_sgd, *overrides)
     runs = pd.read_csv(tmp_path / "runs" / "studies" / "table2-criteo-sample" / "runs.csv").set_index("opt.lr")
     assert runs.loc[1e30].outcome == "diverged"
     assert runs.loc[1e30].error.startswith("diverged: the loss is ")
     assert set(runs.drop(index=1e30).outcome) <= {"finished", "diverged"}
 
 
-def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
+def test_failures_are_grouped_by_what_they_say(tmp_path: Path) -> None:
     def fails(ask: Ask, options: Options, **own: object) -> Findings:
         too_small = {**options.common, "opt": "sgd", "holdout": 0.99}
         rows = ask([{**too_small, "seed": seed} for seed in range(3)])
@@ -305,7 +287,7 @@ def test_failures_are_grouped_by_what_they_say(tmp_path: Path, monkeypatch: pyte
 
     overrides = ["study=table2", *SAMPLE, "tracking=none", "workers=1"]
     with pytest.raises(CtrError, match=r"^3 of 3 runs failed: holdout=0.99 .* \(3 runs, the first: \S*train\.log\)$"):
-        reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], fails)
+        reproduced(fails, *overrides)
 
 
 def test_a_study_must_be_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from ctr.errors import CtrError
 from ctr.training.folder import read_result
 from ctr.training.result import Result
-from tests.commands import command, composed, job, new_process, result
+from tests.commands import command, composed, job, new_process, refuses, result
 from tests.datasets.criteo_text import arguments, lines, write
 
 KEYS = {
@@ -130,14 +130,10 @@ def test_help_and_exit_codes(tmp_path: Path) -> None:
         (["+foo=1"], 2, "foo"),
         (["dataset=criteo"], 2, "no raw log at data/criteo/raw"),
     ]:
-        done = command(tmp_path, "ctr.train", *overrides)
-        assert done.returncode == code, (overrides, done.stderr)
-        assert done.stderr.startswith("error: ")
-        assert text in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        said = refuses(tmp_path, "ctr.train", overrides, code, text)
         assert not [path for path in tmp_path.iterdir() if path.name != "runs"]  # no database, no data
-    assert "dataset.source=sample" in done.stderr
-    assert "dataset.raw=PATH" in done.stderr
+    assert "dataset.source=sample" in said
+    assert "dataset.raw=PATH" in said
 
 
 def test_bad_input_fails_with_its_line(tmp_path: Path) -> None:

@@ -11,11 +11,18 @@ from ctr.config.messages import CONFIG_ERRORS
 from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError
 from ctr.native.library import available
+from ctr.training.settings import Settings
 from tests.commands import composed
 from tests.native.built import needs_kernels
 
 CONFIGS = Path(ctr.conf.__file__).parent
+SAMPLE = ["dataset=criteo", "dataset.source=sample"]
 CHOICES = [(folder.name, path.stem) for folder in CONFIGS.iterdir() for path in sorted(folder.glob("*.yaml"))]
+
+
+def settled(*overrides: str) -> Settings:
+    """The settings of a run on generated rows."""
+    return resolve(composed("train", *SAMPLE, *overrides))
 
 
 @pytest.mark.parametrize(("group", "name"), [choice for choice in CHOICES if choice[0] not in ("hydra", "study")])
@@ -37,7 +44,7 @@ def test_every_study_composes(name: str) -> None:
 
 
 def test_every_key_is_commented() -> None:
-    """A reader learns from the YAML what a key does; what `lr` and `name` are stands in the head."""
+    """A reader learns from the YAML what a key does; the head says what `lr` and `name` are."""
     for path in CONFIGS.rglob("*.yaml"):
         head, *body = path.read_text().splitlines()
         assert head.startswith("# "), path
@@ -103,7 +110,7 @@ def test_wrong_keys_and_types_are_named(override: str, problem: str) -> None:
 )
 def test_wrong_values_are_refused_before_data_is_read(override: str, problem: str) -> None:
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
-        resolve(composed("train", "dataset=criteo", "dataset.source=sample", override))
+        settled(override)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +127,8 @@ def test_wrong_values_are_refused_before_data_is_read(override: str, problem: st
     ],
 )
 def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
-    sample = ["dataset=criteo", "dataset.source=sample", "opt=adam", "prune=magnitude"]
     with pytest.raises((ArgumentError, OmegaConfBaseException), match=problem):
-        resolve(composed("train", *sample, *overrides))
+        settled("opt=adam", "prune=magnitude", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -138,59 +144,42 @@ def test_wrong_pruning_is_refused(overrides: list[str], problem: str) -> None:
 )
 def test_the_backend_is_part_of_what_is_computed(overrides: list[str], native: bool) -> None:
     """``auto`` hashes as the backend that it comes to."""
-    sample = ["dataset=criteo", "dataset.source=sample"]
-    settings = resolve(composed("train", *sample, *overrides))
+    settings = settled(*overrides)
     assert settings.backend == ("native" if native and available() else "torch")
     rest = [override for override in overrides if not override.startswith("backend=")]
-    named = resolve(composed("train", *sample, f"backend={settings.backend}", *rest))
-    assert settings.config_hash == named.config_hash
+    assert settings.config_hash == settled(f"backend={settings.backend}", *rest).config_hash
 
 
 @needs_kernels
 def test_a_retrain_that_native_cannot_serve_is_refused_at_once() -> None:
     overrides = ["opt=group_adam", "opt.eps=0", "opt.lambda2=1e-3", "retrain=true", "backend=native"]
     with pytest.raises(ArgumentError, match=r"backend=native cannot serve this run: D could be 0"):
-        resolve(composed("train", "dataset=criteo", "dataset.source=sample", *overrides))
+        settled(*overrides)
 
 
 def test_a_grouped_optimizer_without_lambdas_can_be_pruned() -> None:
-    plain = ["opt=group_adam", "opt.lambda21=0", "prune=magnitude", "prune.feature_rate=1"]
-    resolve(composed("train", "dataset=criteo", "dataset.source=sample", *plain))
+    settled("opt=group_adam", "opt.lambda21=0", "prune=magnitude", "prune.feature_rate=1")
 
 
 @pytest.mark.parametrize("num_buckets", [0, -5, 2**31])
 def test_number_of_buckets(num_buckets: int) -> None:
-    hashed = ["dataset.source=sample", "dataset.encoding=hash", f"dataset.num_buckets={num_buckets}"]
     with pytest.raises(ArgumentError, match=f"dataset.num_buckets={num_buckets}"):
-        resolve(composed("train", *hashed))
+        settled("dataset.encoding=hash", f"dataset.num_buckets={num_buckets}")
 
 
 def test_config_hash_is_what_is_computed() -> None:
     """Paths and tracking do not count, everything else does; the value holds across processes and days."""
-
-    def of(*overrides: str) -> str:
-        return resolve(composed("train", "dataset=criteo", "dataset.source=sample", *overrides)).config_hash
-
-    base = of()
+    base = settled().config_hash
     for place in ("dataset.raw=/x", "dataset.prepared=/y", "tracking=none", "run_dir=/z"):
-        assert of(place) == base
-    for change in (
-        "holdout=0.1",
-        "train_rows=5",
-        "retrain=true",
-        "opt.lambda21=2e-3",
-        "seed=1",
-        "opt=adam",
-        "batch_size=256",
-        "dataset.encoding=hash",
-    ):
-        assert of(change) != base
+        assert settled(place).config_hash == base
+    changes = ["holdout=0.1", "train_rows=5", "retrain=true", "opt.lambda21=2e-3", "seed=1", "opt=adam"]
+    for change in (*changes, "batch_size=256", "dataset.encoding=hash"):
+        assert settled(change).config_hash != base
 
 
 def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
     def of(*overrides: str) -> str:
-        sample = ["dataset=criteo", "dataset.source=sample"]
-        return resolve(composed("train", *sample, "opt=adam", *overrides)).family
+        return settled("opt=adam", *overrides).family
 
     pruned = ["prune=magnitude", "prune.feature_rate=0.1"]
     assert of() == of(*pruned) == of(*pruned, "prune.finetune=0.3", "run_dir=/x", "tracking=none")
@@ -202,10 +191,7 @@ def test_a_family_differs_in_what_follows_the_shared_pass() -> None:
 @pytest.mark.parametrize("command", ["train", "prepare"])
 @pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou", "csv"])
 def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(command: str, dataset: str) -> None:
-    config = composed(
-        command,
-        f"dataset={dataset}",
-        *(["dataset.label=click", "dataset.raw=log.csv", "dataset.categorical=[a]"] if dataset == "csv" else []),
-    )
+    needed = ["dataset.label=click", "dataset.raw=log.csv", "dataset.categorical=[a]"] if dataset == "csv" else []
+    config = composed(command, f"dataset={dataset}", *needed)
     own = {"avazu": "hour", "csv": "label"}.get(dataset)
     assert own is None or own in config.dataset

@@ -11,7 +11,7 @@ from ctr.config.search import folders
 
 
 def meaning(shown: str, assigned: str) -> str:
-    """What stands beside a key, its lines joined."""
+    """The text beside a key, its lines joined."""
     found = re.search(rf"^  {re.escape(assigned)}(?: +|\n {{10,}})(.*(?:\n {{10,}}.*)*)", shown, re.MULTILINE)
     assert found, assigned
     return re.sub(r"\s+", " ", found[1])

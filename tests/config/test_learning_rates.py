@@ -25,11 +25,11 @@ def config(folder: Path, *overrides: str) -> DictConfig:
     ("opt", "expected"),
     [("adam", "adam"), ("group_amsgrad", "adam"), ("group_adagrad", "adagrad"), ("group_adahessian", "adahessian")],
 )
-def test_family(opt: str, expected: str) -> None:
+def test_a_rate_counts_for_the_family_of_its_optimizer(opt: str, expected: str) -> None:
     assert learning_rates.family(opt) == expected
 
 
-def test_recorded_by_circumstances(tmp_path: Path) -> None:
+def test_rates_are_recorded_by_circumstances(tmp_path: Path) -> None:
     def plain(*overrides: str) -> dict[str, object]:
         return plain_dict(config(tmp_path, *overrides))
 

@@ -1,4 +1,4 @@
-"""Parts of another package, ``docs/examples``: a model, a dataset and an optimizer, found without a line of ours.
+"""Parts of another package, ``docs/examples``: a model, a dataset and an optimizer, found without a change of ours.
 
 Two ways: ``hydra.searchpath``, and an entry point of the installed package.
 """
@@ -37,7 +37,7 @@ LOG = """2024-05-01|1|4711|red shoes for men|19.90
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    """The package is imported anew in each test that can find it."""
+    """Each test that can find the package imports it again."""
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "ctr_shop"]:
         del sys.modules[name]

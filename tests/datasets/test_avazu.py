@@ -44,7 +44,7 @@ def test_fields_are_the_columns_of_the_file(log: Path) -> None:
     assert not any(read.test)
 
 
-def test_raw_hour(log: Path) -> None:
+def test_the_hour_can_be_kept_as_it_is(log: Path) -> None:
     _, *rows = cells(log, ",")
     assert read_all(avazu.make(hour="raw"), log).fields["hour"] == [row[2] for row in rows]
     with pytest.raises(ValueError, match="expected one of of_day, raw"):
@@ -59,7 +59,7 @@ def test_the_last_day_tests_by_default(log: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hour", ["14102124", "14103221", "14130101", "1410210", "141021001", "", "1410210x"])
-def test_what_is_no_hour(hour: str, log: Path) -> None:
+def test_what_is_no_hour_is_a_bad_row(hour: str, log: Path) -> None:
     edit(log, 2, 2, hour, ",")
     with pytest.raises(DataError, match=r"line 2: column hour is .*; expected a time YYMMDDHH"):
         read_all(avazu.make(), log)
@@ -89,7 +89,7 @@ def test_rows_out_of_order_are_told_from_bad_ones(log: Path) -> None:
         ("1,2,3", "expected a header: id,click,hour,C1"),
     ],
 )
-def test_other_headers(header: str, hint: str, log: Path) -> None:
+def test_other_headers_are_named_with_a_hint(header: str, hint: str, log: Path) -> None:
     lines = log.read_text().splitlines()
     log.write_text("\n".join([header, *lines[1:]]))
     with pytest.raises(DataError, match=hint) as error:
@@ -116,7 +116,7 @@ def test_published_vocabularies_add_up() -> None:
     assert sum(of_day.values_per_field) == 9_449_445 - 240 + 24
 
 
-def test_hour_mode_prepares_anew(log: Path, tmp_path: Path) -> None:
+def test_another_hour_option_prepares_again(log: Path, tmp_path: Path) -> None:
     one = prepare(avazu.make(), log, tmp_path / "out", split=SplitRule())
     two = prepare(avazu.make(hour="raw"), log, tmp_path / "out", split=SplitRule())
     assert not two.reused

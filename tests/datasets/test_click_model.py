@@ -17,6 +17,7 @@ from ctr.datasets.synthetic.click_model import (
     named_ranks,
     rank_names,
 )
+from tests.datasets.test_hashing import plain_splitmix64
 
 FIELDS = (
     ZipfField("a", 50, 1.2, 1.0, paired=True),
@@ -34,14 +35,6 @@ def small_model(rows: int = 1_000_000, seed: int = 7, click_rate: float = 0.3) -
 @pytest.fixture(scope="module")
 def model() -> ClickModel:
     return small_model()
-
-
-def plain_splitmix64(x: int) -> int:
-    mask = 2**64 - 1
-    z = (x + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return z ^ (z >> 31)
 
 
 def test_rows_do_not_depend_on_how_they_are_cut(model: ClickModel) -> None:

@@ -35,7 +35,7 @@ def write(path: Path, made: list[str], end: str = "\n") -> Path:
     return path
 
 
-def test_values(tmp_path: Path) -> None:
+def test_values_are_those_of_the_text(tmp_path: Path) -> None:
     made = lines(50)
     columns, _ = read(write(tmp_path / "train.txt", made))
     rows = [line.split("\t") for line in made]
@@ -90,7 +90,7 @@ def test_bad_line_is_named(tmp_path: Path, column: int, value: str, problem: str
     assert reading.first_skipped.startswith(f"{path}, line 17: ")
 
 
-def test_empty_line(tmp_path: Path) -> None:
+def test_an_empty_line_is_named(tmp_path: Path) -> None:
     made = lines(5)
     made[2] = ""
     with pytest.raises(DataError, match=r"line 3: an empty line; expected 40 tab-separated columns"):
@@ -114,7 +114,7 @@ def test_line_numbers_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
 @pytest.mark.parametrize("last_newline", [True, False])
-def test_line_ends(tmp_path: Path, end: str, last_newline: bool) -> None:
+def test_line_ends_do_not_matter(tmp_path: Path, end: str, last_newline: bool) -> None:
     made = lines(20)
     plain, _ = read(write(tmp_path / "plain.txt", made))
     path = tmp_path / "train.txt"
@@ -123,7 +123,7 @@ def test_line_ends(tmp_path: Path, end: str, last_newline: bool) -> None:
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress])
-def test_compressed(tmp_path: Path, compress: type[gzip.compress]) -> None:  # type: ignore[valid-type]
+def test_compression_does_not_matter(tmp_path: Path, compress: type[gzip.compress]) -> None:  # type: ignore[valid-type]
     """Told by content, whatever the name; the hash is that of the content."""
     path = write(tmp_path / "train.txt", lines(300))
     columns, reading = read(path)
@@ -139,7 +139,7 @@ def test_compressed(tmp_path: Path, compress: type[gzip.compress]) -> None:  # t
         read(packed)
 
 
-def test_damaged_gzip(tmp_path: Path) -> None:
+def test_damaged_gzip_is_named(tmp_path: Path) -> None:
     data = bytearray(gzip.compress("\n".join(lines(500)).encode()))
     data[len(data) // 2] ^= 0xFF
     path = tmp_path / "train.txt.gz"
@@ -157,20 +157,20 @@ def test_empty_file_and_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_no_permission(tmp_path: Path) -> None:
+def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "train.txt", lines(1))
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be read: Permission denied"):
         read(path)
 
 
-def test_nothing_valid(tmp_path: Path) -> None:
+def test_a_file_without_a_valid_row_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "train.txt", ["a,b,c", "d,e,f"])
     with pytest.raises(DataError, match=r"no valid row in it; the first problem: .*line 1: 1 column; expected 40"):
         read(path, "skip")
 
 
-def test_overlong_line(tmp_path: Path) -> None:
+def test_an_overlong_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_bytes(lines(1)[0].encode() + b"\n" + b"a" * (text_lines.MAX_LINE_BYTES + 10))
     with pytest.raises(DataError, match="line 2: longer than"):

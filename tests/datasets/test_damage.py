@@ -92,7 +92,7 @@ def test_mutants(raw: Path, tmp_path: Path, name: str, monkeypatch: pytest.Monke
     folder, whole = tmp_path / "out", tmp_path / "whole"
     wanted = content(prepared(raw, folder))
     shutil.copytree(folder, whole)
-    refused = anew = 0
+    refused = prepared_again = 0
     for number, (what, change) in enumerate(mutants((folder / name).stat().st_size, 20, random.Random(name))):
         shutil.copyfile(whole / name, folder / name)
         damage(folder / name, change)
@@ -100,7 +100,7 @@ def test_mutants(raw: Path, tmp_path: Path, name: str, monkeypatch: pytest.Monke
         try:
             data = prepared(raw, folder, verify=verify)
             assert content(data) == wanted, what
-            anew += not data.reused
+            prepared_again += not data.reused
         except DataError as error:
             assert not verify, what
             assert str(folder / name) in str(error), what  # noqa: PT017
@@ -109,7 +109,7 @@ def test_mutants(raw: Path, tmp_path: Path, name: str, monkeypatch: pytest.Monke
             data = prepared(raw, folder, verify=True)
             assert not data.reused, what
             assert content(data) == wanted, what
-    assert anew > 20
+    assert prepared_again > 20
     assert (refused > 10) == (name != MANIFEST)
 
 

@@ -18,7 +18,7 @@ from ctr.errors import DataError
 from tests.scripts import script
 
 fuzz = script("fuzz")
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Arrow's threads; its own are made anew
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Arrow's threads; it makes its own again
 
 
 def test_no_findings(tmp_path: Path) -> None:

@@ -7,13 +7,7 @@ from ctr.datasets.hashing import GAMMA, splitmix64
 
 # Outputs of the reference splitmix64.c seeded with 1234567, the vectors that most implementations test
 # against.
-PUBLISHED = [
-    6457827717110365317,
-    3203168211198807973,
-    9817491932198370423,
-    4593380528125082431,
-    16408922859458223821,
-]
+PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
 
 
 def plain_splitmix64(x: int) -> int:

@@ -130,7 +130,7 @@ def join(logs: Path, days: list[int], path: Path, extra: str = "") -> None:
 
 
 def test_joined_logs_are_the_same_rows_with_their_own_test_part(logs: Path, tmp_path: Path) -> None:
-    # As in season 3, a day may stand in both parts.
+    # As in season 3, a day may be in both parts.
     folder = tmp_path / "joined"
     join(logs, DAYS[:8], folder / "train.log.txt")
     join(logs, DAYS[7:], folder / "test.log.txt", "nclick nconversation")

@@ -24,7 +24,7 @@ def data(tmp_path: Path) -> Prepared:
     return prepare(dataset, tmp_path / "mine.csv", tmp_path / "out", split=SplitRule(test_fraction=0.5))
 
 
-def test_match(data: Prepared) -> None:
+def test_the_published_counts_match(data: Prepared) -> None:
     assert compare(data, FULL) == "matches the published dataset"
     assert compare(data, replace(FULL, click_rate=0.24)) == "matches the published dataset"  # published rounded
 

@@ -180,7 +180,7 @@ def test_avazu_row_comes_from_a_site_or_an_app(avazu: Path) -> None:
 
 @pytest.mark.parametrize("model", [avazu_model, ipinyou_model, criteo_model])
 def test_every_value_has_a_text_at_full_size(model: Callable[..., object]) -> None:
-    """Columns whose values stand in a list must not draw beyond its end."""
+    """Columns whose values come from a list must not draw beyond its end."""
     full = {avazu_model: criteo_avazu.AVAZU_ROWS, ipinyou_model: synthetic_ipinyou.IPINYOU_ROWS}
     population = model(full.get(model, criteo_avazu.CRITEO_ROWS)).population  # type: ignore[attr-defined]
     assert max(population.values()) < 2**31

@@ -76,41 +76,30 @@ def test_several_bzip2_streams_are_one_file(write: Write) -> None:
     assert read(path) == [(1, 2, "a"), (0, 3, "b")]
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        (b"", "the file is empty; expected 3 comma-separated columns per line"),
-        (gzip.compress(b""), "the file is empty"),
-        (gzip.compress(b"1,2,a\n" * 9)[:-9], "cut off here or in the lines after it"),
-        (bz2.compress(b"1,2,a\n" * 9)[:-9], "cut off here or in the lines after it"),
-        (bz2.compress(b"1,2,a\n") + b"BZh9 damaged", "damaged here or in the lines after it"),
-        (zipped(b"1,2,a\n")[:-9], "damaged here or in the lines after it"),
-        (zipped(b"1,2,a\n", "a", "b"), "the archive holds 2 files (a, b) instead of one; unpack it"),
-        (zipped(b"1,2,a\n", "é").replace("é".encode(), b"\xff\xff"), "damaged here or in the lines after it"),
-        (zipped(b"1,2,a\n", "é").replace("é".encode(), b"\xff\xff", 1), "damaged here or in the lines after it"),
-        (zipped(b"1,2,a\n", "x" * 5000).replace(b"x", b"y", 1), "damaged here or in the lines after it"),
-        (zipped(zipped(b"1,2,a\n")), "an archive within an archive; unpack it"),
-        (zipped(b"1,2,a\n", method=zipfile.ZIP_BZIP2), "not packed by the usual method (deflate); unpack it"),
-        (b"1,2,a\n" * 5 + b"x" * (2 << 20), "line 6: longer than 1,048,576 bytes"),
-        (b"1,2,a\n" * 5 + b"0" * (3 << 20) + b",1,a\n1,2,a\n", "line 6: longer than 1,048,576 bytes"),
-    ],
-    ids=[
-        "empty",
-        "empty gzip",
-        "cut gzip",
-        "cut bzip2",
-        "damaged bzip2",
-        "cut zip",
-        "two files",
-        "names apart",
-        "name not UTF-8",
-        "long name",
-        "zip in zip",
-        "zip by bzip2",
-        "long line",
-        "long line before more",
-    ],
-)
+HURT = "damaged here or in the lines after it"
+LONG = "line 6: longer than 1,048,576 bytes"
+DAMAGED = {
+    "empty": (b"", "the file is empty; expected 3 comma-separated columns per line"),
+    "empty gzip": (gzip.compress(b""), "the file is empty"),
+    "cut gzip": (gzip.compress(b"1,2,a\n" * 9)[:-9], "cut off here or in the lines after it"),
+    "cut bzip2": (bz2.compress(b"1,2,a\n" * 9)[:-9], "cut off here or in the lines after it"),
+    "damaged bzip2": (bz2.compress(b"1,2,a\n") + b"BZh9 damaged", HURT),
+    "cut zip": (zipped(b"1,2,a\n")[:-9], HURT),
+    "two files": (zipped(b"1,2,a\n", "a", "b"), "the archive holds 2 files (a, b) instead of one; unpack it"),
+    "names apart": (zipped(b"1,2,a\n", "é").replace("é".encode(), b"\xff\xff"), HURT),
+    "name not UTF-8": (zipped(b"1,2,a\n", "é").replace("é".encode(), b"\xff\xff", 1), HURT),
+    "long name": (zipped(b"1,2,a\n", "x" * 5000).replace(b"x", b"y", 1), HURT),
+    "zip in zip": (zipped(zipped(b"1,2,a\n")), "an archive within an archive; unpack it"),
+    "zip by bzip2": (
+        zipped(b"1,2,a\n", method=zipfile.ZIP_BZIP2),
+        "not packed by the usual method (deflate); unpack it",
+    ),
+    "long line": (b"1,2,a\n" * 5 + b"x" * (2 << 20), LONG),
+    "long line before more": (b"1,2,a\n" * 5 + b"0" * (3 << 20) + b",1,a\n1,2,a\n", LONG),
+}
+
+
+@pytest.mark.parametrize(("content", "problem"), DAMAGED.values(), ids=DAMAGED)
 def test_damaged_files_are_named(content: bytes, problem: str, write: Write) -> None:
     path = write(content)
     with pytest.raises(DataError) as error:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ctr.jobs.cache import Cache
 from ctr.training import identity
 from ctr.training.folder import claim, reserve
 from ctr.training.identity import CODE, SOURCES, run_key, training_code
+from tests.commands import speaking
 
 PACKAGE = Path(ctr.__file__).parent
 
@@ -115,17 +114,8 @@ def test_a_result_that_is_not_the_runs_does_not_count(tmp_path: Path, caplog: py
     leaves(path.parent, "c", "d")
     whole = path.read_text()
     assert kept.result(key) == figures("c", "d")
-    damaged = [
-        whole[:40],
-        "",
-        "{}",
-        "[]",
-        "7",
-        whole.replace("0.5", "0.6"),
-        "\xff\0" * 20,
-        json.dumps(figures("c", "d")),
-    ]
-    for text in damaged:
+    changed = [whole.replace("0.5", "0.6"), json.dumps(figures("c", "d"))]
+    for text in (whole[:40], "", "{}", "[]", "7", changed[0], "\xff\0" * 20, changed[1]):
         path.write_bytes(text.encode("latin-1"))
         assert kept.result(key) is None
     leaves(path.parent, "c", "of another")
@@ -167,11 +157,8 @@ def test_a_folder_is_of_one_run_at_a_time(tmp_path: Path) -> None:
     mine.release()
     claims = "held = claim(Path(sys.argv[1])); print('held', flush=True); input()"
     code = f"import sys; from ctr.training.folder import *; {claims}"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
+    process, said = speaking(code, folder)
+    assert said == "held"
     another()
     process.kill()
     process.communicate()

@@ -86,13 +86,13 @@ def test_keys_and_families(planner: Planner, tmp_path: Path) -> None:
     assert planned(a_planner(tmp_path, threads=1), opt="adam").key != plain.key  # other rows
 
 
-def test_rows_to_come(planner: Planner) -> None:
+def test_a_plan_counts_the_rows_of_its_run(planner: Planner) -> None:
     assert planned(planner, train_rows=40).rows_train == 40
     held = planned(planner, train_rows=40, holdout=0.25)
     assert (held.rows_train, held.rows_test) == (30, 10)
 
 
-def test_more_rows_than_there_are(planner: Planner) -> None:
+def test_more_rows_than_there_are_are_refused(planner: Planner) -> None:
     assert planned(planner, train_rows=60).rows_train == 60
     with pytest.raises(ArgumentError, match=r"^train_rows=1,061; there are 60 rows to train on$"):
         planned(planner, train_rows=1061)
@@ -118,6 +118,6 @@ def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytes
         ({"x": 1}, "x"),
     ],
 )
-def test_wrong_overrides(planner: Planner, overrides: dict[str, object], text: str) -> None:
+def test_wrong_overrides_are_named(planner: Planner, overrides: dict[str, object], text: str) -> None:
     with pytest.raises(Exception, match=text):
         planner.plan({"opt": "group_adam", **overrides})

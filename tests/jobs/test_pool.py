@@ -196,7 +196,7 @@ def test_killed_worker_is_replaced() -> None:
     assert found["auc"].tolist()[1:] == [0.51, 0.52]
 
 
-def test_a_worker_that_is_killed_amid_an_answer() -> None:
+def test_a_worker_that_is_killed_while_it_answers() -> None:
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(98, window=2), a_job(1)])
     assert "was ended by SIGKILL" in found["error"][0]
@@ -315,7 +315,7 @@ def test_wrong_jobs_are_refused_before_any_runs() -> None:
 
 
 def study(window: int, jobs: int) -> Forked:
-    """A study in a process of its own: jobs of so many hundredths of a second."""
+    """A study in a process of its own: each job takes ``window`` hundredths of a second."""
     return Forked(Path(), _study, window, jobs)
 
 

@@ -1,4 +1,4 @@
-"""The compiled library is used only where it is built from the sources that lie beside it."""
+"""The compiled library is used only where it is built from the sources beside it."""
 
 import _ctypes
 import logging
@@ -16,7 +16,7 @@ REBUILD = "pip install -e . builds them anew"
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
-    """The library is looked for anew, in the test and by those after it."""
+    """The library is searched for again, in the test and by those after it."""
     library.library.cache_clear()
     yield
     library.library.cache_clear()

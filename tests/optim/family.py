@@ -1,4 +1,4 @@
-"""The table that every optimizer of the family goes through, and what it is held against.
+"""The table that every optimizer of the family goes through, and what it is compared with.
 
 Nothing here uses the core: the plain optimizers are torch's, AdaHessian is written out from its paper, and
 ``algorithm1`` is the paper's framework row by row in numpy.

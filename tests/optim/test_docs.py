@@ -1,4 +1,4 @@
-"""The page docs/optimizers.md: its Python blocks run, in order, and print what stands below them."""
+"""The page docs/optimizers.md: its Python blocks run, in order, and print what is written below them."""
 
 import contextlib
 import io

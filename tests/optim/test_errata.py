@@ -55,10 +55,7 @@ def test_the_printed_maximum_of_amsgrad_is_another_rule() -> None:
         V = np.maximum(V, b2 * V + (1 - b2) * g * g)
         x = x - lr * (m / (1 - b1**t)) / (np.sqrt(V / (1 - b2**t)) + eps)
     tables, states = [], []
-    for make in (
-        lambda p: GroupAMSGrad([p], lr=lr),
-        lambda p: torch.optim.Adam([p], lr=lr, amsgrad=True),
-    ):
+    for make in (lambda p: GroupAMSGrad([p], lr=lr), lambda p: torch.optim.Adam([p], lr=lr, amsgrad=True)):
         p = torch.nn.Parameter(torch.ones(50, dtype=torch.float64))
         opt = make(p)
         for g in grads:

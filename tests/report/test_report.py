@@ -24,6 +24,11 @@ from tests.report import invented
 from tests.report.invented import SUBJECT
 
 
+@pytest.fixture
+def uri(ready_database: Path, tmp_path: Path) -> str:
+    return invented.database(ready_database, tmp_path)
+
+
 def search(uri: str, query: str) -> list[Run]:
     return list(MlflowClient(uri).search_runs(["1"], query))
 
@@ -35,8 +40,8 @@ def publish(jobs: pd.DataFrame, uri: str, folder: Path, subject: Subject = SUBJE
     return invented.publish(invented.findings(jobs), folder, uri, subject)
 
 
-def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    jobs = invented.rows()
     done = jobs[jobs["error"].isna()]
     other = done.assign(data_hash="other data")
     invented.track(uri, pd.concat([other.head(2), done]))
@@ -89,9 +94,9 @@ def test_publish(ready_database: Path, tmp_path: Path, caplog: pytest.LogCapture
     }
 
 
-def test_other_data_has_a_report_and_a_view_of_its_own(ready_database: Path, tmp_path: Path) -> None:
+def test_other_data_has_a_report_and_a_view_of_its_own(uri: str, tmp_path: Path) -> None:
     """Real and generated rows of the same dataset, as the same study has them one after the other."""
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    jobs = invented.rows()
     made = replace(SUBJECT, source="generated", data_hash="e1" * 8)
     generated = jobs.head(12).assign(data_hash=made.data_hash)
     invented.track(uri, pd.concat([jobs, generated]))
@@ -108,8 +113,8 @@ def test_other_data_has_a_report_and_a_view_of_its_own(ready_database: Path, tmp
     assert names == {*titles}
 
 
-def test_the_same_run_of_other_code_is_not_taken_for_the_studys(ready_database: Path, tmp_path: Path) -> None:
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows().head(1)
+def test_the_same_run_of_other_code_is_not_taken_for_the_studys(uri: str, tmp_path: Path) -> None:
+    jobs = invented.rows().head(1)
     invented.track(uri, jobs)
     invented.track(uri, jobs.assign(code_hash="later", auc=0.1))
     publish(jobs, uri, tmp_path / "study")
@@ -117,9 +122,9 @@ def test_the_same_run_of_other_code_is_not_taken_for_the_studys(ready_database: 
     assert found.data.metrics["auc"] == jobs["auc"][0]
 
 
-def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path: Path) -> None:
+def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> None:
     """Not what was tried on the way, such as other learning rates."""
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    jobs = invented.rows()
     invented.track(uri, jobs)
     chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
     invented.publish(chosen, tmp_path / "study", uri, SUBJECT)
@@ -134,9 +139,9 @@ def test_the_view_shows_the_points_of_the_figures(ready_database: Path, tmp_path
 
 @pytest.mark.parametrize("call", ["artifact", "tags", "finish"])
 def test_a_report_that_is_stopped_half_way_leaves_the_earlier_one(
-    ready_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    jobs = invented.rows()
     invented.track(uri, jobs)
     first = publish(jobs, uri, tmp_path / "study")
 
@@ -154,9 +159,9 @@ def test_a_report_that_is_stopped_half_way_leaves_the_earlier_one(
 
 
 def test_runs_that_are_not_tracked_are_said_to_be_missing(
-    ready_database: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    uri, jobs = invented.database(ready_database, tmp_path), invented.rows()
+    jobs = invented.rows()
     invented.track(uri, jobs.head(4))
     publish(jobs, uri, tmp_path / "study")
     assert "26 of the study's 30 runs are not in this MLflow experiment" in caplog.text
@@ -177,8 +182,8 @@ def test_links_as_addresses() -> None:
     assert links == report.Links(*(f"http://127.0.0.1:5000/#/{name}" for name in ("r", "d", "report", "p")))
 
 
-def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> None:
-    client = MlflowClient(invented.database(ready_database, tmp_path))
+def test_the_view_as_mlflow_reads_it(uri: str) -> None:
+    client = MlflowClient(uri)
     address = view.create(client, "1", FIG1)
     assert address.endswith("viewStateShareKey=fig1-criteo-d0d0d0d0")
     saved = json.loads(client.get_experiment("1").tags["mlflow.sharedViewState.fig1-criteo-d0d0d0d0"])
@@ -191,9 +196,9 @@ def test_the_view_as_mlflow_reads_it(ready_database: Path, tmp_path: Path) -> No
 
 
 def test_another_mlflow_gets_no_view_and_says_so(
-    ready_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = MlflowClient(invented.database(ready_database, tmp_path))
+    client = MlflowClient(uri)
     monkeypatch.setattr(mlflow, "__version__", "3.30.1")
     address = view.create(client, "1", FIG1)
     assert "viewStateShareKey" not in address
@@ -202,12 +207,8 @@ def test_another_mlflow_gets_no_view_and_says_so(
     assert "MLflow 3.30.1: the ready-made dashboard is made for 3.17 only" in caplog.text
 
 
-def no_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)
-
-
 def test_without_plotly_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    no_plotly(monkeypatch)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(CtrError, match=r'needs plotly, which is not installed: pip install -e "\.\[report\]"'):
         files.write_findings(invented.findings(invented.rows()), tmp_path / "study", "a study")
     assert not (tmp_path / "study").exists()

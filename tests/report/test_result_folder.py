@@ -16,9 +16,10 @@ from ctr.studies.study import Ask, Options
 from tests.commands import composed
 from tests.reproducing import SAMPLE, no_study, reproduced
 
+pytestmark = pytest.mark.usefixtures("here")
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
@@ -42,11 +43,8 @@ def nothing(ask: Ask, options: Options, **own: object) -> Findings:
     return Findings(pd.DataFrame({"auc": [0.5]}), f"{options.select}\n", {}, pd.DataFrame())
 
 
-def test_an_empty_folder_and_an_earlier_result_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The latter not without a word on what differs, before anything is run."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     given = ["study=table2", *SAMPLE, "folder=out", "tracking=none"]
     for select, seeds, said in [
@@ -65,9 +63,8 @@ def test_an_empty_folder_and_an_earlier_result_are_replaced(
 
 
 def test_what_cannot_be_written_or_read_is_said_before_anything_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CtrError, match=r"folder=file/y: .*expected a folder that can be written to"):
         reproduced(no_study, "study=table2", *SAMPLE, "folder=file/y", "tracking=none")
@@ -79,8 +76,7 @@ def test_what_cannot_be_written_or_read_is_said_before_anything_else(
     assert capsys.readouterr().out == ""  # nothing is replaced
 
 
-def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path) -> None:
     taken: set[Path] = set()
 
     def job(lambda21: str, folder: str) -> None:
@@ -103,10 +99,7 @@ class Interrupted(Figure):
         raise KeyboardInterrupt
 
 
-def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole(tmp_path: Path) -> None:
     figures: dict[str, Figure] = {"a": Figure()}
 
     def drawn(ask: Ask, options: Options, **own: object) -> Findings:

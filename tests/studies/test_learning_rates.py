@@ -38,7 +38,7 @@ def test_the_best_mean_is_taken() -> None:
     assert {job["opt"] for job in oracle.jobs} == {"adam"}, "unregularised"
 
 
-def test_a_rate_that_fails_with_a_seed_stands_back() -> None:
+def test_a_rate_that_fails_with_a_seed_is_not_chosen() -> None:
     def failing(job: Job) -> dict[str, object] | str:
         return "diverged" if job["opt.lr"] == 1e-2 and job["seed"] == 2 else answer(job)
 
@@ -86,7 +86,7 @@ def test_without_one_optimizers_rate_the_other_is_compared() -> None:
     assert cell.difference == pytest.approx(0.75 - 0.73)
 
 
-def test_without_search() -> None:
+def test_a_given_rate_and_the_papers_need_no_search() -> None:
     oracle = Oracle(answer)
     assert choose(oracle, options(lr="paper", model="mlp"), "group_adam") == learning_rates.Rate(1e-4)
     assert choose(oracle, options(lr="paper", model="mlp"), "adagrad") == learning_rates.Rate(1e-2)
@@ -188,11 +188,11 @@ def peaked(peak: float) -> Oracle:
         (1e-3, []),
         (1e-2, [1e-1]),  # the end of the grid, now with a neighbour
         (1.0, [1e-1, 1.0, 10.0]),
-        (100.0, [1e-1, 1.0, 10.0]),  # no more than three
+        (100.0, [1e-1, 1.0, 10.0]),  # at most three
         (1e-6, [1e-5, 1e-6, 1e-7]),
     ],
 )
-def test_the_grid_grows_until_the_best_lies_inside(peak: float, further: list[float]) -> None:
+def test_the_grid_grows_until_the_best_is_inside(peak: float, further: list[float]) -> None:
     oracle = peaked(peak)
     chosen = choose(oracle, options(lr="auto", lrs=[1e-4, 1e-3, 1e-2]), "adam")
     assert [[job["opt.lr"] for job in batch] for batch in oracle.batches[1:]] == [[lr] * 3 for lr in further]
@@ -207,7 +207,7 @@ def test_one_rate_is_no_grid() -> None:
 
 
 def test_each_grid_grows_by_itself_and_all_at_once() -> None:
-    """Adam's best lies at 1e-1, Adagrad's inside."""
+    """Adam's best is at 1e-1, Adagrad's inside."""
 
     def by_opt(job: Job) -> dict[str, object] | str:
         return peaked(1e-1 if job["opt"] == "adam" else 1e-3).answer(job)

@@ -35,19 +35,10 @@ OLD, NEW = "a" * 40, "b" * 40
     ("shas", "said"),
     [
         ([NEW, NEW], None),
-        (
-            [None, NEW],
-            "with the same training code: 1 at an unknown state, 1 at bbbbbbbbbb; this page at",
-        ),
-        (
-            [OLD, NEW, OLD],
-            "with the same training code: 2 at aaaaaaaaaa, 1 at bbbbbbbbbb; this page at bbb",
-        ),
+        ([None, NEW], "with the same training code: 1 at an unknown state, 1 at bbbbbbbbbb; this page at"),
+        ([OLD, NEW, OLD], "with the same training code: 2 at aaaaaaaaaa, 1 at bbbbbbbbbb; this page at bbb"),
         ([NEW, f"{NEW}-dirty"], "1 at bbbbbbbbbb, 1 at bbbbbbbbbb-dirty; this page at bbbbbbbbbb."),
-        (
-            [OLD, OLD],
-            "with the same training code: 2 at aaaaaaaaaa; this page at bbbbbbbbbb.",
-        ),
+        ([OLD, OLD], "with the same training code: 2 at aaaaaaaaaa; this page at bbbbbbbbbb."),
     ],
 )
 def test_runs_of_different_code_are_said(shas: list[str | None], said: str | None) -> None:

@@ -92,9 +92,9 @@ def test_words_say_who_wins_and_whether_the_paper_agrees() -> None:
     assert "two of our standard errors" not in text
 
 
-def test_at_full_size_the_papers_auc_is_held_against_our_standard_error() -> None:
+def test_at_full_size_the_papers_auc_is_compared_with_our_standard_error() -> None:
     text = run("table2", Oracle(lambda job: {**answer(job), "rows_train": 39_291_957}), **asked()).text
-    # Ours .74117 with a standard error of .00044; the paper .7999 lies 133 of them off.
+    # Ours .74117 with a standard error of .00044; the paper .7999 is 133 of them away.
     assert "Group Adam's AUC against the paper's: −.0587, outside two of our standard errors (133.2)" in text
     assert "not comparable" not in text
 
@@ -152,7 +152,7 @@ def test_a_failed_run_is_a_gap_that_says_why() -> None:
     assert "failed: 2 runs: out of memory; the first: python -m ctr.train dataset=criteo" in findings.text
 
 
-def test_a_count_that_is_not_matched_is_shouted() -> None:
+def test_a_count_that_is_not_matched_is_said_in_capitals() -> None:
     def one_off(job: Job) -> dict[str, object] | str:
         found = dict(answer(job))  # type: ignore[arg-type]
         if job.get("prune.feature_rate") == 0.055:

@@ -20,7 +20,7 @@ from tests.native.built import BACKENDS
 from tests.training.runs import configuration, magnitude, present, run_one, untimed
 
 
-def test_holdout(tmp_path: Path) -> None:
+def test_held_out_rows_are_the_tail_of_the_training_rows(tmp_path: Path) -> None:
     """The tail of the training rows tests, the test part is never read: as on a log that ends before it."""
     made = lines(400)
     got = run_one(tmp_path, "holdout=0.25")
@@ -39,7 +39,7 @@ def test_holdout(tmp_path: Path) -> None:
     assert (got["auc"], got["logloss"]) == (wanted["auc"], wanted["logloss"])
 
 
-def test_row_limit(tmp_path: Path) -> None:
+def test_a_row_limit_takes_the_first_training_rows(tmp_path: Path) -> None:
     made = lines(400)
     got = run_one(tmp_path, "train_rows=100")
     assert (got["rows_train"], got["rows_test"]) == (100, 58)
@@ -62,13 +62,13 @@ def test_row_limit(tmp_path: Path) -> None:
         ("holdout=1e-9", "holdout=1e-09 leaves 342 of 342 rows"),
     ],
 )
-def test_parts_that_the_data_does_not_have(tmp_path: Path, override: str, problem: str) -> None:
+def test_more_rows_than_the_data_has_are_refused(tmp_path: Path, override: str, problem: str) -> None:
     config = configuration(tmp_path, override)
     with pytest.raises(ArgumentError, match=problem):
         narrowed(resolve(config), prepared(config))
 
 
-def test_row_limit_over_days(tmp_path: Path) -> None:
+def test_a_row_limit_counts_across_days(tmp_path: Path) -> None:
     """Ranges that the test days cut apart."""
     days = ["dataset=avazu", "dataset.source=sample", "dataset.sample_rows=3000", "dataset.test_days=[20141024]"]
     config = composed("train", *days, f"dataset.prepared={tmp_path / 'prepared'}", "holdout=0.25", "train_rows=2000")
@@ -115,7 +115,7 @@ def test_what_did_not_survive_contributes_nothing_to_the_retrained(tmp_path: Pat
     assert 0 < int(alive_rows(embedding.weight, embedding.seen).sum()) <= int(survivors.sum())
 
 
-def test_retrained_after_the_lambdas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_with_lambdas_is_retrained_on_what_they_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = configuration(tmp_path, "opt=group_adam", "opt.lambda21=3e-3", "opt.lambda_schedule=cubic", "retrain=true")
     job(config, tmp_path / "run")
     got = json.loads((tmp_path / "run" / "result.json").read_text())

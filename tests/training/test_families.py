@@ -76,7 +76,7 @@ def test_a_failing_member_does_not_stop_the_others(tmp_path: Path) -> None:
     configs = [configuration(tmp_path, "opt=adam", *own) for own in members]
     folders = [tmp_path / name for name in "abc"]
     (folders[0] / "result.json").mkdir(parents=True)  # in the way
-    first, second, third = jobs(configs, folders, lambda rows: None, [None, "planned-as-another", None])
+    first, second, third = jobs(configs, folders, keys=[None, "planned-as-another", None])
     assert isinstance(first, OSError)
     assert isinstance(second, CtrError)
     assert "planned as planned-as-another" in str(second)
@@ -85,10 +85,10 @@ def test_a_failing_member_does_not_stop_the_others(tmp_path: Path) -> None:
     assert untimed(got) == untimed(run_one(tmp_path, "opt=adam", *members[2]))
 
 
-def test_a_failing_trunk_fails_whoever_shares_it(tmp_path: Path) -> None:
+def test_a_failing_trunk_fails_all_that_share_it(tmp_path: Path) -> None:
     configs = [configuration(tmp_path, "opt=sgd", "opt.lr=1e30", *own) for own in ([], magnitude(0.2, 0.99))]
     folders = [tmp_path / name for name in "ab"]
-    whole, early = jobs(configs, folders, lambda rows: None)
+    whole, early = jobs(configs, folders)
     for error in (whole, early):
         assert isinstance(error, CtrError)
         assert "lower the learning rate" in str(error)
@@ -98,10 +98,10 @@ def test_a_failing_trunk_fails_whoever_shares_it(tmp_path: Path) -> None:
 def test_other_differences_are_refused(tmp_path: Path) -> None:
     configs = [configuration(tmp_path, f"seed={seed}") for seed in (0, 1)]
     with pytest.raises(ValueError, match="`prune` and `retrain` alone"):
-        jobs(configs, [tmp_path / "a", tmp_path / "b"], lambda rows: None)
+        jobs(configs, [tmp_path / "a", tmp_path / "b"])
 
 
-def test_progress_and_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_family_reports_rows_and_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows trained and tested, of trunk, fine-tuning, tests and retraining; silence where a parent shows them."""
     members = [["opt=adam", "retrain=true", *own] for own in ([], magnitude(0.2), magnitude(0.2, 0.3))]
     configs = [configuration(tmp_path, *overrides) for overrides in members]
@@ -144,7 +144,7 @@ def test_a_failed_run_leaves_no_older_result(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="batch_size=0"):
         job(configuration(tmp_path, "batch_size=0"), result.parent)
     assert result.exists()
-    jobs([configuration(tmp_path, "opt=sgd", "opt.lr=1e30")], [result.parent], lambda rows: None)
+    jobs([configuration(tmp_path, "opt=sgd", "opt.lr=1e30")], [result.parent])
     assert not result.exists()
 
 

@@ -46,7 +46,7 @@ def test_a_run_counts_its_own_memory(tmp_path: Path) -> None:
     config = composed("train", *arguments(tmp_path, "tracking=none", rows=100))
     hold_and_release()
     before = memory.peak()
-    assert jobs([config], [tmp_path], lambda rows: None) == [None]
+    assert jobs([config], [tmp_path]) == [None]
     peak = json.loads((tmp_path / "result.json").read_text())["peak_rss_bytes"]
     assert 0 < peak < before - MUCH // 2
 

@@ -1,9 +1,7 @@
-"""Whether a process is certainly no more: only then may its run be recorded as killed."""
+"""Whether a process has certainly ended: only then may its run be recorded as killed."""
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from ctr.training import processes
 from ctr.training.tracking import PROCESS, MlflowTracker
+from tests.commands import speaking
 from tests.report import invented
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux's /proc")
@@ -18,14 +17,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="
 SAY = "import sys; from ctr.training import processes; print(processes.mark(), flush=True); sys.stdin.read()"
 
 
-def another() -> tuple[subprocess.Popen[str], str]:
-    process = subprocess.Popen([sys.executable, "-c", SAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, process.stdout.readline().strip()
-
-
 def test_a_process_lives_until_it_is_killed() -> None:
-    process, mark = another()
+    process, mark = speaking(SAY)
     assert not processes.ended(mark)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -58,11 +51,8 @@ def test_the_next_run_closes_what_a_killed_process_left(ready_database: Path, tm
         "import sys; from ctr.training.tracking import MlflowTracker\n"
         "MlflowTracker(sys.argv[1], 'ctr', 'of another'); print('begun', flush=True); sys.stdin.read()"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "begun\n"
+    process, said = speaking(code, uri)
+    assert said == "begun"
     client = MlflowClient(uri)
     client.create_run("1", run_name="elsewhere", tags={PROCESS: "other/1/999999999/1"})
     client.create_run("1", run_name="by hand")

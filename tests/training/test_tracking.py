@@ -89,7 +89,7 @@ def test_a_run_whose_store_fails_goes_on(
     shown = [line for line in capsys.readouterr().out.splitlines() if "not tracked" in line]
     assert shown == [f"  not tracked       {error}; what is missing there is in run/untracked.jsonl"]
     monkeypatch.setattr(Watcher, "fails", "")
-    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None) == [None]
+    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"]) == [None]
     assert not (tmp_path / "run" / "untracked.jsonl").exists()  # of the run before
 
 
@@ -112,7 +112,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
         job(config, tmp_path / "run")
     assert not (tmp_path / "run" / ".hydra").exists()
     lock.release()
-    first, second = jobs([config, config], [tmp_path / "run"] * 2, lambda rows: None)
+    first, second = jobs([config, config], [tmp_path / "run"] * 2)
     assert first is None
     assert "in use by another run" in str(second)
     assert (tmp_path / "run" / "result.json").exists()
@@ -126,7 +126,7 @@ def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, m
 
     monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(Path, "write_text", full)
-    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None)
+    (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"])
     assert isinstance(error, OSError)
     assert watchers[-1].told[-1] == "FAILED"
     assert "FINISHED" not in watchers[-1].told
@@ -144,7 +144,7 @@ def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after
 
     monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(Watcher, "finish", finish)
-    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"], lambda rows: None) == [None]
+    assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"]) == [None]
     ((name, text),) = seen.items()
     assert name.startswith(TMP_PREFIX)
     assert text == (tmp_path / "run" / "result.json").read_text()
@@ -161,7 +161,7 @@ def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypa
     monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
     monkeypatch.setattr(experiment, "summarise", other)
     monkeypatch.setattr(experiment, "atomic_write_text", lambda path, _: written.append(path.name))
-    (error,) = jobs([config], [tmp_path / "run"], lambda rows: None, [now])
+    (error,) = jobs([config], [tmp_path / "run"], keys=[now])
     assert "its data changed meanwhile" in str(error)
     assert written == ["config.yaml"]
     assert not list((tmp_path / "run").rglob("*result.json"))
@@ -175,7 +175,7 @@ def tracker(path: Path) -> MlflowTracker:
 def test_a_database_is_made_under_another_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ready_database: Path
 ) -> None:
-    """Making it takes seconds: whoever stops it leaves none, and what ``kill -9`` leaves is cleared by the next."""
+    """Making it takes seconds: an interruption leaves none, and the next run removes what ``kill -9`` left."""
     path, left = tmp_path / "my.db", tmp_path / f"{TMP_PREFIX}0a1b2c3d-my.db"
     kept = tmp_path / f"{TMP_PREFIX}0a1b2c3d-another.db"
 

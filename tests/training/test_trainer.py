@@ -15,32 +15,9 @@ from ctr.datasets.prepared import Prepared
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import exact_auc, logloss
-from ctr.models import DCN, FeatureEmbedding
-from ctr.optim import OPTIMIZERS, LambdaSchedule
-from ctr.training.optimizers import make_optimizers
-from ctr.training.step import Backend, make_step
+from ctr.optim import OPTIMIZERS
 from ctr.training.trainer import TrainingRun, Window, evaluate, train
-
-
-def new_run(
-    data: Prepared,
-    opt: str = "group_adam",
-    *,
-    batch_size: int = 32,
-    schedule: bool = False,
-    backend: Backend = "torch",
-    device: str = "cpu",
-    **options: Any,
-) -> TrainingRun:
-    torch.manual_seed(7)
-    generator = torch.Generator().manual_seed(3)
-    embedding = FeatureEmbedding(data.manifest.num_features, 4, generator=generator)
-    model = DCN(data.manifest.num_features, 26, 13, hidden=(5, 3), embedding=embedding, generator=generator)
-    model.to(device)
-    rows, net = make_optimizers(model, opt, {"lr": 0.01, **options})
-    stream = RowStream(data.rows, data.split.train, batch_size)
-    ramp = LambdaSchedule(rows, stream.num_batches, "cubic") if schedule else None
-    return TrainingRun(model, make_step(backend, model, rows, net, threads=2), stream, schedule=ramp, window=4)
+from tests.training.runs import equal, new_run
 
 
 class Recomputation:
@@ -134,22 +111,9 @@ def test_trajectory_equals_a_float64_recomputation(data: Prepared) -> None:
         np.testing.assert_allclose(run.model.get_parameter(name).detach().numpy(), p, atol=1e-4)  # type: ignore[attr-defined]
 
 
-def equal(a: Any, b: Any) -> bool:
-    """The same values to the last bit, through containers."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
-    return bool(a == b)
-
-
 @pytest.mark.parametrize("opt", OPTIMIZERS)
 def test_saved_half_way_and_continued_is_uninterrupted(data: Prepared, opt: str) -> None:
-    """Objects built anew and loaded from a file's bytes give the same run, to the last bit."""
+    """New objects that are loaded from a file's bytes give the same run, to the last bit."""
     options = {"lambda21": 1e-3, "schedule": True, "lr": 1e-3}
     whole = new_run(data, opt, **options)
     windows: list[Window] = []
@@ -160,7 +124,7 @@ def test_saved_half_way_and_continued_is_uninterrupted(data: Prepared, opt: str)
     kept = io.BytesIO()
     torch.save(first.state_dict(), kept)
     kept.seek(0)
-    torch.manual_seed(99)  # a fresh process stands elsewhere
+    torch.manual_seed(99)  # a new process begins with another state
     second = new_run(data, opt, **options)
     torch.rand(5)
     second.load_state_dict(torch.load(kept, weights_only=False))

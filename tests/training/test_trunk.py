@@ -5,30 +5,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.stream import RowStream
-from ctr.models import DCN, OPNN, FeatureEmbedding
 from ctr.training import trunk
-from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import prune_
-from ctr.training.step import make_step
 from ctr.training.trainer import TrainingRun, evaluate, train
 from ctr.training.trunk import Branch, fork
 from tests.native.built import BACKENDS
-from tests.training.test_trainer import equal
+from tests.training.runs import equal, new_run
 
 
-def new_run(data: Prepared, backend: Any, model: str = "dcn", opt: str = "adam") -> TrainingRun:
-    torch.manual_seed(7)
-    generator = torch.Generator().manual_seed(3)
-    count = data.manifest.num_features
-    embedding = FeatureEmbedding(count, 4, generator=generator)
-    made = {"dcn": DCN, "opnn": OPNN}[model](count, 26, 13, hidden=(70, 3), embedding=embedding, generator=generator)
-    rows, net = make_optimizers(made, opt, {"lr": 1e-3 if opt == "momentum" else 0.01})
-    step = make_step(backend, made, rows, net, threads=2)
-    return TrainingRun(made, step, RowStream(data.rows, data.split.train, 32), window=4)  # 19 steps
+def long_run(data: Prepared, backend: Any, model: str = "dcn", opt: str = "adam") -> TrainingRun:
+    """A run of 19 steps."""
+    lr = 1e-3 if opt == "momentum" else 0.01
+    return new_run(data, opt, model=model, hidden=(70, 3), backend=backend, lr=lr)
 
 
 def rest(run: TrainingRun, count: int) -> dict[str, Any]:
@@ -65,7 +56,7 @@ def test_forked_is_separate_for_the_other_optimizers(data: Prepared, opt: str) -
 
 
 def check(data: Prepared, backend: Any, model: str, opt: str) -> None:
-    run = new_run(data, backend, model, opt)
+    run = long_run(data, backend, model, opt)
     forked: dict[Any, Any] = {}
 
     def branch(step: int, count: int) -> Branch:
@@ -80,13 +71,13 @@ def check(data: Prepared, backend: Any, model: str, opt: str) -> None:
 
     fork(run, [Branch(19, look, alters=False), *(branch(*plan) for plan in PLANS)], advance(run))
     for step, count in PLANS:
-        alone = new_run(data, backend, model, opt)
+        alone = long_run(data, backend, model, opt)
         train(alone, until=step)
         assert alone.steps == step
         wanted = rest(alone, count)
         assert wanted["state"]["steps"] == 19
         assert equal(forked[step, count], wanted), (step, count)
-    whole = new_run(data, backend, model, opt)
+    whole = long_run(data, backend, model, opt)
     train(whole)
     assert equal(forked["whole"], {"state": whole.state_dict(), "test": figures(whole)})
     assert not equal(forked[13, 40], forked[15, 40])
@@ -103,7 +94,7 @@ def test_copies_are_made_only_where_something_comes_back(data: Prepared, monkeyp
 
     def copies(*branches: tuple[int, bool]) -> list[int]:
         made.clear()
-        run = new_run(data, "torch")
+        run = long_run(data, "torch")
         fork(run, [Branch(step, lambda: None, alters=alters) for step, alters in branches], advance(run))
         return list(made)
 
@@ -117,7 +108,7 @@ def test_copies_are_made_only_where_something_comes_back(data: Prepared, monkeyp
 
 def test_a_state_can_be_loaded_twice(data: Prepared) -> None:
     """Loading copies: what is trained afterwards must not reach into the state."""
-    run = new_run(data, "torch")
+    run = long_run(data, "torch")
     train(run, until=5)
     kept = copy.deepcopy(run.state_dict())
     untouched = copy.deepcopy(kept)
@@ -127,8 +118,8 @@ def test_a_state_can_be_loaded_twice(data: Prepared) -> None:
         assert equal(kept, untouched)
 
 
-def test_training_until_a_step(data: Prepared) -> None:
-    whole, parts = new_run(data, "torch"), new_run(data, "torch")
+def test_training_in_parts_is_training_at_once(data: Prepared) -> None:
+    whole, parts = long_run(data, "torch"), long_run(data, "torch")
     train(whole)
     for until in (0, 3, 3, 2, 19, None):
         train(parts, until=until)

@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -20,6 +21,14 @@ from tests.native.built import needs_kernels
 from tests.training.compiled.twin import FIELDS, MODELS, batches, build, native
 
 pytestmark = needs_kernels
+
+
+@contextmanager
+def unchanged(model):
+    """The block changes no parameter and no buffer of a model."""
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    yield
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 def test_says_what_it_does_not_support():
@@ -123,11 +132,9 @@ def test_a_net_of_double_precision_under_a_float_table_is_not_taken():
 @pytest.mark.parametrize(("fields", "dense"), [(4, 3), (6, 3), (5, 2), (5, 4)])
 def test_a_first_batch_of_other_columns_than_the_model_has_is_refused(name, fields, dense):
     model = build(name)  # of 5 fields and 3 dense columns
-    before = {key: value.clone() for key, value in model.state_dict().items()}
     step = native(model)
-    with pytest.raises(CtrError, match="columns"):
+    with unchanged(model), pytest.raises(CtrError, match="columns"):
         step.train(Batch(torch.zeros(8, fields, dtype=torch.int32), torch.zeros(8, dense), torch.zeros(8)))
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     step.train(batches(1)[0])  # and one of its own is taken
 
 
@@ -161,12 +168,11 @@ def test_an_empty_batch_changes_nothing(name):
     step = native(model)
     first, second = batches(2)
     step.train(first)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    logits, loss = step.train(Batch(first.ids[:0], first.dense[:0], first.label[:0]))
+    with unchanged(model):
+        logits, loss = step.train(Batch(first.ids[:0], first.dense[:0], first.label[:0]))
     assert len(logits) == 0
     assert loss != loss
     assert step.steps == 1
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert len(step.predict(Batch(first.ids[:0], first.dense[:0], first.label[:0]))) == 0
     step.train(second)
 
@@ -226,10 +232,8 @@ def test_options_that_come_to_what_it_does_not_know(which, option, value):
     first, second = batches(2)
     step.train(first)
     getattr(step, f"{which}_optimizer").param_groups[0][option] = value
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    with pytest.raises(CtrError, match="cannot go on"):
+    with unchanged(model), pytest.raises(CtrError, match="cannot go on"):
         step.train(second)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 def test_parts_that_were_replaced_are_noticed():
@@ -326,7 +330,5 @@ def test_an_l2_that_is_scheduled_away_where_D_can_be_0():
     first, second = batches(2)
     step.train(first)
     step.row_optimizer.param_groups[0]["lambda2"] = 0.0
-    before = model.embedding.weight.clone()
-    with pytest.raises(CtrError, match="D could be 0"):
+    with unchanged(model), pytest.raises(CtrError, match="D could be 0"):
         step.train(second)
-    assert torch.equal(model.embedding.weight, before)

@@ -303,7 +303,7 @@ def test_either_step_goes_on_where_the_other_one_was(opt, first):
 
 @pytest.mark.parametrize("first", ["native", "torch"])
 def test_a_state_from_before_the_first_step(first):
-    """Taken up by a step that has trained: it begins anew."""
+    """Loaded by a step that has trained: it starts from the beginning."""
     options = OPTIMIZERS["group_adam"]
     fresh, resumed = build("mlp"), build("mlp", seed=4)
 
