@@ -121,10 +121,12 @@ def _pool(config: DictConfig, threads: object) -> Pool:
     if HydraConfig.initialized() and (searchpath := list(HydraConfig.get().searchpath)):
         always = {"hydra.searchpath": searchpath, **always}  # where parts of other packages are
     cache = Cache(Path(config.jobs))
+    # Slurm queues what has no free node.
+    workers = config.workers or (len(os.sched_getaffinity(0)) if config.launcher == "local" else sys.maxsize)
     return Pool(
         cache,
-        config.workers or len(os.sched_getaffinity(0)),
-        launcher(config.launcher, cache.root, schema.plain_dict(config.slurm)),
+        workers,
+        launcher(config.launcher, cache.root, {"cpus_per_task": threads, **schema.plain_dict(config.slurm)}),
         always=always,
         tags={"study": config.name},
     )

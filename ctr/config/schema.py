@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
-from enum import Enum
+from enum import StrEnum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -165,10 +165,8 @@ def typed(config: DictConfig, command: type[T], own: Mapping[str, Any] | None = 
     }
     more = tuple((own or {}).items())
     checked = OmegaConf.merge(_schema(cast(type, command), (*chosen.items(), *more)), config)
-    plain = OmegaConf.create(cast("dict[str, Any]", OmegaConf.to_container(checked, enum_to_str=True)))
-    OmegaConf.copy_cache(config, plain)  # ${now:...} stays the same
-    OmegaConf.set_struct(plain, True)
-    return cast(T, plain)
+    OmegaConf.copy_cache(config, checked)  # ${now:...} stays the same
+    return cast(T, checked)
 
 
 @cache
@@ -242,7 +240,7 @@ def _checkable_type(type_: Any, where: str) -> Any:
     if type_ in (int, float, bool, str, Any, NoneType):
         return type_
     if origin is Literal and all(isinstance(value, str) for value in inner):
-        return Enum("Choice", {value: value for value in inner})
+        return StrEnum("Choice", {value: value for value in inner})  # its text is the value, in interpolations too
     if origin in (Union, UnionType):
         return Union[tuple(_checkable_type(of, where) for of in inner)]  # noqa: UP007  # not known before
     if origin in (list, Sequence):

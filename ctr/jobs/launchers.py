@@ -1,11 +1,16 @@
 """Where families of jobs run: in processes of this machine, or as jobs of a Slurm cluster.
 
-A launcher starts a family and answers what has happened since: numbers of rows, an `Outcome`, or how its process died.
+A launcher starts families and reports their progress: numbers of rows, then an `Outcome`, or how the worker died.
 """
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
+# isort: split
+
 import multiprocessing
+import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -14,21 +19,24 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
-from ctr.jobs.worker import Outcome, RunFamily, attempt, serve
+from ctr.jobs.worker import Outcome, RunFamily, attempt, serve, terminate
 from ctr.training.experiment import run_family
 
 SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
-# What every worker imports, once, in the process that all of them are forked from.
+POLL_SECONDS = 0.2
+# Imported once, in the process that all workers are forked from.
 METHOD = "forkserver"
 PRELOAD = ["ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
+# What helps a Slurm job that ended in a state.
+HINTS = {"OUT_OF_MEMORY": "+slurm.mem_gb=N asks for more memory", "TIMEOUT": "slurm.timeout_min=N allows more time"}
 
 
 @dataclass(frozen=True)
 class Died:
-    """A worker that ended without an answer, and of what."""
+    """A worker that ended without an outcome, and why."""
 
     cause: str
 
@@ -40,21 +48,21 @@ class Launcher(Protocol):
     """Runs families of jobs."""
 
     def start(self, jobs: Sequence[Job], *, wait: bool) -> Any:
-        """Starts a family; returns what the answers name it by. ``wait``: see `ctr.jobs.worker.attempt`."""
+        """Starts a family; returns its name in the answers. ``wait``: see `ctr.jobs.worker.attempt`."""
 
     def answers(self) -> list[tuple[Any, Answer]]:
-        """Waits for something to happen. After an `Outcome` or `Died` nothing more comes of that family."""
+        """Waits for answers. An `Outcome` or `Died` is the last one of its family."""
 
     def close(self) -> None:
         """Ends everything that still runs."""
 
 
 class LocalLauncher:
-    """A process of this machine for each family, forked from one that has everything imported (0.03 s a family).
+    """Runs each family in a process of this machine, forked from one that has everything imported (0.03 s a family).
 
     Args:
-        root: of the cache.
-        run: what trains and evaluates a family's runs; found by its module and name in the process.
+        root: folder of the cache.
+        run: trains and evaluates a family's runs; the process finds it by its module and name.
     """
 
     def __init__(self, root: Path, run: RunFamily = run_family) -> None:
@@ -87,24 +95,24 @@ class LocalLauncher:
         return found
 
     def close(self) -> None:
-        processes = list(self._running.values())
-        for process in processes:
+        for process in self._running.values():
             process.terminate()
-        for process in processes:
-            process.join(SECONDS_TO_STOP)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        for connection in self._running:
+        for connection, process in self._running.items():
+            _end(process)
             connection.close()
         self._running.clear()
 
 
-def _cause(process: Any) -> str:
-    process.join(SECONDS_TO_STOP)  # its connection closes a moment before it ends
+def _end(process: Any) -> None:
+    """Waits for a process; kills it when it does not end in time."""
+    process.join(SECONDS_TO_STOP)
     if process.is_alive():
         process.kill()
         process.join()
+
+
+def _cause(process: Any) -> str:
+    _end(process)  # its connection closes a moment before it ends
     code = process.exitcode
     if code is None or code >= 0:
         return f"the worker process ended with {code}"
@@ -113,66 +121,85 @@ def _cause(process: Any) -> str:
 
 
 def launcher(name: str, root: Path, slurm: Mapping[str, object]) -> Launcher:
-    """The launcher of ``launcher=<name>``.
+    """Returns the launcher of ``launcher=<name>``.
 
     Args:
         name: ``"local"`` or ``"slurm"``.
-        root: of the cache.
+        root: folder of the cache.
         slurm: parameters of submitit's executor.
 
     Raises:
-        CtrError: what it needs is not installed.
+        ArgumentError: a parameter that the executor does not have, or a wrong value.
+        CtrError: submitit is not installed, or this machine has no Slurm.
     """
     return LocalLauncher(root) if name == "local" else SlurmLauncher(root, slurm)
 
 
 class SlurmLauncher:
-    """A Slurm job for each family, by submitit; the cache and the data must be on a disk that all nodes share.
+    """Submits a Slurm job for each family, by submitit. All nodes must share the disk of the cache and the data.
 
     Args:
-        root: of the cache.
-        parameters: of submitit's executor, as ``slurm_partition``, ``timeout_min``, ``mem_gb``.
-        cluster: None finds out; ``"local"`` runs in processes of this machine, for tests.
+        root: folder of the cache; submitit's files and logs go to its folder ``.submitit``.
+        parameters: of submitit's executor: ``timeout_min``, ``mem_gb``, ``slurm_partition``, ...
+        run: trains and evaluates a family's runs; the job finds it by its module and name.
+        cluster: ``"local"`` runs the jobs in processes of this machine, for tests.
+
+    Raises:
+        ArgumentError, CtrError: see `launcher`.
     """
 
-    def __init__(self, root: Path, parameters: Mapping[str, object], cluster: str | None = None) -> None:
+    def __init__(
+        self, root: Path, parameters: Mapping[str, object], run: RunFamily = run_family, cluster: str = "slurm"
+    ) -> None:
         try:
             import submitit
         except ImportError as error:
             raise CtrError(
                 'launcher=slurm needs submitit, which is not installed: pip install "ctr[cluster]"'
             ) from error
-        self._root = root
-        self._executor = submitit.AutoExecutor(folder=root / ".submitit", cluster=cluster)
-        self._executor.update_parameters(**parameters)
+        self._root, self._run = root, run
+        try:
+            self._executor = submitit.AutoExecutor(folder=root / ".submitit", cluster=cluster)
+        except RuntimeError as error:
+            raise CtrError("launcher=slurm: no Slurm on this machine (no command srun); use launcher=local") from error
+        try:
+            self._executor.update_parameters(**parameters)
+        except (AssertionError, NameError, TypeError, ValueError) as error:
+            raise ArgumentError(f"slurm={dict(parameters)}: {str(error).splitlines()[0]}") from error
         self._running: list[Any] = []
 
     def start(self, jobs: Sequence[Job], *, wait: bool) -> Any:
-        started = self._executor.submit(run_remotely, list(jobs), self._root, wait)
+        started = self._executor.submit(run_remotely, list(jobs), self._root, wait, self._run)
         self._running.append(started)
         return started
 
     def answers(self) -> list[tuple[Any, Answer]]:
         while not (done := [job for job in self._running if job.done()]):
-            time.sleep(0.2)
+            time.sleep(POLL_SECONDS)
         self._running = [job for job in self._running if job not in done]
-        return [(job, _outcome(job)) for job in done]
+        return [(job, answer) for job in done for answer in _answers(job)]
 
     def close(self) -> None:
         for job in self._running:
-            job.cancel()
+            job.cancel(check=False)  # one that has just ended is no error
         self._running.clear()
 
 
-def run_remotely(jobs: Sequence[Job], root: Path, wait: bool) -> Outcome:
-    """What a Slurm job runs."""
-    return attempt(jobs, Cache(root), lambda rows: None, wait=wait)
+def run_remotely(jobs: Sequence[Job], root: Path, wait: bool, run: RunFamily) -> tuple[int, Outcome]:
+    """Runs a family within a Slurm job; returns the number of rows done, and how it ended."""
+    signal.signal(signal.SIGTERM, terminate)  # scancel: the runs are recorded as killed; submitit would ignore it
+    rows: list[int] = []
+    outcome = attempt(jobs, Cache(root), rows.append, wait=wait, run=run)
+    return sum(rows), outcome
 
 
-def _outcome(job: Any) -> Answer:
+def _answers(job: Any) -> Sequence[Answer]:
+    """The answers of a Slurm job that ended. submitit tells why it died in a long text that ends with its log."""
     try:
-        outcome: Outcome = job.result()
-        return outcome
+        answers: Sequence[Answer] = job.result()
+        return answers
     except Exception as error:
-        last = str(error).strip().splitlines()[-1:] or ["nothing"]
-        return Died(f"the Slurm job {job.job_id} ended with state {job.state}: {last[0]} (log: {job.paths.stderr})")
+        raised = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt|Terminated)\b.*", str(error), re.MULTILINE)
+        hint = next((hint for state, hint in HINTS.items() if job.state.startswith(state)), None)
+        why = "; ".join(text for text in [*raised[-1:], hint] if text)
+        return [Died(f"the Slurm job {job.job_id} ended as {job.state} ({why or 'killed'}); log: {job.paths.stderr}")]

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from ctr.datasets.source import open_data
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text, sealed
 from ctr.training.experiment import Run
+from ctr.training.experiment import run_family as run_real_family
 from ctr.training.folder import LOG, RESULT
 from ctr.training.identity import CODE
 from ctr.training.settings import Settings
@@ -54,6 +57,12 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None]) -> None:
             continue
         atomic_write_text(folder / "result.json", sealed({**result, "auc_retrained": None, "auc_by_day": {}}))
         run.error = CtrError("not recorded") if settings.seed == 14 else None
+
+
+def count_threads(runs: Sequence[Run], on_rows: Callable[[int], None]) -> None:
+    """Trains, and notes the number of threads that torch used."""
+    run_real_family(runs, on_rows)
+    Path(f"threads-{runs[0].settings.threads}").write_text(str(torch.get_num_threads()))
 
 
 def _data_hash(settings: Settings) -> str:

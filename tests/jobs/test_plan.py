@@ -8,11 +8,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ctr.config.command_line import command_line, override
-from ctr.config.compose import resolve
+from ctr.config.compose import _settled_backend, resolve
 from ctr.errors import ArgumentError
 from ctr.jobs import plan
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job, Planner
+from ctr.training import build
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
@@ -98,14 +99,17 @@ def test_more_rows_than_there_are_are_refused(planner: Planner) -> None:
         planned(planner, train_rows=1061)
 
 
-def test_composed_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    original = plan.compose
+def test_composed_and_built_once_per_choice_of_groups(planner: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is expensive: 20 runs are planned in a fraction of a second."""
+    made, built = [], []
+    original, settle = plan.compose, build.settle_backend
     monkeypatch.setattr(plan, "compose", lambda *chosen: made.append(chosen) or original(*chosen))
+    monkeypatch.setattr(build, "settle_backend", lambda *run, **more: built.append(run) or settle(*run, **more))
+    _settled_backend.cache_clear()
     for seed in range(20):
         planned(planner, opt="adam", seed=seed)
         planned(planner, opt="group_adam", seed=seed)
-    assert len(made) == 2
+    assert (len(made), len(built)) == (2, 2)
     assert planned(planner, opt="adam").settings.seed == 0  # a job leaves nothing to the next
 
 

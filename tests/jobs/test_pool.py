@@ -20,7 +20,7 @@ from ctr.jobs import worker
 from ctr.jobs.cache import Cache
 from ctr.jobs.launchers import LocalLauncher
 from ctr.jobs.pool import Pool
-from ctr.jobs.worker import lost, terminate
+from ctr.jobs.worker import RunFamily, lost, terminate
 from ctr.training import identity
 from tests.commands import Forked
 from tests.datasets.criteo_text import lines, write
@@ -43,10 +43,10 @@ def leave(folder: Path, auc: float) -> None:
     (folder / "result.json").write_text(sealed({"auc": auc, **dict(hashes)}))
 
 
-def a_runner(workers: int = 2) -> Pool:
+def a_runner(workers: int = 2, run: RunFamily = fakes.run_family) -> Pool:
     always = {"dataset.raw": "train.txt", "dataset.prepared": "prepared", "tracking": "none", "threads": 1, "window": 1}
     root = Path("jobs").resolve()
-    return Pool(Cache(root), workers, LocalLauncher(root, fakes.run_family), always=always, tags={})
+    return Pool(Cache(root), workers, LocalLauncher(root, run), always=always, tags={})
 
 
 def a_job(seed: int, **more: object) -> dict[str, object]:
@@ -119,6 +119,15 @@ def test_runs_in_parallel() -> None:
     with a_runner(workers=2) as runner:
         found = runner.ask([a_job(0, window=50), a_job(1, window=50)])
     assert found["pid"].nunique() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_trains_with_the_threads_of_its_settings(threads: int) -> None:
+    """Whatever the process that it was forked from has."""
+    with a_runner(run=fakes.count_threads) as runner:
+        found = runner.ask([a_job(0, threads=threads)])
+    assert found["error"].tolist() == [None]
+    assert Path(f"threads-{threads}").read_text() == str(threads)
 
 
 def test_failed_job_leaves_a_gap() -> None:
