@@ -1,18 +1,19 @@
 """Arrow files whose bytes are checked before they are used.
 
-A file is a sequence of blocks, each a record batch, and last its footer. The checksums of all blocks, which cover every
-byte, are kept elsewhere. The footer is checked at opening, any other block when it is first read: Arrow is given no
-byte that is not as it was written.
+A file is a sequence of blocks: one for each record batch, then the footer. The manifest keeps the checksums of all
+blocks, which cover every byte. The footer is checked at opening, any other block when it is first read: Arrow never
+parses a damaged byte.
 """
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 from xxhash import xxh3_64, xxh3_64_hexdigest
@@ -24,12 +25,12 @@ CURE = "to prepare it anew, run python -m ctr.prepare with the same dataset sett
 
 @dataclass(frozen=True)
 class Checksum:
-    """Of one block.
+    """Identifies the bytes of one block.
 
     Attributes:
-        rows: of its record batch; 0 for the footer.
-        stop: the byte after its last; it starts where the block before stops.
-        xxh3: XXH3 of its bytes, 64 bits, 16 hexadecimal digits.
+        rows: number of rows in its record batch; 0 for the footer.
+        stop: offset of its end; it starts where the previous block ends.
+        xxh3: XXH3 of its bytes, 64 bits as 16 hexadecimal digits.
     """
 
     rows: int
@@ -41,7 +42,7 @@ class CheckedWriter:
     """Writes a new Arrow file; a context manager that completes it.
 
     Attributes:
-        blocks: the checksums, complete once the file is.
+        blocks: the checksums so far; complete at the end of the context.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
@@ -54,7 +55,7 @@ class CheckedWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:  # a file that was given up needs no footer
+            if kind is None:  # after an error the file is thrown away
                 self._writer.close()
                 self._end_block(0)
         finally:
@@ -69,35 +70,23 @@ class CheckedWriter:
         self._sink.hash.reset()
 
 
-class _HashingSink:
-    """What Arrow needs of a file to write to, and the hash of what was written."""
+class _HashingSink(io.FileIO):
+    """A file that hashes what is written to it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb", buffering=0)
+        super().__init__(str(path), "wb")
         self.hash = xxh3_64()
 
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: bytes | pa.Buffer) -> None:
+    def write(self, data: Any) -> int:
+        """Writes all of a bytes-like object, which may need several system calls; returns its size in bytes."""
         self.hash.update(data)
         left = memoryview(data)
         try:
             while left:
-                left = left[self._file.write(left) :]
+                left = left[super().write(left) :]
         except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._file.close()
+            raise OSError(error.errno, error.strerror, self.name) from error
+        return memoryview(data).nbytes
 
 
 class CheckedReader:
@@ -108,7 +97,7 @@ class CheckedReader:
         blocks: its checksums.
 
     Raises:
-        DataError: no such file, or its size or its footer is not as written.
+        DataError: no such file, or its size or its footer is not as it was written.
     """
 
     def __init__(self, path: Path, blocks: Sequence[Checksum]) -> None:
@@ -117,14 +106,14 @@ class CheckedReader:
             with path.open("rb") as file:
                 self._expect_size(os.fstat(file.fileno()).st_size)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:  # ValueError: it is empty
+        except (OSError, ValueError) as error:  # ValueError: an empty file
             raise DataError(path, None, getattr(error, "strerror", None) or str(error)) from error
         self._checked = [False] * len(blocks)
         self._entered = -1
         self._check(len(blocks) - 1)
         try:
             self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
-        except pa.ArrowInvalid as error:  # it looks at the first bytes too
+        except pa.ArrowInvalid as error:  # Arrow reads the first bytes too
             raise DataError(path, None, "not an Arrow file") from error
 
     @property
@@ -136,13 +125,13 @@ class CheckedReader:
         return len(self.blocks) - 1
 
     def enter(self, number: int) -> None:
-        """Makes a record batch ready to be read: checks it the first time, and hands the pages of the others back.
+        """Makes a record batch ready to be read: checks it the first time and releases the pages of the others.
 
-        Pages that were read count as the process's own until memory is short. Those that are still wanted are read
-        again from the file's cache.
+        Pages that were read count as memory of the process until memory is short. A page that is needed again comes
+        from the system's cache of files.
 
         Raises:
-            DataError: it is not as written.
+            DataError: the batch is damaged.
         """
         if number == self._entered:
             return
@@ -154,20 +143,12 @@ class CheckedReader:
         self._entered = number
 
     def batch(self, number: int) -> pa.RecordBatch:
-        """A record batch, without a copy.
-
-        Raises:
-            DataError: as `enter`.
-        """
+        """Returns a record batch without copying it; raises as `enter` does."""
         self.enter(number)
         return self._reader.get_batch(number)
 
     def verify(self) -> None:
-        """Checks every record batch.
-
-        Raises:
-            DataError: the first that is not as written.
-        """
+        """Checks every record batch; raises a DataError at the first damaged one."""
         for number in range(len(self)):
             self._check(number)
             self._release()
@@ -178,7 +159,7 @@ class CheckedReader:
             raise DataError(self.path, None, f"{size:,} bytes; expected {expected:,}")
 
     def _check(self, number: int) -> None:
-        self._expect_size(self._map.size())  # to read beyond the end of a file would kill the process
+        self._expect_size(self._map.size())  # reading beyond the end of a cut file would kill the process
         if self._checked[number]:
             return
         block = self.blocks[number]

@@ -1,7 +1,7 @@
 """Raw log -> folder of prepared rows: written once, atomically; opened by every run.
 
 A folder holds ``rows.arrow`` (see `ctr.datasets.rows`), ``vocabulary.arrow`` (one-hot only: entry i is the field
-and the value of feature i) and ``manifest.json``.
+and the value of feature i) and ``manifest.json``. Others may keep small files there too, such as learning rates.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ VOCABULARY_SCHEMA = pa.schema({"field": pa.uint8(), "value": pa.string()})
 SHARED_MODULES = tuple(
     f"ctr.datasets.{name}" for name in ("checked", "columns", "encode", "hashing", "lines", "prepared", "rows", "text")
 )
-MAX_DAY_CHANGES = 10_000  # more say that the rows lie in no order
+MAX_DAY_CHANGES = 10_000  # more mean that the rows are not in order of time
 
 log = logging.getLogger("ctr")
 
@@ -47,9 +47,9 @@ Opened = tuple[Manifest, Rows, CheckedReader | None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A complete folder of prepared rows, memory-mapped: what is open stays as it is when the folder is replaced.
+    """A complete folder of prepared rows, memory-mapped: it stays readable when the folder is replaced.
 
-    ``vocabulary``: see `read_vocabulary`; None where ids are hashed. ``reused``: the folder was there already.
+    ``vocabulary``: see `read_vocabulary`; None where ids are hashed. ``reused``: the folder existed before.
     """
 
     folder: Path
@@ -72,26 +72,26 @@ def prepare(
     progress: Progress | None = None,
     verify: bool = False,
 ) -> Prepared:
-    """Opens the prepared rows of a raw log, preparing them first unless that is done already.
+    """Opens the prepared rows of a raw log; prepares them first if needed.
 
-    Processes that ask for the same folder at once wait for the first one. A killed preparation leaves nothing that
-    looks complete; the next one clears away its remains. A folder that is not as it was written is prepared anew, with
-    a warning that says what was wrong.
+    Processes that ask for the same folder wait for the first one. A killed preparation leaves nothing that looks
+    complete; the next one removes its remains. A damaged folder is prepared again, with a warning that names the
+    damage.
 
     Args:
         dataset: the raw format.
         raw: the raw log, a file or a folder.
         folder: where the prepared rows go; replaced as a whole if the input, the settings or the code changed.
         source: ``"raw"`` or ``"generated"``, kept in the manifest.
-        num_buckets: None for exact one-hot ids; else ids are hashed into so many buckets.
+        num_buckets: number of buckets that ids are hashed into; None for exact one-hot ids.
         split: which rows test; an empty rule takes the test part that the log names, or else the format's test days.
-        bad_rows: ``"error"`` raises at the first row that is not as expected, ``"skip"`` leaves such rows out.
+        bad_rows: ``"error"`` raises at the first bad row, ``"skip"`` leaves bad rows out.
         progress: called after every block with (rows so far, share of the input read).
-        verify: checks every byte at once, and not each block when it is first read.
+        verify: checks every byte now, instead of each block when it is first read.
 
     Raises:
-        DataError: a raw log that is not as expected; nothing is left behind. Without ``verify`` also prepared rows
-            that are not as they were written, where another split is counted.
+        DataError: the raw log is missing or not as expected; nothing is left behind. Without ``verify`` also damaged
+            prepared rows, where another split has to be counted.
     """
     paths = dataset.locate(raw)
     for path in paths:
@@ -101,7 +101,7 @@ def prepare(
     recipe = Recipe(dataset.name, dataset.options, source, num_buckets, bad_rows, code)
     names = [field.name for field in dataset.fields], list(dataset.dense)
     found = None
-    with suppress(DataError):  # another process may be replacing the folder: look again under the lock
+    with suppress(DataError):  # another process may be replacing the folder: checked again under the lock
         found = _open(folder, recipe, paths, names, verify)
     reused = found is not None
     if found is None:
@@ -117,8 +117,9 @@ def prepare(
                     shutil.rmtree(leftover)
                 with atomic_folder(folder) as tmp:
                     manifest = _write(dataset, paths, tmp, recipe, progress)
+                    _keep_other_files(folder, tmp, manifest)
                 found = manifest, *_map(folder, manifest)
-                # Only now: a split that cannot be must not cost the rows.
+                # Only now: an impossible split must not discard the rows.
                 ranges = split_rows(found[1], _explicit(split, dataset, manifest), manifest.days, manifest.test_part)
                 atomic_write_text(folder / MANIFEST, replace(manifest, split=ranges).to_json())
     manifest, rows, vocabulary = found
@@ -133,12 +134,12 @@ def prepare(
 def _open(
     folder: Path, recipe: Recipe, paths: list[Path], names: tuple[list[str], list[str]], verify: bool
 ) -> Opened | None:
-    """What was prepared with this recipe of these files as they are now; None if it is not there.
+    """Returns what was prepared from the current files with this recipe; None if there is nothing.
 
-    Nothing is written: prepared rows may lie on a read-only disk.
+    Writes nothing: prepared rows may be on a read-only disk.
 
     Raises:
-        DataError: it is there, but not as it was written.
+        DataError: it is damaged.
     """
     manifest = Manifest.read(folder)
     if manifest is None or manifest.recipe != recipe or not manifest.input.is_still(paths):
@@ -160,7 +161,7 @@ def _map(folder: Path, manifest: Manifest) -> tuple[Rows, CheckedReader | None]:
 
 
 def _misfit(manifest: Manifest, names: tuple[list[str], list[str]]) -> str | None:
-    """What of a manifest contradicts the rest of it, or the names of the columns; None if nothing does."""
+    """Returns which part of a manifest contradicts the rest of it or the names of the columns; None if none does."""
     rows, features, split = manifest.rows, manifest.num_features, manifest.split
     counts = {name: sum(block.rows for block in blocks) for name, blocks in manifest.blocks.items()}
     onehot = manifest.recipe.num_buckets is None
@@ -189,18 +190,30 @@ def _misfit(manifest: Manifest, names: tuple[list[str], list[str]]) -> str | Non
 
 
 def _in_order(ranges: list[tuple[int, int]], rows: int) -> bool:
-    """Whether ranges are not empty, do not overlap and do not go beyond so many rows."""
+    """Checks that ranges are not empty, do not overlap and end within ``rows``."""
     bounds = [bound for part in ranges for bound in part]
     return all(start < stop for start, stop in ranges) and [0, *bounds, rows] == sorted([0, *bounds, rows])
 
 
-def _write(
-    dataset: Dataset,
-    paths: list[Path],
-    folder: Path,
-    recipe: Recipe,
-    progress: Progress | None,
-) -> Manifest:
+def _keep_other_files(old: Path, new: Path, manifest: Manifest) -> None:
+    """Copies what others keep in a folder, such as learning rates, if the new rows have the same content and recipe.
+
+    Only the hash of the code may differ.
+    """
+    try:
+        before = Manifest.read(old)
+    except DataError:  # it does not say which rows the files belong to
+        return
+    if before is None or before.input.sha256 != manifest.input.sha256:
+        return
+    if replace(before.recipe, code="") != replace(manifest.recipe, code=""):
+        return
+    for path in old.iterdir():
+        if path.is_file() and path.name not in (ROWS, VOCABULARY, MANIFEST) and not path.name.startswith(TMP_PREFIX):
+            shutil.copyfile(path, new / path.name)
+
+
+def _write(dataset: Dataset, paths: list[Path], folder: Path, recipe: Recipe, progress: Progress | None) -> Manifest:
     """Writes rows, vocabulary and manifest into an empty folder."""
     files = stamps(paths)
     reading = Reading(paths, recipe.bad_rows)
@@ -223,7 +236,8 @@ def _write(
                 if len(days) > MAX_DAY_CHANGES:
                     raise DataError(paths[-1], None, f"over {MAX_DAY_CHANGES:,} changes of day: not in order of time")
             if block.test:
-                _note_test(test_part, rows, rows + len(block.label))
+                start = test_part.pop()[0] if test_part and test_part[-1][1] == rows else rows
+                test_part.append((start, rows + len(block.label)))
             rows += len(block.label)
             positives += int(block.label.sum())
             if progress is not None:
@@ -250,7 +264,7 @@ def _write(
 
 
 def _note_days(days: list[tuple[int, int, int]], column: np.ndarray, first_row: int) -> None:
-    """Adds a block's day column, int32 [n] in order, to the (day, first row, end row) of the days so far."""
+    """Adds a block's day column, int32 [n] in row order, to the (day, first row, end row) of the days so far."""
     if len(column) == 0:
         return
     starts = np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1]]))
@@ -261,22 +275,15 @@ def _note_days(days: list[tuple[int, int, int]], column: np.ndarray, first_row: 
         days.append((day, begin, first_row + int(stop)))
 
 
-def _note_test(ranges: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Adds the rows start .. stop to the row ranges of the test part."""
-    if ranges and ranges[-1][1] == start:
-        start = ranges.pop()[0]
-    ranges.append((start, stop))
-
-
 def _explicit(rule: SplitRule, dataset: Dataset, manifest: Manifest) -> SplitRule:
-    """The rule with the format's own test days filled in where neither it nor the log says what tests."""
+    """Fills in the format's own test days where neither the rule nor the log says which rows test."""
     if rule != SplitRule() or dataset.default_test_days is None or manifest.test_part:
         return rule
     return SplitRule(test_days=dataset.default_test_days(sorted({day for day, _, _ in manifest.days})))
 
 
 def _read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items; the next one is made in a thread while the caller works on this one."""
+    """Yields the same items; a thread makes the next one while the caller works on the current one."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(next, items, end)
@@ -286,12 +293,12 @@ def _read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 def read_vocabulary(data: Prepared) -> pa.Table:
-    """The vocabulary of one-hot rows: row i names feature i; columns field (number) and value (null: blank).
+    """Returns the vocabulary of one-hot rows, memory-mapped, after checking all of it.
 
-    Memory-mapped. The whole is checked first.
+    Row i names feature i: columns field (number) and value (null: blank).
 
     Raises:
-        DataError: it is not as it was written.
+        DataError: it is damaged.
     """
     assert data.vocabulary is not None, "hashed ids have no vocabulary"
     batches = [data.vocabulary.batch(number) for number in range(len(data.vocabulary))]

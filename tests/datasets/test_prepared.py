@@ -109,6 +109,33 @@ def test_changed_code_prepares_again(raw: Path, tmp_path: Path, monkeypatch: pyt
     assert not prepared(raw, tmp_path / "out").reused
 
 
+def test_chosen_learning_rates_outlive_a_new_preparation(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are kept while the log's content and the recipe stay the same; other rows need other rates."""
+    rates = tmp_path / "out" / "learning_rates.json"
+    prepared(raw, tmp_path / "out")
+    rates.write_text("chosen")
+    (tmp_path / "out" / "rows.arrow").unlink()
+    assert not prepared(raw, tmp_path / "out").reused
+    assert rates.read_text() == "chosen"
+    os.utime(raw, (1, 1))
+    assert not prepared(raw, tmp_path / "out").reused
+    assert rates.read_text() == "chosen"
+    monkeypatch.setattr("ctr.datasets.prepared.code_hash", lambda modules: "of other code")
+    assert not prepared(raw, tmp_path / "out").reused
+    assert rates.read_text() == "chosen"
+    assert sorted(path.name for path in rates.parent.iterdir()) == [
+        *("learning_rates.json", "manifest.json", "rows.arrow", "vocabulary.arrow")
+    ]
+    prepared(raw, tmp_path / "out", bad_rows="skip")
+    assert not rates.exists()
+    rates.write_text("chosen")
+    write(raw, lines(299))
+    prepared(raw, tmp_path / "out", bad_rows="skip")
+    assert not rates.exists()
+
+
 def test_bad_input_leaves_nothing(tmp_path: Path) -> None:
     raw = write(tmp_path / "train.txt", [*lines(50), "bad"])
     with pytest.raises(DataError, match="line 51"):
