@@ -17,8 +17,8 @@ from ctr.jobs.launchers import Died, LocalLauncher, SlurmLauncher, _answers, lau
 from ctr.jobs.pool import Pool
 from ctr.jobs.worker import Outcome, RunFamily
 from tests.datasets.criteo_text import lines, write
-from tests.studies import fakes
-from tests.studies.test_runner import ROOT, a_job, calls, ends, leave, until_calls
+from tests.jobs import fakes
+from tests.jobs.test_pool import ROOT, a_job, calls, ends, leave, until_calls
 
 submitit = pytest.importorskip("submitit")
 
