@@ -84,7 +84,7 @@ def fail(error: BaseException) -> NoReturn:
         sys.exit(BROKEN_PIPE)
     text = message(error)
     if isinstance(error, KeyboardInterrupt):
-        text = "terminated" if isinstance(error, Terminated) else "interrupted"
+        text = "; ".join(["terminated" if isinstance(error, Terminated) else "interrupted", *map(str, error.args)])
     with suppress(OSError):  # nowhere left to say it; the exit code does
         print(f"error: {text}", file=sys.stderr)
     sys.exit(_exit_code(error))

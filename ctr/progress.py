@@ -10,11 +10,15 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: int | None, unit: str, description: str, *, quiet: bool = False) -> tqdm[Any]:
-    """A progress bar on stderr; in a file or a pipe it writes a line now and then instead of redrawing; quiet: none."""
+def bar(total: int | None, unit: str, description: str, *, initial: int = 0, quiet: bool = False) -> tqdm[Any]:
+    """A progress bar on stderr; in a file or a pipe it writes a line now and then instead of redrawing; quiet: none.
+
+    ``initial`` of the total are done already: a run that goes on.
+    """
     interactive = sys.stderr.isatty()
     return tqdm(
         total=total,
+        initial=initial,
         unit=unit,
         unit_scale=True,
         desc=description,

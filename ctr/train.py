@@ -1,7 +1,8 @@
 """One streaming run: ``python -m ctr.train dataset=criteo opt=group_adam opt.lambda21=1e-3``.
 
 Keys and their defaults are in ``configs/``; ``--help`` lists them. ``-m`` runs a sweep:
-``python -m ctr.train -m dataset=criteo opt.lambda21=1e-4,1e-3 seed=0,1``.
+``python -m ctr.train -m dataset=criteo opt.lambda21=1e-4,1e-3 seed=0,1``. A run that was stopped goes on with
+``python -m ctr.train resume=<run_dir>``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
+import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +23,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
-from ctr.config import search
+from ctr.config import resume, search
+from ctr.config.command_line import command_line
+from ctr.errors import DataError, warn_once
 from ctr.jobs import sweep
 
 if TYPE_CHECKING:
     from ctr.training.settings import Settings
 
 search.register()
+log = logging.getLogger("ctr")
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
@@ -47,7 +53,27 @@ def run(config: DictConfig, folder: Path) -> None:
     """One run from its configuration to the printed table."""
     from ctr.config.compose import resolve
 
-    train_and_print(resolve(config), folder)
+    if config.resume is None:
+        train_and_print(resolve(config), folder)
+    elif (finished := _finished(folder)) is not None:
+        print(f"{finished}\n  finished already: there is nothing to go on with", flush=True)
+    else:
+        settings = resolve(resume.recorded(folder, config, HydraConfig.get().overrides.task))
+        train_and_print(settings, folder, resumes=True)
+
+
+def _finished(folder: Path) -> str | None:
+    """The table of a run that is finished."""
+    from ctr.training.folder import RESULT, read_result
+    from ctr.training.result import Result, table
+
+    try:
+        return table(Result(**read_result(folder / RESULT)), folder)
+    except FileNotFoundError:
+        return None
+    except DataError as damage:
+        warn_once(f"{damage}; the run does not count as finished")
+        return None
 
 
 def run_of_sweep(config: DictConfig, folder: Path) -> Path:
@@ -59,25 +85,45 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     from ctr.config.compose import resolve
     from ctr.datasets.source import open_data
     from ctr.jobs.cache import Cache
+    from ctr.jobs.plan import sparing
     from ctr.training.identity import run_key
 
-    settings, head = resolve(config), sweep.head()
+    settings, head = sparing(resolve(config), resume.keys(HydraConfig.get().overrides.task)), sweep.head()
     key = run_key(settings.config_hash, open_data(settings.data).manifest.data_hash)
     cache = Cache(Path(config.jobs))
     cache.expect_writable()
-    if cache.once(key, folder, lambda: train_and_print(settings, folder, head), force=config.force):
+
+    def run() -> None:
+        train_and_print(settings, folder, head, resumes=not config.force, checkpoints=cache.checkpoints(key))
+
+    if cache.once(key, folder, run, force=config.force):
         return folder
     earlier = cache.folder(key)
     print(f"{head}\n  finished earlier: {os.path.relpath(earlier)} (force=true runs it again)", flush=True)
     return earlier
 
 
-def train_and_print(settings: Settings, folder: Path, head: str = "") -> None:
-    """Runs to the end, with bars, and prints the figures; raises what ended the run."""
+def train_and_print(
+    settings: Settings, folder: Path, head: str = "", *, resumes: bool = False, checkpoints: Path | None = None
+) -> None:
+    """Runs to the end, with bars, and prints the figures; raises what ended the run.
+
+    Args:
+        settings, folder, resumes, checkpoints: of the `Run`.
+        head: printed before its figures.
+    """
+    from ctr.training.checkpoint import complete
     from ctr.training.experiment import Run, run_family
 
-    one = Run(settings, folder)
-    run_family([one])
+    one = Run(settings, folder, checkpoints=checkpoints, resume=resumes)
+    if resumes and checkpoints is None and not complete(one.place):
+        log.info("no checkpoint in %s yet: the run starts at its first row", one.place)
+    try:
+        run_family([one])
+    except KeyboardInterrupt as error:
+        if checkpoints is None and complete(one.place):
+            error.args = (f"resume with: {command_line('ctr.train', {'resume': os.path.relpath(folder)})}",)
+        raise
     if one.error is not None:
         raise one.error
     # At once: other jobs of a sweep may print too.
@@ -85,6 +131,7 @@ def train_and_print(settings: Settings, folder: Path, head: str = "") -> None:
 
 
 def command() -> None:
+    sys.argv[1:] = resume.command_line(sys.argv[1:])
     try:
         main()
     finally:

@@ -24,7 +24,14 @@ from ctr.provenance import code_hash
 from ctr.training import build, tracking
 from ctr.training.compiled.support import MAX_THREADS
 from ctr.training.pruning import Pruning
-from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings, TrackingSettings
+from ctr.training.settings import (
+    LAMBDAS,
+    CheckpointSettings,
+    ModelSettings,
+    OptimizerSettings,
+    Settings,
+    TrackingSettings,
+)
 from ctr.training.step import Backend
 
 MODEL_KEYS = tuple(field.name for field in fields(ModelConfig))
@@ -74,6 +81,7 @@ def resolve(config: DictConfig) -> Settings:
         tracking=watched,
         values=values,
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
+        checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
         **{key: values[key] for key in ("threads", "window")},
     )
@@ -99,6 +107,12 @@ def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
         return None
     tracking.check_uri(values["uri"])
     return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+
+
+def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
+    settings = CheckpointSettings(**values)
+    off = settings.every_minutes is None and settings.every_steps is None and not settings.final
+    return None if off else settings
 
 
 def _pruning(values: Mapping[str, Any]) -> Pruning | None:
@@ -136,6 +150,9 @@ NUMBERS = {
     "train_rows": _at_least(1),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
     "model.embedding_init": _at_least(0),
+    "checkpoint.every_minutes": ("more than 0, or null", lambda value: value > 0),
+    "checkpoint.every_steps": ("at least 1, or null", lambda value: value >= 1),
+    "checkpoint.keep": _at_least(1),
 }
 
 

@@ -92,6 +92,14 @@ class TrackingConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    every_minutes: float | None
+    every_steps: int | None
+    keep: int
+    final: bool
+
+
+@dataclass
 class PrepareConfig:
     dataset: DatasetConfig
     model: Any = None  # a dataset picks one; only training has use for it
@@ -104,6 +112,8 @@ class TrainConfig:
     opt: OptConfig
     prune: PruneConfig
     tracking: TrackingConfig
+    checkpoint: CheckpointConfig
+    resume: str | None
     train_rows: int | None
     holdout: float
     retrain: bool

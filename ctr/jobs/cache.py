@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
-from ctr.training.folder import CONFIG, LOG, RESULT, UNTRACKED, read_result
+from ctr.training.folder import CHECKPOINTS, CONFIG, LOG, RESULT, UNTRACKED, read_result
 from ctr.training.identity import confirm
 
 log = logging.getLogger("ctr")
@@ -34,6 +34,10 @@ class Cache:
 
     def folder(self, key: str) -> Path:
         return self.root / key
+
+    def checkpoints(self, key: str) -> Path:
+        """Where a job of a sweep, whose own folder is another in each sweep, has its checkpoints."""
+        return self.folder(key) / CHECKPOINTS
 
     def result(self, key: str) -> dict[str, Any] | None:
         """The figures of a finished run; None if it is not finished.

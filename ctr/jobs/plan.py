@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 
@@ -47,6 +47,12 @@ class Job:
     rows_test: int
 
 
+def sparing(settings: Settings, given: Iterable[str]) -> Settings:
+    """One of many runs: without checkpoints, unless a key that was given asks for them."""
+    asked = any(key == "checkpoint" or key.startswith("checkpoint.") for key in given)
+    return settings if asked else replace(settings, checkpoint=None)
+
+
 class Planner:
     """Plans jobs: composes each distinct choice of groups once (0.1 s each), and opens each dataset once.
 
@@ -72,7 +78,7 @@ class Planner:
             CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **overrides}
-        settings = resolve(self._compose(overrides))
+        settings = sparing(resolve(self._compose(overrides)), overrides)
         data = self._open(settings)
         key = run_key(settings.config_hash, data.manifest.data_hash)
         rows_train = data.split.rows_train

@@ -29,7 +29,7 @@ from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
 from ctr.training.experiment import Run, run_family
-from ctr.training.folder import LOG, RESULT
+from ctr.training.folder import CHECKPOINTS, LOG, RESULT
 from ctr.training.identity import expect_unchanged
 
 OnRows = Callable[[int], None]
@@ -126,10 +126,9 @@ def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool, r
 def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily) -> dict[str, str]:
     """Runs jobs whose locks are held; the errors of those that failed, by key."""
     folders = [cache.folder(job.key) for job in jobs]
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
-        folder.mkdir(parents=True)
-    runs = [Run(job.settings, folder, job.key) for job, folder in zip(jobs, folders, strict=True)]
+    for job, folder in zip(jobs, folders, strict=True):
+        _clear(folder, keep_checkpoints=job.settings.checkpoint is not None)
+    runs = [Run(job.settings, folder, job.key, resume=True) for job, folder in zip(jobs, folders, strict=True)]
     with _logged(folders):
         if CHANGED is not None:
             return dict.fromkeys((job.key for job in jobs), CHANGED)
@@ -142,6 +141,17 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily
             with suppress(OSError), (run.folder / LOG).open("a") as file:  # the disk may be what failed
                 traceback.print_exception(run.error, file=file)
     return failed
+
+
+def _clear(folder: Path, *, keep_checkpoints: bool) -> None:
+    """Removes what a killed run left, but for its checkpoints where it is to have some."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir():
+            if not (keep_checkpoints and path.name == CHECKPOINTS):
+                shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ INSTEAD = {
     "run_dir": "folder=PATH or jobs=PATH",
     "jobs": "jobs=PATH",
     "force": "jobs=PATH, another one",
+    "resume": "the same command again: a study goes on by itself",
 }
 
 
@@ -111,7 +112,7 @@ def _for_every_run(train: Mapping[str, object]) -> dict[str, object]:
 
 def settings_of(config: DictConfig) -> dict[str, object]:
     """What a result was made with, by dotted name; without paths and how the runs are run."""
-    elsewhere = ("dataset.prepared", "folder", "jobs", "launcher", "slurm.", "tracking.", "workers")
+    elsewhere = ("dataset.prepared", "folder", "jobs", "launcher", "slurm.", "tracking.", "train.checkpoint", "workers")
     return {key: value for key, value in flat(schema.plain_dict(config)).items() if not key.startswith(elsewhere)}
 
 

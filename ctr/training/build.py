@@ -125,7 +125,14 @@ def narrowed(settings: Settings, data: Prepared) -> Prepared:
     return replace(data, split=Split(data.split.rule, ranges, test, count_features(data.rows, ranges)))
 
 
-def retrain(settings: Settings, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None]) -> float:
+def retrain(
+    settings: Settings,
+    data: Prepared,
+    survivors: Tensor,
+    on_rows: Callable[[int], None],
+    before: Callable[[TrainingRun], None] = lambda run: None,
+    after_step: Callable[[TrainingRun], None] = lambda run: None,
+) -> float:
     """Trains anew on some features alone, with all lambdas 0, from the initial weights that the first run had.
 
     All other features read as zero and get no update: they share one row, cleared after every step.
@@ -135,6 +142,8 @@ def retrain(settings: Settings, data: Prepared, survivors: Tensor, on_rows: Call
         data: its data.
         survivors: bool [num_features], which features there are.
         on_rows: called with the number of rows trained or tested since the last call.
+        before: called with the run before its first step.
+        after_step: called with it between two steps, of training and of evaluation.
 
     Returns:
         The AUC on the test rows.
@@ -158,9 +167,14 @@ def retrain(settings: Settings, data: Prepared, survivors: Tensor, on_rows: Call
     stream = RowStream(mapped, data.split.train, settings.batch_size)
     run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window)
 
-    def on_step(rows: int, _: float) -> None:
-        clear_row_(table, step.row_optimizer, shared)
+    def on_step(rows: int, _: float = 0.0) -> None:
         on_rows(rows)
+        after_step(run)
 
-    train(run, on_step)
-    return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_rows).auc
+    def on_training_step(rows: int, loss: float) -> None:
+        clear_row_(table, step.row_optimizer, shared)
+        on_step(rows, loss)
+
+    before(run)
+    train(run, on_training_step)
+    return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_step).auc

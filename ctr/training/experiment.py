@@ -2,6 +2,9 @@
 
 Runs that differ in ``prune`` and ``retrain`` alone form a family. The part of the stream that they share is trained
 once and forked where the first pruning of each run is; results equal those of separate runs to the last bit.
+
+Checkpoints of the shared part are those of the run that leaves it last; each run has those of its own part. A run that
+has one of its own part goes on from there alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import cast
 import pyarrow as pa
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
@@ -32,8 +35,10 @@ from ctr.progress import bar
 from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.folder import CONFIG, RESULT, UNTRACKED, claim
+from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
+from ctr.training.folder import CHECKPOINTS, CONFIG, RESULT, UNTRACKED, claim
 from ctr.training.identity import CODE, confirm
+from ctr.training.interrupts import Interrupts
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
@@ -52,10 +57,25 @@ class Run:
         folder: where ``result.json`` and the configuration go; made if missing.
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
+        checkpoints: where they go; None: into the folder.
+        resume: go on from the newest checkpoint there, if there is one.
+
+    Attributes:
+        checkpoints: of the run, once its data are known.
     """
 
-    def __init__(self, settings: Settings, folder: Path, key: str | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        key: str | None = None,
+        *,
+        checkpoints: Path | None = None,
+        resume: bool = False,
+    ) -> None:
         self.settings, self.folder, self.key = settings, folder, key
+        self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
+        self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -68,18 +88,20 @@ class Run:
         """Writes the configuration and starts the record; ``held`` keeps the folder for this run."""
         held.callback(claim(self.folder).release)
         composed = self.folder / CONFIG
-        for name in (RESULT, UNTRACKED):
+        for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:
+            begun = tracked(self.place) if self.resume else None
             tracker = MlflowTracker(
                 tracking.uri,
                 tracking.experiment,
                 self.settings.run_name,
-                tracking.tags,
+                tracking.tags if begun is None else {**tracking.tags, "resumed_from": begun["run_id"]},
                 parameters=flatten(self.settings.values),
                 files=[composed],
+                earlier="" if begun is None else f"attributes.run_id = '{begun['run_id']}'",
             )
             self.tracker = LastingTracker(tracker, self.folder / UNTRACKED)
 
@@ -102,6 +124,15 @@ class Run:
             }
         )
 
+    def watch(self, data: Prepared, interrupts: Interrupts, held: ExitStack) -> None:
+        """Begins with checkpoints; ``held`` ends what a thread still writes."""
+        where = self.tracker.run if isinstance(self.tracker, LastingTracker) else None
+        data_hash = data.manifest.data_hash
+        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where)
+        held.callback(self.checkpoints.close)
+        if not self.resume:
+            self.checkpoints.begin()
+
     def confirm(self, data_hash: str) -> None:
         if self.key is not None:
             confirm(self.key, self.settings.config_hash, data_hash)
@@ -119,6 +150,7 @@ class Run:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
         self.result = result
+        self.checkpoints.finish(self.folder / CHECKPOINTS / FINAL)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
@@ -183,50 +215,83 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
-    for run in runs:
-        with failing([run]):
-            run.tag(data)
-    runs = [run for run in runs if not run.ended]
-    if not runs:
-        return
-    training = start(settings, data)
+    with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
+        for run in runs:
+            with failing([run]):
+                run.tag(data)
+                run.watch(data, interrupts, held)
+                if run.resume and (own := run.checkpoints.newest("fine-tune", "trained")):
+                    training = _resumed(start(settings, data), own, on_rows)
+                    run.finish(_complete(run, training, data, on_rows, own.phase), training.steps)
+                    del training  # before the next one is built
+        if together := [run for run in runs if not run.ended]:
+            _train_together(together, data, on_rows)
+
+
+def _train_together(runs: list[Run], data: Prepared, on_rows: Callable[[int], None] | None) -> None:
+    """Trains what the runs share, and lets each go its own way from there."""
+    training = start(runs[0].settings, data)
     log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))
+    batches = training.stream.num_batches
+    leaves = {
+        run: batches if run.settings.pruning is None else run.settings.pruning.first_phase(batches) for run in runs
+    }
+    last = max(runs, key=lambda run: (leaves[run], run.settings.pruning is not None))
+    if last.resume and (begun := last.checkpoints.newest("train", most_steps=min(leaves.values()))):
+        _resumed(training, begun, on_rows)
 
     def advance(until: int) -> None:
-        _advance(training, "train", [run.tracker for run in runs if not run.ended], on_rows, until)
+        going = [run.tracker for run in runs if not run.ended]
+        _advance(training, "train", going, last.checkpoints, on_rows, until)
 
     def branch(run: Run) -> Branch:
-        pruning = run.settings.pruning
-
         def take() -> None:
             shared = training.seconds
             with failing([run]):
                 run.finish(_complete(run, training, data, on_rows), training.steps)
             training.seconds = shared
 
-        batches = training.stream.num_batches
-        return Branch(batches if pruning is None else pruning.first_phase(batches), take, alters=pruning is not None)
+        return Branch(leaves[run], take, alters=run.settings.pruning is not None)
 
     fork(training, [branch(run) for run in runs], advance)
 
 
+def _resumed(training: TrainingRun, checkpoint: Checkpoint, on_rows: Callable[[int], None] | None) -> TrainingRun:
+    """The run, taken to a checkpoint."""
+    checkpoint.restore(training)
+    position, rows = training.stream.position, training.stream.num_rows
+    log.info(
+        "goes on after step %s (row %s of %s): %s", f"{training.steps:,}", f"{position:,}", f"{rows:,}", checkpoint.path
+    )
+    if on_rows is not None:
+        on_rows(position)
+    return training
+
+
 def _advance(
     training: TrainingRun,
-    title: str,
+    phase: Phase,
     trackers: Sequence[Tracker],
+    checkpoints: Checkpoints,
     on_rows: Callable[[int], None] | None,
     until: int | None = None,
+    first: int = 0,
 ) -> None:
-    """Trains until this many steps are done in all, or to the end, with a bar and curves."""
+    """Trains until this many steps are done in all, or to the end, with a bar, curves and checkpoints; the phase began
+    after ``first`` rows."""
     stream = training.stream
     end = stream.num_rows if until is None else min(until * stream.batch_size, stream.num_rows)
     if stream.position >= end:
         return
     began = time.perf_counter() - training.seconds
-    with bar(end - stream.position, "rows", title, quiet=on_rows is not None) as progress:
+    done = stream.position - first
+    with bar(end - first, "rows", phase, initial=done, quiet=on_rows is not None) as progress:
 
         def on_step(rows: int, _: float) -> None:
             (on_rows or progress.update)(rows)
+            if stream.position < stream.num_rows:  # else the pass has its end to come (`TrainingRun.finish`)
+                training.seconds = time.perf_counter() - began
+                checkpoints.after_step(training, phase, trackers, progress.set_postfix_str)
 
         def on_window(window: Window) -> None:
             progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
@@ -237,28 +302,64 @@ def _advance(
 
         train(training, on_step, on_window, until)
     training.seconds = time.perf_counter() - began
+    checkpoints.interrupted(training, phase, trackers)
 
 
-def _complete(run: Run, training: TrainingRun, data: Prepared, on_rows: Callable[[int], None] | None) -> Result:
-    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain."""
+def _complete(
+    run: Run,
+    training: TrainingRun,
+    data: Prepared,
+    on_rows: Callable[[int], None] | None,
+    phase: Phase = "train",
+) -> Result:
+    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain.
+
+    With another phase than "train" it goes on from a checkpoint within that.
+    """
     settings, split, pruning = run.settings, data.split, run.settings.pruning
-    embedding, optimizer = training.model.embedding, training.learner.row_optimizer
-    if pruning is not None:
+    embedding, optimizer, stream = training.model.embedding, training.learner.row_optimizer, training.stream
+    if pruning is not None and phase != "trained":
         count = pruning.count(split.features_train)
-        prune_(embedding, optimizer, count, pruning.score)
-        if training.stream.position < training.stream.num_rows:
-            _advance(training, "fine-tune", [run.tracker], on_rows)
+        if phase == "train":
             prune_(embedding, optimizer, count, pruning.score)
+        if phase == "fine-tune" or stream.position < stream.num_rows:
+            first = pruning.first_phase(stream.num_batches) * stream.batch_size
+            _advance(training, "fine-tune", [run.tracker], run.checkpoints, on_rows, first=first)
+            prune_(embedding, optimizer, count, pruning.score)
+    if phase != "trained":
+        run.checkpoints.trained(training, [run.tracker])
     with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
         test = RowStream(data.rows, split.test, EVAL_BATCH)
         days = days_of(split.test, data.manifest.days)
-        figures = evaluate(training.learner, test, on_rows or progress.update, days=days)
+
+        def on_batch(rows: int) -> None:
+            (on_rows or progress.update)(rows)
+            run.checkpoints.interrupted(training, "trained", [run.tracker])
+
+        figures = evaluate(training.learner, test, on_batch, days=days)
     auc_retrained = None
     if settings.retrain:
-        survivors = alive_rows(embedding.weight, embedding.seen)
-        with bar(split.rows_train + split.rows_test, "rows", "retrain", quiet=on_rows is not None) as progress:
-            auc_retrained = retrain(settings, data, survivors, on_rows or progress.update)
+        auc_retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
     return summarise(settings, data, training, figures, auc_retrained=auc_retrained)
+
+
+def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
+    """The second training of a run, on the features that survived the first; returns its AUC."""
+    checkpoints, rows = run.checkpoints.part(RETRAIN), data.split.rows_train + data.split.rows_test
+    with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
+        report = on_rows or progress.update
+
+        def before(training: TrainingRun) -> None:
+            if run.resume and (begun := checkpoints.newest("retrain")):
+                _resumed(training, begun, report)
+
+        def after_step(training: TrainingRun) -> None:
+            if training.stream.position < training.stream.num_rows:
+                checkpoints.after_step(training, "retrain", say=progress.set_postfix_str)
+            else:
+                checkpoints.interrupted(training, "retrain")
+
+        return retrain(run.settings, data, survivors, report, before, after_step)
 
 
 def passes(family: Sequence[Settings]) -> float:

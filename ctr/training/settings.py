@@ -11,8 +11,8 @@ from ctr.provenance import digest
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
-# Keys that do not change what a run computes: where its files are, and who watches.
-PLACES = ("run_dir", "tracking", "jobs", "force")
+# Keys that do not change what a run computes: where its files are, what is kept on the way, and who watches.
+PLACES = ("run_dir", "tracking", "jobs", "force", "checkpoint", "resume")
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
@@ -51,6 +51,22 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """When a run's state is written (by the first of the two that is due), how many of them stay, and whether the last.
+
+    Attributes:
+        every_minutes, every_steps: None: not by this.
+        keep: the newest ones that stay while the run goes on.
+        final: keep the state at the end of training when the run is done.
+    """
+
+    every_minutes: float | None = 10.0
+    every_steps: int | None = None
+    keep: int = 2
+    final: bool = False
+
+
+@dataclass(frozen=True)
 class Settings:
     """One training run.
 
@@ -64,6 +80,7 @@ class Settings:
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
         code: hash of each module of another package that the run uses.
+        checkpoint: None: no checkpoints.
     """
 
     data: DataSettings
@@ -82,13 +99,12 @@ class Settings:
     window: int
     values: Mapping[str, Any]
     code: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: CheckpointSettings | None = None
 
     @property
     def config_hash(self) -> str:
         """Identifies what the run computes, wherever it runs: the configuration without paths and tracking."""
-        kept = {key: value for key, value in self.values.items() if key not in PLACES}
-        dataset = self.values["dataset"].items()
-        kept["dataset"] = {key: value for key, value in dataset if key not in DATASET_PLACES}
+        kept = computed(self.values)
         return digest({**kept, "code": self.code} if self.code else kept)
 
     @property
@@ -101,3 +117,9 @@ class Settings:
         """For a reader: "criteo dcn group_adam seed 0"."""
         name = f"{self.data.name} {self.model.name} {self.optimizer.name} seed {self.seed}"
         return name if self.pruning is None else f"{name} pruned to {self.pruning.feature_rate:.4g}"
+
+
+def computed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without the keys that do not change what a run computes."""
+    kept = {key: value for key, value in values.items() if key not in PLACES}
+    return {**kept, "dataset": {key: value for key, value in values["dataset"].items() if key not in DATASET_PLACES}}

@@ -45,6 +45,9 @@ class Tracker(Protocol):
     def text(self, name: str, text: str) -> None:
         """Keeps a text as a file."""
 
+    def flush(self) -> None:
+        """Sends what is held back."""
+
     def finish(self, status: Status) -> None:
         """Ends the run; nothing may follow."""
 
@@ -59,6 +62,9 @@ class NoTracker:
         pass
 
     def text(self, name: str, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def finish(self, status: Status) -> None:
@@ -112,7 +118,7 @@ class MlflowTracker:
             run = self._renew(found[0], run_name) if found else self._new(experiment_id, run_name, tags or {})
             self.run_id = str(run.info.run_id)
             try:
-                self._parameters(parameters or {})
+                self._parameters({} if found else parameters or {})  # they cannot be changed
                 for path in files:
                     self.artifact(path)
             except BaseException as error:
@@ -121,7 +127,9 @@ class MlflowTracker:
                 raise
 
     def _renew(self, run: Run, name: str) -> Run:
-        self._client.update_run(run.info.run_id, name=name)
+        self._client.update_run(run.info.run_id, status="RUNNING", name=name)
+        if (mark := processes.mark()) is not None:
+            self._client.set_tag(run.info.run_id, PROCESS, mark)
         return run
 
     def _new(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
@@ -147,11 +155,11 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         if len(self._pending) + len(values) > MAX_BATCH // 2:
-            self._flush()
+            self.flush()
         now = _milliseconds()
         self._pending += [Metric(name, value, now, step) for name, value in values.items()]
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         with explained(self.uri):
             while batch := self._pending[:MAX_BATCH]:
                 self._client.log_batch(self.run_id, metrics=batch)
@@ -181,7 +189,7 @@ class MlflowTracker:
             self._client.log_text(self.run_id, text, name)
 
     def finish(self, status: Status) -> None:
-        self._flush()
+        self.flush()
         with explained(self.uri):
             self._client.set_terminated(self.run_id, status)
 
@@ -189,9 +197,10 @@ class MlflowTracker:
 class LastingTracker:
     """Hands everything on to an MLflow run; once that fails, keeps it and all that follows in a file. Nothing raises.
 
-    The file is written when the run ends, a JSON object on each line: first ``run`` (``uri``, ``run_id`` and the
-    ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in milliseconds), ``tags`` (``values``),
-    ``text`` (``name``, ``text``) and ``finish`` (``status``), each named by ``kind``.
+    The file is written when the run ends, after what it holds already, a JSON object on each line: first ``run``
+    (``uri``, ``run_id`` and the ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in
+    milliseconds), ``tags`` (``values``), ``text`` (``name``, ``text``) and ``finish`` (``status``), each named by
+    ``kind``.
 
     Args:
         tracker: of a run that has begun.
@@ -206,6 +215,11 @@ class LastingTracker:
         self.error: str | None = None
         self._kept: list[dict[str, object]] = []
 
+    @property
+    def run(self) -> Mapping[str, str]:
+        """Where the record is: ``uri`` and ``run_id``."""
+        return {"uri": self._tracker.uri, "run_id": self._tracker.run_id}
+
     def tags(self, values: Mapping[str, str]) -> None:
         self._hand_on(lambda: self._tracker.tags(values), {"kind": "tags", "values": dict(values)})
 
@@ -216,11 +230,19 @@ class LastingTracker:
     def text(self, name: str, text: str) -> None:
         self._hand_on(lambda: self._tracker.text(name, text), {"kind": "text", "name": name, "text": text})
 
+    def flush(self) -> None:
+        if self.error is None:
+            try:
+                self._tracker.flush()
+            except Exception as error:
+                self._give_up(error)
+
     def finish(self, status: Status) -> None:
         self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
         if self.error is not None:
             try:
-                atomic_write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in self._kept))
+                before = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+                atomic_write_text(self.path, before + "".join(f"{json.dumps(line)}\n" for line in self._kept))
             except OSError as error:
                 log.warning("warning: what was not tracked is lost: %s", system_message(error))
 
@@ -237,7 +259,7 @@ class LastingTracker:
         self.error = str(error) if isinstance(error, CtrError) else f"{type(error).__name__}: {error}"
         log.warning("warning: %s. The run goes on; what is not tracked will be in %s", self.error, self.path)
         log.debug("%s", error, exc_info=error)
-        run = {"uri": self._tracker.uri, "run_id": self._tracker.run_id, "error": self.error}
+        run = {**self.run, "error": self.error}
         points = [
             {"kind": "metrics", "values": {point.key: point.value}, "step": point.step, "time": point.timestamp}
             for point in self._tracker.unsent()

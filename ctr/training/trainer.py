@@ -156,16 +156,16 @@ def train(
 
     Args:
         run: the run.
-        on_step: called after each batch with (rows in it, loss).
+        on_step: called last after each batch with (rows in it, loss); what it raises leaves the run between two steps.
         on_window: called after each window.
         until: steps, counted from the run's first; None for all.
     """
     for batch in islice(run.stream, None if until is None else max(until - run.steps, 0)):
         loss, window = run.step(batch)
-        if on_step is not None:
-            on_step(len(batch), loss)
         if window is not None and on_window is not None:
             on_window(window)
+        if on_step is not None:
+            on_step(len(batch), loss)
     if run.stream.position == run.stream.num_rows:
         run.finish()
 

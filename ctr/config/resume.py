@@ -1,0 +1,91 @@
+"""``resume=<run_dir>``: the command line and the configuration of a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ctr.config.command_line import override
+from ctr.errors import ArgumentError, DataError
+from ctr.training.folder import CONFIG
+
+RESUME = "resume"
+# What may be given with it: where things are, who watches, and what changes the last bits alone.
+FREE = ("tracking", "checkpoint", "threads", "backend", "device", "dataset.raw", "dataset.prepared")
+
+
+def command_line(arguments: Sequence[str]) -> list[str]:
+    """The arguments of ``ctr.train``, completed where a run is to go on: Hydra then works in the run's own folder, and
+    writes no configuration there.
+
+    Raises:
+        ArgumentError: there is no run in the folder, or arguments that do not go with it.
+    """
+    given = _parsed(arguments)
+    folder = next((value.value() for value in given if value.key_or_group == RESUME), None)
+    if folder is None:
+        return list(arguments)
+    said = f"{RESUME}={folder}"
+    if {"-m", "--multirun"} & {*arguments}:
+        raise ArgumentError(
+            f"{said} goes on with one run, without -m; a sweep goes on when its own command is repeated"
+        )
+    for value in given:
+        key = value.key_or_group
+        if key != RESUME and not key.startswith("hydra") and not _free(key):
+            raise ArgumentError(
+                f"{said} {value.input_line}: the run has its own configuration; of {key} nothing can be given"
+            )
+    if not isinstance(folder, str) or not Path(folder, CONFIG).is_file():
+        raise ArgumentError(f"{said}: no run there; expected the folder of a run, with {CONFIG} in it")
+    return [*arguments, override("run_dir", folder), "hydra.output_subdir=null"]
+
+
+def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration that a run was started with, with what is given now.
+
+    Args:
+        folder: of the run.
+        composed: the configuration with ``overrides`` and the defaults; the values that are given are taken from it.
+        overrides: of the command line.
+
+    Raises:
+        DataError: the recorded configuration is damaged.
+    """
+    path = folder / CONFIG
+    try:
+        values: Any = yaml.safe_load(path.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(path, None, "not the configuration of a run; without it the run cannot go on")
+    config = OmegaConf.create(values)
+    for key in keys(overrides):
+        if _free(key):
+            OmegaConf.update(config, key, OmegaConf.select(composed, key), merge=False)
+    config.run_dir = str(folder)
+    return config
+
+
+def keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that overrides give."""
+    return [value.key_or_group for value in _parsed(overrides)]
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    """The overrides among some arguments; none where one is not as Hydra expects, which it says itself."""
+    try:
+        return OverridesParser.create().parse_overrides([word for word in arguments if not word.startswith("-")])
+    except HydraException:
+        return []

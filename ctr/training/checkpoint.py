@@ -1,0 +1,407 @@
+"""Checkpoints: the whole state of a run in a folder, to go on from to the last bit.
+
+``checkpoints/000003/`` holds ``state.safetensors`` (`ctr.training.snapshot`, `ctr.training.tensors`) and
+``manifest.json``: what run it is of, where it was, the checksums of the tensors' bytes, and one of itself. A checkpoint
+is written under another name, forced to the disk and renamed; older ones are removed after that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ctr.datasets.checked import Checksum
+from ctr.errors import CtrError, DataError, system_message, warn_once
+from ctr.files import TMP_PREFIX, atomic_folder, read_sealed, sealed
+from ctr.training import memory, snapshot
+from ctr.training.folder import CHECKPOINTS
+from ctr.training.identity import CODE, arithmetic
+from ctr.training.interrupts import Interrupts
+from ctr.training.settings import Settings, computed
+from ctr.training.snapshot import Snapshot, Stored
+from ctr.training.tensors import verify, write_tensors
+from ctr.training.tracking import Tracker, flatten
+from ctr.training.trainer import TrainingRun
+
+# Before the first pruning; after it; when training is done; the retraining, which is a run of its own.
+Phase = Literal["train", "fine-tune", "trained", "retrain"]
+FORMAT = 1
+MANIFEST, STATE = "manifest.json", "state.safetensors"
+RETRAIN, FINAL = "retrain", "final"  # beside the numbered ones
+HOW = ("backend", "threads", "device")  # a run may go on with others of these, within rounding
+HEADROOM = 1.25  # memory that must be left, in copies of the rows, for one to be made
+
+log = logging.getLogger("ctr")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that is whole: its manifest has been read, and the bytes of its tensors were checked."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def phase(self) -> Phase:
+        return self.manifest["phase"]
+
+    @property
+    def steps(self) -> int:
+        return int(self.manifest["steps"])
+
+    def stored(self) -> AbstractContextManager[Stored]:
+        """What it holds, to be read within the context."""
+        return snapshot.opened(self.path / STATE, self.manifest["state"], self.manifest["columns"])
+
+    def restore(self, run: TrainingRun) -> None:
+        """Takes a run, built as the recorded one and at its first row, to where that was.
+
+        Raises:
+            CtrError: it does not fit the run.
+        """
+        try:
+            with self.stored() as stored:
+                snapshot.restore(run, stored)
+        except (ValueError, KeyError) as error:
+            raise CtrError(f"{self.path} cannot be taken up by this version of ctr: {error}") from error
+        run.seconds = self.manifest["seconds"]
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        DataError: it is absent, damaged or of another version.
+    """
+    try:
+        manifest = read_sealed(path / MANIFEST)
+    except OSError as error:
+        raise DataError(path / MANIFEST, None, os.strerror(error.errno or 0)) from error
+    if manifest.get("format") != FORMAT:
+        raise DataError(path / MANIFEST, None, f"format {manifest.get('format')}; expected {FORMAT}")
+    return manifest
+
+
+def whole(path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint with this manifest; DataError if a byte of its tensors is not as it was written."""
+    verify(path / STATE, [Checksum(**block) for block in manifest["blocks"]])
+    return Checkpoint(path, manifest)
+
+
+def load_final(folder: Path) -> Checkpoint:
+    """The state at the end of training of a run with ``checkpoint.final=true``.
+
+    Its ``stored()`` has the touched rows with their ids: those of the prepared rows whose ``data_hash`` is in
+    ``manifest["identity"]``.
+
+    Raises:
+        CtrError: the run has left none, or it is damaged.
+    """
+    path = folder / CHECKPOINTS / FINAL
+    if not path.is_dir():
+        raise CtrError(f"{path}: no such folder; a run leaves it with checkpoint.final=true")
+    return whole(path, read(path))
+
+
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the newest first; they may be damaged."""
+    return sorted((path for path in folder.glob("[0-9]*") if path.name.isdecimal()), key=lambda p: -int(p.name))
+
+
+def tracked(folder: Path) -> Mapping[str, str] | None:
+    """Where the run of the newest checkpoint is recorded: ``uri`` and ``run_id``; None where nothing says that."""
+    for path in complete(folder):
+        with suppress(DataError):
+            return read(path)["tracked"]
+    return None
+
+
+class Cancelled(Exception):
+    """The run has ended, and needs the checkpoint that is being written no more."""
+
+
+class Checkpoints:
+    """Those of one run in its own folder, written when they are due.
+
+    A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
+    run waits. One that cannot be written is warned of once, and does not end the run.
+
+    Args:
+        folder: where they go; made with the first one.
+        settings: of the run.
+        data_hash: of its rows.
+        interrupts: on a pending one a checkpoint is written before it acts.
+        tracked: where the run is recorded, see `tracked`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        data_hash: str,
+        interrupts: Interrupts,
+        tracked: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder, self._settings, self._interrupts, self._tracked = folder, settings, interrupts, tracked
+        self._plan = settings.checkpoint
+        self._identity: dict[str, Any] = {
+            "config_hash": settings.config_hash,
+            "data_hash": data_hash,
+            "code_hash": CODE,
+            "libraries": list(arithmetic()),
+            "modules": dict(settings.code),
+            "configuration": computed(settings.values),
+        }
+        self._since = time.monotonic()
+        self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        self._writing: Future[None] | None = None
+        self._cancelled = threading.Event()
+        self._warned = False
+        self._parts: list[Checkpoints] = []
+
+    def part(self, name: str) -> Checkpoints:
+        """Those of a part of the run that is trained for itself; they end with these."""
+        data_hash = str(self._identity["data_hash"])
+        self._parts.append(Checkpoints(self.folder / name, self._settings, data_hash, self._interrupts, self._tracked))
+        return self._parts[-1]
+
+    def newest(self, *phases: Phase, most_steps: int | None = None) -> Checkpoint | None:
+        """The newest one of these phases that is whole, and has at most so many steps; None without any.
+
+        A damaged one is warned of and passed over; so is a difference that changes no more than the rounding.
+
+        Raises:
+            CtrError: one is of another configuration or other data.
+        """
+        for path in complete(self.folder):
+            try:
+                manifest = read(path)
+                if manifest["phase"] in phases and (most_steps is None or manifest["steps"] <= most_steps):
+                    self._expect_own(path, manifest["identity"])
+                    found = whole(path, manifest)
+                    self._compare(manifest["identity"])
+                    return found
+            except DataError as damage:
+                warn_once(f"{damage}; this checkpoint is passed over")
+        return None
+
+    def begin(self) -> None:
+        """For a run that starts at its first row: says what an earlier one left here, and removes what is of no use.
+
+        Another run's go, and what is after training. Those of the same run stay until this one has its own.
+        """
+        for name in (RETRAIN, FINAL):
+            _remove(self.folder / name)
+        for path in complete(self.folder):
+            try:
+                manifest = read(path)
+                self._expect_own(path, manifest["identity"])
+            except CtrError as error:
+                log.warning("warning: %s; it is removed", error)
+                _remove(path)
+            else:
+                log.warning(
+                    "warning: the run starts at its first row, though %s is of the same run at step %s: "
+                    "resume=%s goes on from there; it is removed when this run has checkpoints of its own, or ends",
+                    path, f"{manifest['steps']:,}", self.folder.parent,
+                )  # fmt: skip
+                return
+
+    def after_step(
+        self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = (), say: Callable[[str], None] = log.info
+    ) -> None:
+        """Writes a checkpoint if one is due. Before a pending interruption acts, writes one in any case.
+
+        Args:
+            run: between two steps.
+            phase: what it is at.
+            trackers: what they hold back is sent before, so that curves have no gap where the run goes on.
+            say: told why the run waits.
+        """
+        self.interrupted(run, phase, trackers)
+        if self._due(run.steps) and (self._writing is None or self._writing.done()):
+            self._save(run, phase, trackers, say)
+
+    def interrupted(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
+        """Writes a checkpoint and acts, if an interruption is pending."""
+        if self._interrupts.pending is not None:
+            log.info("writing a checkpoint; Ctrl-C again ends at once")
+            self.write(run, phase, trackers)
+            self._interrupts.act()
+
+    def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
+        """Keeps the end of training, if it is to stay or there is a retraining to come."""
+        if self._plan is not None and (self._plan.final or self._settings.retrain):
+            self.write(run, "trained", trackers)
+
+    def write(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
+        """Writes one now, while the run waits."""
+        self._cancelled.set()
+        self._settle()
+        self._cancelled.clear()
+        with self._lasting():
+            manifest = self._manifest(run, phase, trackers)
+            self._store(manifest, snapshot.take(run, copy=False))
+
+    def close(self) -> None:
+        """Ends the writing; what is not done is thrown away."""
+        for part in self._parts:
+            part.close()
+        self._cancelled.set()
+        self._thread.shutdown()
+        self._settle()
+
+    def finish(self, final: Path) -> None:
+        """Removes them all, as the run is done; the end of training goes to ``final``, if it is to stay."""
+        self.close()
+        try:
+            if self._plan is not None and self._plan.final:
+                self._keep(final)
+            for entry in self.folder.glob("*"):
+                if entry != final:
+                    _remove(entry)
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                self.folder.rmdir()
+        except OSError as error:
+            log.warning("warning: %s; delete %s, the run is done", system_message(error), self.folder)
+
+    def _keep(self, final: Path) -> None:
+        for path in complete(self.folder):
+            with suppress(DataError):
+                if read(path)["phase"] == "trained":
+                    _remove(final)
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(path, final)
+                    return
+
+    def _due(self, steps: int) -> bool:
+        plan = self._plan
+        if plan is None:
+            return False
+        if plan.every_steps is not None and steps % plan.every_steps == 0:
+            return True
+        return plan.every_minutes is not None and time.monotonic() - self._since >= 60 * plan.every_minutes
+
+    def _save(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
+        self._settle()
+        self._since = time.monotonic()
+        with self._lasting():
+            left = memory.available()
+            copy = left is not None and HEADROOM * snapshot.size(run) < left
+            manifest = self._manifest(run, phase, trackers)
+            if copy:
+                with suppress(MemoryError, RuntimeError):  # torch's without memory: others took it meanwhile
+                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, copy=True))
+                    return
+            say("writing a checkpoint: no memory for a copy, the run waits")
+            self._store(manifest, snapshot.take(run, copy=False))
+
+    def _manifest(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> dict[str, Any]:
+        for tracker in trackers:
+            tracker.flush()
+        return {
+            "format": FORMAT,
+            "phase": phase,
+            "steps": run.steps,
+            "rows": run.stream.position,
+            "seconds": run.seconds,
+            "identity": self._identity,
+            "tracked": self._tracked,
+        }
+
+    def _store(self, manifest: Mapping[str, Any], taken: Snapshot) -> None:
+        rows = taken.tensors[snapshot.ROWS]
+        tensors = {**taken.tensors, snapshot.ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}
+        for left in self.folder.glob(f"{TMP_PREFIX}*"):
+            shutil.rmtree(left)
+        older = complete(self.folder)
+        with atomic_folder(self.folder / f"{int(older[0].name) + 1 if older else 1:06d}") as folder:
+            blocks = [asdict(block) for block in write_tensors(folder / STATE, tensors)]
+            values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
+            (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
+        assert self._plan is not None
+        for path in older[self._plan.keep - 1 :]:
+            _remove(path)
+
+    def _until_cancelled(self, pieces: Any) -> Iterator[Tensor]:
+        for piece in pieces:
+            if self._cancelled.is_set():
+                raise Cancelled
+            yield piece
+
+    def _settle(self) -> None:
+        """Waits for the thread, and warns of what it failed at."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with self._lasting(), suppress(Cancelled):
+                writing.result()
+
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        """A run is not lost to a checkpoint that cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                log.warning(
+                    "warning: no checkpoint could be written: %s. The run goes on, and tries again when one is due",
+                    system_message(error),
+                )
+            self._warned = True
+            log.debug("%s", error, exc_info=error)
+
+    def _expect_own(self, path: Path, its: Mapping[str, Any]) -> None:
+        """CtrError, with what differs, if a checkpoint is of a run that computes something else."""
+        then, now = (
+            {key: value for key, value in flatten(identity["configuration"]).items() if key not in HOW}
+            for identity in (its, self._identity)
+        )
+        changed = [
+            f"{key} was {then.get(key)}, is {now.get(key)}" for key in {**then, **now} if then.get(key) != now.get(key)
+        ]
+        if its["data_hash"] != self._identity["data_hash"]:
+            changed.append(f"the data's hash was {its['data_hash']}, is {self._identity['data_hash']}")
+        if changed:
+            raise CtrError(
+                f"{path} is of another run: {'; '.join(changed)}. Give what it was, or start anew without it"
+            )
+
+    def _compare(self, its: Mapping[str, Any]) -> None:
+        """Warns of what the last bits depend on, where it differs."""
+        mine = self._identity
+        changed = [
+            f"{key} was {its['configuration'].get(key)}, is {mine['configuration'].get(key)}"
+            for key in HOW
+            if its["configuration"].get(key) != mine["configuration"].get(key)
+        ]
+        changed += [
+            f"{then}, now {now}" for then, now in zip(its["libraries"], arithmetic(), strict=True) if then != now
+        ]
+        if its["modules"] != mine["modules"] or (its["code_hash"] != CODE and its["libraries"] == mine["libraries"]):
+            changed.append("the code of the training")
+        if changed:
+            warn_once(f"since the checkpoint changed: {'; '.join(changed)}. The figures are equal within rounding only")
+
+
+def _give_way() -> None:
+    """The thread that writes takes no time from those that train, where the system allows that (Linux)."""
+    with suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _remove(path: Path) -> None:
+    """Takes the name first: what is half removed does not look like a checkpoint."""
+    if path.is_dir():
+        doomed = path.rename(path.with_name(f"{TMP_PREFIX}{path.name}"))
+        shutil.rmtree(doomed)

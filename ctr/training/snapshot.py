@@ -1,0 +1,183 @@
+"""The state of a training run as plain values and tensors, and back. Rows that no batch has held are left out.
+
+Such a row has the initial value that the seed gives it, and no optimizer state: a run at its first row has it already.
+All others are one tensor, ``rows``, in the order of their ids: those where ``model.embedding.seen`` is true, each as
+[w | u | the optimizer's buffers]. Options of the optimizers are not stored: a run is built with its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ctr.errors import CtrError
+from ctr.training.tensors import Pieces
+from ctr.training.trainer import TrainingRun
+
+ROWS = "rows"
+PIECE = 1 << 25  # bytes of rows that are copied or written at a time
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one moment of a run is.
+
+    Attributes:
+        values: the run's `state_dict` as JSON values; a tensor is ``{"tensor": name}``, an array ``{"array": name}``.
+        columns: what the parts of a row are: ``weight``, ``u``, and the optimizer's buffers.
+        tensors: by name, the rows among them.
+    """
+
+    values: dict[str, Any]
+    columns: list[str]
+    tensors: dict[str, Pieces]
+
+
+def size(run: TrainingRun) -> int:
+    """Bytes that the copy of a run's rows takes."""
+    embedding, optimizer = run.model.embedding, run.learner.row_optimizer
+    width = (2 + len(optimizer.buffers)) * embedding.weight.shape[1]
+    return int(embedding.seen.sum()) * width * embedding.weight.dtype.itemsize
+
+
+def take(run: TrainingRun, *, copy: bool) -> Snapshot:
+    """The state of a run between two steps.
+
+    Args:
+        run: the run.
+        copy: the run may go on while the snapshot is written. Else its rows are read when they are written.
+    """
+    embedding, optimizer = run.model.embedding, run.learner.row_optimizer
+    columns = ["weight", "u", *optimizer.buffers]
+    optimizer.ensure_state(embedding.weight)
+    state = run.state_dict()
+    del state["model"]["embedding.weight"]
+    for name in ("row_optimizer", "net_optimizer"):
+        del state["step"][name]["param_groups"]
+    rows_state = state["step"]["row_optimizer"]["state"]
+    rows_state[0] = {name: value for name, value in rows_state[0].items() if name not in columns}
+    tensors: dict[str, Pieces] = {}
+    values = _encoded(state, "", tensors)
+    width = len(columns) * embedding.weight.shape[1]
+    pieces = _touched(run, width)
+    shape = (int(embedding.seen.sum()), width)
+    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, _handed_out([*_copied(pieces)]) if copy else pieces)
+    return Snapshot(values, columns, tensors)
+
+
+def _touched(run: TrainingRun, width: int) -> Iterator[Tensor]:
+    """The rows that a batch has held; pieces may share the run's memory."""
+    embedding = run.model.embedding
+    by = max(PIECE // (width * embedding.weight.dtype.itemsize), 1)
+    for start in range(0, len(embedding.seen), by):
+        seen = embedding.seen[start : start + by]
+        if seen.any():
+            rows = run.learner.rows(start, start + by)
+            yield rows if seen.all() else rows[seen]
+
+
+def _copied(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    return (torch.empty(piece.shape, dtype=piece.dtype).copy_(piece) for piece in pieces)
+
+
+def _handed_out(pieces: list[Tensor]) -> Iterator[Tensor]:
+    """Each is given up when the next one is asked for."""
+    pieces.reverse()
+    while pieces:
+        yield pieces.pop()
+
+
+def _encoded(value: Any, name: str, tensors: dict[str, Pieces]) -> Any:
+    if isinstance(value, Tensor | np.ndarray):
+        kind, whole = ("tensor", value) if isinstance(value, Tensor) else ("array", torch.from_numpy(value))
+        tensors[name] = Pieces.of(whole.detach().cpu().clone())
+        return {kind: name}
+    below = f"{name}." if name else ""
+    if isinstance(value, dict):
+        return {str(key): _encoded(inner, f"{below}{key}", tensors) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encoded(inner, f"{below}{number}", tensors) for number, inner in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise CtrError(f"{name} of the run's state is of type {type(value).__name__}, which a checkpoint does not store")
+
+
+def _decoded(value: Any, read: Callable[[str], Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_decoded(inner, read) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"tensor"}:
+        return read(value["tensor"])
+    if value.keys() == {"array"}:
+        return read(value["array"]).numpy()
+    # JSON has no whole numbers as keys; the optimizers' states have.
+    return {int(key) if key.isdecimal() else key: _decoded(inner, read) for key, inner in value.items()}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A snapshot in its file.
+
+    Attributes:
+        state: as of `TrainingRun.state_dict`, without the table's rows and the optimizers' options.
+        ids: int64 [n], ascending: the features that the rows belong to.
+        columns: of a row, each d values wide: ``weight``, ``u``, and the optimizer's buffers.
+        rows: ``rows[start:stop]`` reads some of the [n, len(columns) * d].
+    """
+
+    state: dict[str, Any]
+    ids: Tensor
+    columns: list[str]
+    rows: Any
+
+
+@contextmanager
+def opened(path: Path, values: dict[str, Any], columns: list[str]) -> Iterator[Stored]:
+    """A snapshot in the safetensors file that it was written to."""
+    with safe_open(path, framework="pt") as file:
+        state = _decoded(values, lambda name: file.get_tensor(name).clone())  # else they hold on to the file
+        ids = state["model"]["embedding.seen"].nonzero().squeeze(1)
+        yield Stored(state, ids, columns, file.get_slice(ROWS))
+
+
+def restore(run: TrainingRun, stored: Stored) -> None:
+    """Takes up a snapshot.
+
+    Args:
+        run: at its first row, built as the one of the snapshot was; the backend may be another.
+        stored: the snapshot; its state is used up.
+
+    Raises:
+        ValueError: the snapshot does not fit the run.
+    """
+    embedding, optimizer = run.model.embedding, run.learner.row_optimizer
+    weight, mine = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)
+    columns, state = ["weight", "u", *optimizer.buffers], stored.state
+    count, dim = weight.shape
+    expected = [len(stored.ids), len(columns) * dim]
+    if stored.columns != columns:
+        raise ValueError(f"its rows hold {stored.columns}; this optimizer's {columns}")
+    if len(state["model"]["embedding.seen"]) != count or list(stored.rows.get_shape()) != expected:
+        raise ValueError(f"its rows are {stored.rows.get_shape()}; expected {expected} of a table of {count:,}")
+    tables = [weight, *(mine[name] for name in columns[1:])]
+    by = max(PIECE // (expected[1] * weight.dtype.itemsize), 1)
+    for start in range(0, len(stored.ids), by):
+        places = stored.ids[start : start + by].to(weight.device)
+        piece = stored.rows[start : start + by].to(weight.device)
+        for table, part in zip(tables, piece.split(dim, dim=1), strict=True):
+            table[places] = part
+    state["model"]["embedding.weight"] = weight
+    own = run.learner.state_dict()
+    for name, part in state["step"].items():
+        part["param_groups"] = own[name]["param_groups"]
+    state["step"]["row_optimizer"]["state"][0].update(zip(columns[1:], tables[1:], strict=True))
+    run.load_state_dict(state)
