@@ -117,6 +117,10 @@ class TrainConfig:
     train_rows: int | None
     holdout: float
     retrain: bool
+    init: str | None
+    evict: Literal["none", "dead"]
+    evict_after: int
+    progressive: bool | str  # a truth value or auto
     batch_size: int
     seed: int
     device: str

@@ -147,10 +147,14 @@ class Keys:
         """uint64 [n, F] keys of one array per field."""
         keys = np.empty((len(columns[0]), len(self.fields)), np.uint64)
         for number, values in enumerate(columns):
-            is_text = self.fields[number].kind == "text"
-            numbers = self._text_codes(number, values) if is_text else _integers(values)
-            keys[:, number] = numbers | np.uint64(number << VALUE_BITS)
+            keys[:, number] = self.of_field(number, values)
         return keys
+
+    def of_field(self, field: int, values: pa.Array) -> np.ndarray:
+        """uint64 [n] keys of one field's values."""
+        is_text = self.fields[field].kind == "text"
+        numbers = self._text_codes(field, values) if is_text else _integers(values)
+        return numbers | np.uint64(field << VALUE_BITS)
 
     def _text_codes(self, field: int, values: pa.Array) -> np.ndarray:
         codes, texts = self._codes[field], self._texts[field]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -37,13 +38,16 @@ from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
 from ctr.training.folder import CHECKPOINTS, CONFIG, RESULT, UNTRACKED, claim
+from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
+from ctr.training.init import leave, load
 from ctr.training.interrupts import Interrupts
+from ctr.training.known import Known, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
 from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
-from ctr.training.trainer import TrainingRun, Window, evaluate, train
+from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
 log = logging.getLogger("ctr")
@@ -124,11 +128,12 @@ class Run:
             }
         )
 
-    def watch(self, data: Prepared, interrupts: Interrupts, held: ExitStack) -> None:
+    def watch(self, data: Prepared, history: History | None, interrupts: Interrupts, held: ExitStack) -> None:
         """Begins with checkpoints; ``held`` ends what a thread still writes."""
         where = self.tracker.run if isinstance(self.tracker, LastingTracker) else None
         data_hash = data.manifest.data_hash
-        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where)
+        at_end = None if history is None else partial(leave, settings=self.settings, data=data, history=history)
+        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where, at_end)
         held.callback(self.checkpoints.close)
         if not self.resume:
             self.checkpoints.begin()
@@ -215,22 +220,28 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
+    base = None if settings.init is None else load(settings, settings.init)
+    data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
         for run in runs:
             with failing([run]):
                 run.tag(data)
-                run.watch(data, interrupts, held)
+                run.watch(data, history, interrupts, held)
                 if run.resume and (own := run.checkpoints.newest("fine-tune", "trained")):
                     training = _resumed(start(settings, data), own, on_rows)
-                    run.finish(_complete(run, training, data, on_rows, own.phase), training.steps)
+                    run.finish(_complete(run, training, data, history, on_rows, own.phase), training.steps)
                     del training  # before the next one is built
         if together := [run for run in runs if not run.ended]:
-            _train_together(together, data, on_rows)
+            _train_together(together, data, base, history, on_rows)
 
 
-def _train_together(runs: list[Run], data: Prepared, on_rows: Callable[[int], None] | None) -> None:
+def _train_together(
+    runs: list[Run], data: Prepared, base: Known | None, history: History | None, on_rows: Callable[[int], None] | None
+) -> None:
     """Trains what the runs share, and lets each go its own way from there."""
     training = start(runs[0].settings, data)
+    if base is not None:
+        take_over_(training, base)
     log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))
     batches = training.stream.num_batches
     leaves = {
@@ -248,7 +259,7 @@ def _train_together(runs: list[Run], data: Prepared, on_rows: Callable[[int], No
         def take() -> None:
             shared = training.seconds
             with failing([run]):
-                run.finish(_complete(run, training, data, on_rows), training.steps)
+                run.finish(_complete(run, training, data, history, on_rows), training.steps)
             training.seconds = shared
 
         return Branch(leaves[run], take, alters=run.settings.pruning is not None)
@@ -309,6 +320,7 @@ def _complete(
     run: Run,
     training: TrainingRun,
     data: Prepared,
+    history: History | None,
     on_rows: Callable[[int], None] | None,
     phase: Phase = "train",
 ) -> Result:
@@ -328,19 +340,23 @@ def _complete(
             prune_(embedding, optimizer, count, pruning.score)
     if phase != "trained":
         run.checkpoints.trained(training, [run.tracker])
-    with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
-        test = RowStream(data.rows, split.test, EVAL_BATCH)
-        days = days_of(split.test, data.manifest.days)
+    figures = progressive = None
+    if split.rows_test:
+        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
+            test = RowStream(data.rows, split.test, EVAL_BATCH)
+            days = days_of(split.test, data.manifest.days)
 
-        def on_batch(rows: int) -> None:
-            (on_rows or progress.update)(rows)
-            run.checkpoints.interrupted(training, "trained", [run.tracker])
+            def on_batch(rows: int) -> None:
+                (on_rows or progress.update)(rows)
+                run.checkpoints.interrupted(training, "trained", [run.tracker])
 
-        figures = evaluate(training.learner, test, on_batch, days=days)
+            figures = evaluate(training.learner, test, on_batch, days=days)
+    if training.scores is not None:
+        progressive = evaluate_progressive(training, days_of(split.train, data.manifest.days))
     auc_retrained = None
     if settings.retrain:
         auc_retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
-    return summarise(settings, data, training, figures, auc_retrained=auc_retrained)
+    return summarise(settings, data, training, figures, progressive, history, auc_retrained=auc_retrained)
 
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
