@@ -23,7 +23,7 @@ from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
 from ctr.training import build, init, tracking
-from ctr.training.compiled.support import MAX_THREADS
+from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
 from ctr.training.settings import (
     LAMBDAS,
@@ -31,6 +31,7 @@ from ctr.training.settings import (
     InitSettings,
     ModelSettings,
     OptimizerSettings,
+    SaveSettings,
     Settings,
     TrackingSettings,
 )
@@ -74,7 +75,7 @@ def resolve(config: DictConfig) -> Settings:
     data = data_settings(values["dataset"])
     origin = _init(values)
     values["progressive"] = _progressive(values, origin is not None)
-    watched = _tracking(values["tracking"])
+    watched, saved = _tracking(values["tracking"]), _save(values)
     if lr == learning_rates.AUTO:
         values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
     settings = Settings(
@@ -83,6 +84,7 @@ def resolve(config: DictConfig) -> Settings:
         optimizer=_optimizer(values["opt"]),
         pruning=pruning,
         tracking=watched,
+        save=saved,
         values=values,
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
@@ -121,6 +123,17 @@ def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
     settings = CheckpointSettings(**values)
     off = settings.every_minutes is None and settings.every_steps is None and not settings.final
     return None if off else settings
+
+
+def _save(values: Mapping[str, Any]) -> SaveSettings | None:
+    if values["save"]["name"] == "none":
+        return None
+    if values["model"]["unseen"] != "zero":
+        raise ArgumentError(
+            f"model.unseen={values['model']['unseen']}: a saved model reads what it has not seen as zero; "
+            "give save=none, or model.unseen=zero"
+        )
+    return SaveSettings(values["save"]["keys"])
 
 
 def _pruning(values: Mapping[str, Any]) -> Pruning | None:

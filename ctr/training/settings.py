@@ -12,8 +12,8 @@ from ctr.provenance import digest
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
-# Keys that do not change what a run computes: where its files are, what is kept on the way, and who watches.
-PLACES = ("run_dir", "tracking", "jobs", "force", "checkpoint", "resume", "init")
+# Keys that do not change what a run computes: where its files are, what is kept, and who watches.
+PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init")
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
@@ -85,6 +85,13 @@ class InitSettings:
 
 
 @dataclass(frozen=True)
+class SaveSettings:
+    """What the saved model keeps of the values: themselves, or 64-bit hashes of them."""
+
+    keys: Literal["raw", "hash"] = "raw"
+
+
+@dataclass(frozen=True)
 class Settings:
     """One training run.
 
@@ -101,6 +108,7 @@ class Settings:
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
         code: hash of each module of another package that the run uses.
         checkpoint: None: no checkpoints.
+        save: None for ``save=none``.
     """
 
     data: DataSettings
@@ -122,6 +130,7 @@ class Settings:
     code: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointSettings | None = None
     init: InitSettings | None = None
+    save: SaveSettings | None = None
 
     @property
     def config_hash(self) -> str:
