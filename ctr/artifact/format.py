@@ -179,12 +179,7 @@ def read(folder: Path) -> Contents:
     Raises:
         DataError: damaged, incomplete, of a newer version, or not a saved model; the file is named.
     """
-    path = folder / MANIFEST
-    try:
-        values = read_sealed(path)
-    except OSError as error:
-        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
-    manifest, files = _manifest(path, values)
+    manifest, files = read_manifest(folder)
     for name in (WEIGHTS, VOCABULARY):
         _check(folder / name, files.get(name))
     try:
@@ -204,7 +199,13 @@ def read(folder: Path) -> Contents:
     return Contents(manifest, rows, {name.removeprefix(NET): tensor for name, tensor in tensors.items()}, vocabulary)
 
 
-def _manifest(path: Path, values: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
+def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
+    """The manifest of a saved model, and size and hash of its other files by name; errors are those of `read`."""
+    path = folder / MANIFEST
+    try:
+        values = read_sealed(path)
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
     version = values.pop("format", None)
     if not isinstance(version, int):
         raise DataError(path, None, "not of a saved model (it names no format)")

@@ -31,7 +31,8 @@ GOLDEN_ROWS = 16
 COUNTED_ROWS = 1 << 17  # at a time
 FIGURES = (
     *("opt", "seed", "source", "rows_train", "rows_test", "features_present", "features_nonzero", "feature_rate"),
-    *("auc", "logloss", "calibration", "normalised_entropy", "config_hash", "data_hash", "code_hash", "git_sha"),
+    *("auc", "logloss", "calibration", "normalised_entropy", "auc_progressive", "logs"),
+    *("config_hash", "data_hash", "code_hash", "git_sha"),
 )  # of the run's result, to be kept with the model
 
 
@@ -41,6 +42,7 @@ def save_model(
     data: Prepared,
     training: TrainingRun,
     result: Result,
+    counts: np.ndarray | None = None,
     on_rows: Callable[[int], object] = lambda rows: None,
 ) -> None:
     """Saves a run's model as it is after its training and evaluation, and checks it by loading it.
@@ -51,13 +53,14 @@ def save_model(
         data: what it was trained on.
         training: the trained run; nothing of it changes.
         result: its figures.
+        counts: int64 [N], how often each feature occurred in training rows; None: they are counted in ``data``.
         on_rows: called with the number of training rows looked through since the last call.
 
     Raises:
         OSError, CtrError: it cannot be written; an older model stays as it was.
     """
     assert settings.save is not None
-    contents = _contents(settings, settings.save.keys, data, training, result, on_rows)
+    contents = _contents(settings, settings.save.keys, data, training, result, counts, on_rows)
     with atomic_folder(folder) as new:
         format.write_files(new, contents)
         assemble(folder, format.read(new), allow_module=True)
@@ -69,6 +72,7 @@ def _contents(
     data: Prepared,
     training: TrainingRun,
     result: Result,
+    counts: np.ndarray | None,
     on_rows: Callable[[int], object],
 ) -> Contents:
     embedding, optimizer = training.model.embedding, training.learner.row_optimizer
@@ -78,7 +82,7 @@ def _contents(
     dataset, num_buckets = settings.data.format, settings.data.num_buckets
     effects = [torch.linalg.vector_norm(D * x, dim=1).cpu() for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
     more = {
-        "count": pa.array(_counts(data, places, on_rows)),
+        "count": pa.array(_counts(data, places, on_rows) if counts is None else counts[alive.numpy()]),
         "effect": pa.array(torch.cat(effects)[alive].numpy()),
     }
     if num_buckets is None:
@@ -203,8 +207,9 @@ def _finite(logits: Tensor) -> Tensor:
 
 
 def _test_rows(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """ids [n, F] and dense columns [n, K] of some rows, evenly over the test part."""
-    numbers = np.concatenate([np.arange(start, stop) for start, stop in data.split.test])
+    """ids [n, F] and dense columns [n, K] of some rows, evenly over the test part, or without one over the training."""
+    ranges = data.split.test or data.split.train
+    numbers = np.concatenate([np.arange(start, stop) for start, stop in ranges])
     chosen = numbers[np.linspace(0, len(numbers) - 1, min(GOLDEN_ROWS, len(numbers)), dtype=np.int64)]
     rows = [data.rows[number : number + 1] for number in chosen.tolist()]
     ids, dense, _ = (np.concatenate(columns) for columns in zip(*rows, strict=True))

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
 import pyarrow as pa
 import torch
 import yaml
@@ -64,6 +65,7 @@ class Save(Protocol):
         data: Prepared,
         training: TrainingRun,
         result: Result,
+        counts: np.ndarray | None,
         on_rows: Callable[[int], object],
     ) -> None: ...
 
@@ -384,7 +386,8 @@ def _complete(
     if settings.save is not None:
         assert run.save is not None
         with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress:
-            run.save(run.folder / MODEL, settings, data, training, result, progress.update)
+            counts = None if history is None else history.counts
+            run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
     return result
 
 

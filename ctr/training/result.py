@@ -169,7 +169,7 @@ def table(result: Result, folder: Path) -> str:
         )
     if result.started_from is not None:
         evicted = f", {result.features_evicted:,} others dropped" if result.features_evicted else ""
-        lines["went on with"] = f"{result.features_known:,} features of {result.logs - 1:,} earlier logs{evicted}"
+        lines["went on with"] = f"{result.features_known:,} features of {_logs(result.logs - 1)}{evicted}"
     lines |= {
         "feature rate": f"{result.feature_rate:.4f}   ({result.features_nonzero:,} of {result.features_present:,} "
         "features kept)",
@@ -189,6 +189,10 @@ def table(result: Result, folder: Path) -> str:
         lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
     lines["result"] = os.path.relpath(folder / "result.json")
     return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+
+
+def _logs(count: int) -> str:
+    return "an earlier log" if count == 1 else f"{count:,} earlier logs"
 
 
 def _shown(figure: float | None) -> str:
