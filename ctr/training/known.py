@@ -67,7 +67,14 @@ class Known:
             history=self.history.kept(keep.numpy()),
             seen=self.seen[keep],
             pieces=pieces,
+            moments=self.moments and {**self.moments, "row_optimizer": {"state": {0: self._touched(keep)}}},
         )
+
+    def _touched(self, keep: Tensor) -> dict[str, Any]:
+        """What the row optimizer's state has beside the rows themselves, of some rows."""
+        assert self.moments is not None
+        (state,) = self.moments["row_optimizer"]["state"].values()
+        return {**state, "seen": state["seen"][keep]}
 
 
 def under_known(settings: Settings, data: Prepared, known: Known | None) -> tuple[Prepared, History | None]:
