@@ -88,6 +88,8 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     from ctr.jobs.plan import sparing
     from ctr.training.identity import run_key
 
+    if not any(override.startswith("save") for override in HydraConfig.get().overrides.task):
+        config.save = {"name": "none"}  # a sweep leaves models only if it is told to
     settings, head = sparing(resolve(config), resume.keys(HydraConfig.get().overrides.task)), sweep.head()
     key = run_key(settings.config_hash, open_data(settings.data).manifest.data_hash)
     cache = Cache(Path(config.jobs))
@@ -96,7 +98,7 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     def run() -> None:
         train_and_print(settings, folder, head, resumes=not config.force, checkpoints=cache.checkpoints(key))
 
-    if cache.once(key, folder, run, force=config.force):
+    if cache.once(key, folder, run, force=config.force, model=settings.save is not None):
         return folder
     earlier = cache.folder(key)
     print(f"{head}\n  finished earlier: {os.path.relpath(earlier)} (force=true runs it again)", flush=True)
@@ -112,10 +114,11 @@ def train_and_print(
         settings, folder, resumes, checkpoints: of the `Run`.
         head: printed before its figures.
     """
+    from ctr.artifact.save import save_model
     from ctr.training.checkpoint import complete
     from ctr.training.experiment import Run, run_family
 
-    one = Run(settings, folder, checkpoints=checkpoints, resume=resumes)
+    one = Run(settings, folder, save=save_model, checkpoints=checkpoints, resume=resumes)
     if resumes and checkpoints is None and not complete(one.place):
         log.info("no checkpoint in %s yet: the run starts at its first row", one.place)
     try:

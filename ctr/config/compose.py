@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,14 +22,16 @@ from ctr.config.schema import MODULE, ModelConfig, TrainConfig
 from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
-from ctr.training import build, tracking
-from ctr.training.compiled.support import MAX_THREADS
+from ctr.training import build, init, tracking
+from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
 from ctr.training.settings import (
     LAMBDAS,
     CheckpointSettings,
+    InitSettings,
     ModelSettings,
     OptimizerSettings,
+    SaveSettings,
     Settings,
     TrackingSettings,
 )
@@ -70,21 +73,28 @@ def resolve(config: DictConfig) -> Settings:
         raise ArgumentError(settled)
     (values["backend"],) = settled
     data = data_settings(values["dataset"])
-    watched = _tracking(values["tracking"])
+    origin = _init(values)
+    values["progressive"] = _progressive(values, origin is not None)
+    watched, saved = _tracking(values["tracking"]), _save(values)
     if lr == learning_rates.AUTO:
         values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
-    return Settings(
+    settings = Settings(
         data=data,
         model=_model(values["model"]),
         optimizer=_optimizer(values["opt"]),
         pruning=pruning,
         tracking=watched,
+        save=saved,
         values=values,
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("threads", "window")},
+        **{key: values[key] for key in ("threads", "window", "progressive")},
+        init=origin,
     )
+    if origin is not None:
+        init.expect_fit(settings)
+    return settings
 
 
 def _model(values: Mapping[str, Any]) -> ModelSettings:
@@ -115,6 +125,17 @@ def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
     return None if off else settings
 
 
+def _save(values: Mapping[str, Any]) -> SaveSettings | None:
+    if values["save"]["name"] == "none":
+        return None
+    if values["model"]["unseen"] != "zero":
+        raise ArgumentError(
+            f"model.unseen={values['model']['unseen']}: a saved model reads what it has not seen as zero; "
+            "give save=none, or model.unseen=zero"
+        )
+    return SaveSettings(values["save"]["keys"])
+
+
 def _pruning(values: Mapping[str, Any]) -> Pruning | None:
     options = {key: value for key, value in values["prune"].items() if key != "name"}
     if values["prune"]["name"] == "none":
@@ -133,6 +154,34 @@ def _pruning(values: Mapping[str, Any]) -> Pruning | None:
     return pruning
 
 
+def _init(values: Mapping[str, Any]) -> InitSettings | None:
+    evict = values["evict"] != "none"
+    if values["init"] is None:
+        if evict:
+            raise ArgumentError(f"evict={values['evict']} drops rows of a known model; it needs init=RUN_OR_MODEL")
+        return None
+    if values["retrain"]:
+        raise ArgumentError("retrain=true trains from the first row of a model; it cannot have init")
+    if evict and values["dataset"]["encoding"] == "hash":
+        raise ArgumentError(
+            f"evict={values['evict']} is for dataset.encoding=onehot: hashed ids have a fixed number of rows"
+        )
+    path = Path(values["init"])
+    return InitSettings(path, init.find(path).identity, values["evict_after"] if evict else None)
+
+
+def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
+    asked, dataset = values["progressive"], values["dataset"]
+    if isinstance(asked, str) and asked != "auto":
+        raise ArgumentError(f"progressive={asked}; expected true, false or auto")
+    progressive = continues if asked == "auto" else bool(asked)
+    if dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"] and not progressive:
+        raise ArgumentError(
+            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them"
+        )
+    return progressive
+
+
 def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
     return f"at least {least:g}", lambda value: value >= least
 
@@ -148,6 +197,7 @@ NUMBERS = {
     "threads": _from_one_to(MAX_THREADS),
     "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     "train_rows": _at_least(1),
+    "evict_after": _at_least(0),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
     "model.embedding_init": _at_least(0),
     "checkpoint.every_minutes": ("more than 0, or null", lambda value: value > 0),

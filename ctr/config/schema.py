@@ -100,6 +100,12 @@ class CheckpointConfig:
 
 
 @dataclass
+class SaveConfig:
+    name: Literal["model", "none"]
+    keys: Literal["raw", "hash"] = "raw"
+
+
+@dataclass
 class PrepareConfig:
     dataset: DatasetConfig
     model: Any = None  # a dataset picks one; only training has use for it
@@ -114,9 +120,14 @@ class TrainConfig:
     tracking: TrackingConfig
     checkpoint: CheckpointConfig
     resume: str | None
+    save: SaveConfig
     train_rows: int | None
     holdout: float
     retrain: bool
+    init: str | None
+    evict: Literal["none", "dead"]
+    evict_after: int
+    progressive: bool | str  # a truth value or auto
     batch_size: int
     seed: int
     device: str

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from filelock import FileLock
 from ctr.datasets.checked import CheckedReader, CheckedWriter
 from ctr.datasets.encode import Encoder
 from ctr.datasets.manifest import MANIFEST, Input, Manifest, Recipe, Split, SplitRule, stamps
-from ctr.datasets.rows import Rows, RowWriter
+from ctr.datasets.rows import MappedRows, Rows, RowWriter
 from ctr.datasets.schema import BadRows, Dataset, Reading
 from ctr.datasets.split import parts, split_rows
 from ctr.errors import CtrError, DataError
@@ -45,6 +45,16 @@ T = TypeVar("T")
 Opened = tuple[Manifest, Rows, CheckedReader | None]
 
 
+class Vocabulary(Protocol):
+    """The field and the value of each feature, in record batches: a `CheckedReader` of the file, or more."""
+
+    def __len__(self) -> int:
+        """Number of record batches."""
+        ...
+
+    def batch(self, number: int) -> pa.RecordBatch: ...
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A complete folder of prepared rows, memory-mapped: it stays readable when the folder is replaced.
@@ -55,8 +65,8 @@ class Prepared:
     folder: Path
     manifest: Manifest
     split: Split
-    rows: Rows
-    vocabulary: CheckedReader | None
+    rows: Rows | MappedRows
+    vocabulary: Vocabulary | None
     reused: bool
 
 
@@ -293,7 +303,7 @@ def _read_ahead(items: Iterator[T]) -> Iterator[T]:
 
 
 def read_vocabulary(data: Prepared) -> pa.Table:
-    """Returns the vocabulary of one-hot rows, memory-mapped, after checking all of it.
+    """Returns the vocabulary of one-hot rows, memory-mapped where it is in a file, after checking all of it.
 
     Row i names feature i: columns field (number) and value (null: blank).
 

@@ -26,6 +26,10 @@ class RowSource(Protocol):
         """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows."""
         ...
 
+    def positives(self, rows: slice) -> int:
+        """How many of some consecutive rows have label 1."""
+        ...
+
 
 class RowWriter(CheckedWriter):
     """Appends blocks of rows to a new file; a context manager that completes it."""
@@ -119,6 +123,9 @@ class MappedRows:
     def __getitem__(self, rows: slice) -> Columns:
         ids, dense, label = self.rows[rows]
         return self.places[ids], dense, label
+
+    def positives(self, rows: slice) -> int:
+        return self.rows.positives(rows)
 
 
 def _schema(num_fields: int, num_dense: int) -> pa.Schema:

@@ -74,8 +74,8 @@ def check(settings: DataSettings) -> None:
         ArgumentError: a value that cannot work, by its key; no raw log, with where to get it.
     """
     dataset, rule = settings.format, settings.split
-    if rule.test_fraction is not None and not 0 < rule.test_fraction < 1:
-        raise ArgumentError(f"dataset.test_fraction={rule.test_fraction}; expected a share between 0 and 1")
+    if rule.test_fraction is not None and not 0 <= rule.test_fraction < 1:
+        raise ArgumentError(f"dataset.test_fraction={rule.test_fraction}; expected a share from 0 to below 1")
     if rule.test_days is not None and dataset.default_test_days is None:
         raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction")
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:

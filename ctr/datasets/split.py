@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from ctr.datasets.manifest import Split, SplitRule
-from ctr.datasets.rows import Rows
+from ctr.datasets.rows import Rows, RowSource
 from ctr.errors import ArgumentError, CtrError
 
 Range = tuple[int, int]
@@ -24,7 +24,8 @@ def split_rows(rows: Rows, rule: SplitRule, days: list[Day], test_part: list[Ran
         test_part: the rows that test if the rule names none.
 
     Raises:
-        ArgumentError: training or test would be empty, or a day is not in the log; the message lists the days found.
+        ArgumentError: training or test would be empty (a test fraction of 0 asks for that), or a day is not in the log;
+            the message lists the days found.
         CtrError: the log holds nothing but its test part.
     """
     train, test = parts(len(rows), rule, days, test_part)
@@ -46,7 +47,12 @@ def parts(rows: int, rule: SplitRule, days: list[Day], test_part: list[Range]) -
 
 
 def by_position(rows: int, test_fraction: float) -> tuple[list[Range], list[Range]]:
-    """The first floor((1 - test_fraction) n) rows train, the rest test (the paper, section 4.1: 6/7 and 1/7)."""
+    """The first floor((1 - test_fraction) n) rows train, the rest test (the paper, section 4.1: 6/7 and 1/7).
+
+    With 0 all rows train and none test.
+    """
+    if test_fraction == 0:
+        return [(0, rows)], []
     # As a fraction, so that 1/7 written in decimals does not lose a row to rounding.
     share = Fraction(test_fraction).limit_denominator(1_000_000)
     train = int((1 - share) * rows)
@@ -66,7 +72,8 @@ def by_day(days: list[Day], test_days: list[int]) -> tuple[list[Range], list[Ran
     test = [(start, stop) for day, start, stop in days if day in test_days]
     if not train or not test:
         part = "test" if train else "train on"
-        raise ArgumentError(f"dataset.test_days={test_days} leaves no day to {part}; days found: {listed(days)}")
+        hint = "" if train else "; dataset.test_fraction=0 trains on all rows"
+        raise ArgumentError(f"dataset.test_days={test_days} leaves no day to {part}; days found: {listed(days)}{hint}")
     return train, test
 
 
@@ -102,7 +109,7 @@ def others(rows: int, ranges: list[Range]) -> list[Range]:
     return [(start, stop) for start, stop in zip(bounds[::2], bounds[1::2], strict=True) if start < stop]
 
 
-def count_features(rows: Rows, ranges: list[tuple[int, int]], chunk: int = 1 << 18) -> int:
+def count_features(rows: RowSource, ranges: list[tuple[int, int]], chunk: int = 1 << 18) -> int:
     """Number of distinct features (or buckets hit) in some rows."""
     seen = np.zeros(0, bool)
     for start, stop in ranges:

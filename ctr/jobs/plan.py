@@ -46,6 +46,11 @@ class Job:
     rows_train: int
     rows_test: int
 
+    @property
+    def saves(self) -> bool:
+        """Whether it leaves a model."""
+        return self.settings.save is not None
+
 
 def sparing(settings: Settings, given: Iterable[str]) -> Settings:
     """One of many runs: without checkpoints, unless a key that was given asks for them."""
@@ -78,7 +83,8 @@ class Planner:
             CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **overrides}
-        settings = sparing(resolve(self._compose(overrides)), overrides)
+        # A study leaves models only if it is told to.
+        settings = sparing(resolve(self._compose({"save": "none", **overrides})), overrides)
         data = self._open(settings)
         key = run_key(settings.config_hash, data.manifest.data_hash)
         rows_train = data.split.rows_train

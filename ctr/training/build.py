@@ -72,7 +72,14 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     shape = settings.optimizer.schedule
     schedule = None if shape == "constant" else LambdaSchedule(rows, stream.num_batches, shape)
     step = make_step(settings.backend, model, rows, net, settings.threads)
-    return TrainingRun(cast(RowModel, model), step, stream, schedule=schedule, window=settings.window)
+    return TrainingRun(
+        cast(RowModel, model),
+        step,
+        stream,
+        schedule=schedule,
+        window=settings.window,
+        progressive=settings.progressive,
+    )
 
 
 def _sized(settings: Settings, data: Prepared) -> nn.Module:

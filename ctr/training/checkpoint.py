@@ -28,7 +28,7 @@ from ctr.training import memory, snapshot
 from ctr.training.folder import CHECKPOINTS
 from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
-from ctr.training.settings import Settings, computed
+from ctr.training.settings import Settings
 from ctr.training.snapshot import Snapshot, Stored
 from ctr.training.tensors import verify, write_tensors
 from ctr.training.tracking import Tracker, flatten
@@ -143,6 +143,8 @@ class Checkpoints:
         data_hash: of its rows.
         interrupts: on a pending one a checkpoint is written before it acts.
         tracked: where the run is recorded, see `tracked`.
+        at_end: writes more files into a checkpoint of the end of training; returns what its manifest says
+            of them.
     """
 
     def __init__(
@@ -152,8 +154,10 @@ class Checkpoints:
         data_hash: str,
         interrupts: Interrupts,
         tracked: Mapping[str, str] | None = None,
+        at_end: Callable[[Path], Mapping[str, Any]] | None = None,
     ) -> None:
         self.folder, self._settings, self._interrupts, self._tracked = folder, settings, interrupts, tracked
+        self._at_end = at_end
         self._plan = settings.checkpoint
         self._identity: dict[str, Any] = {
             "config_hash": settings.config_hash,
@@ -161,7 +165,7 @@ class Checkpoints:
             "code_hash": CODE,
             "libraries": list(arithmetic()),
             "modules": dict(settings.code),
-            "configuration": computed(settings.values),
+            "configuration": settings.computed,
         }
         self._since = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
@@ -329,6 +333,8 @@ class Checkpoints:
         with atomic_folder(self.folder / f"{int(older[0].name) + 1 if older else 1:06d}") as folder:
             blocks = [asdict(block) for block in write_tensors(folder / STATE, tensors)]
             values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
+            if self._at_end is not None and manifest["phase"] == "trained":
+                values |= self._at_end(folder)
             (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
         assert self._plan is not None
         for path in older[self._plan.keep - 1 :]:

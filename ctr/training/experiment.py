@@ -12,13 +12,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
+import numpy as np
 import pyarrow as pa
 import torch
 import yaml
@@ -36,17 +39,35 @@ from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
-from ctr.training.folder import CHECKPOINTS, CONFIG, RESULT, UNTRACKED, claim
+from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT, UNTRACKED, claim
+from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
+from ctr.training.init import leave, load
 from ctr.training.interrupts import Interrupts
+from ctr.training.known import Known, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
 from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
-from ctr.training.trainer import TrainingRun, Window, evaluate, train
+from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
 log = logging.getLogger("ctr")
+
+
+class Save(Protocol):
+    """Keeps a trained run's model in a folder: `ctr.artifact.save.save_model`."""
+
+    def __call__(
+        self,
+        folder: Path,
+        settings: Settings,
+        data: Prepared,
+        training: TrainingRun,
+        result: Result,
+        counts: np.ndarray | None,
+        on_rows: Callable[[int], object],
+    ) -> None: ...
 
 
 class Run:
@@ -57,6 +78,7 @@ class Run:
         folder: where ``result.json`` and the configuration go; made if missing.
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
+        save: needed where the settings ask for a saved model.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
 
@@ -69,11 +91,14 @@ class Run:
         settings: Settings,
         folder: Path,
         key: str | None = None,
+        save: Save | None = None,
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
     ) -> None:
-        self.settings, self.folder, self.key = settings, folder, key
+        if settings.save is not None and save is None:
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
+        self.settings, self.folder, self.key, self.save = settings, folder, key, save
         self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
@@ -90,6 +115,8 @@ class Run:
         composed = self.folder / CONFIG
         for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
+        if (self.folder / MODEL).exists():
+            shutil.rmtree(self.folder / MODEL)
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:
@@ -124,11 +151,12 @@ class Run:
             }
         )
 
-    def watch(self, data: Prepared, interrupts: Interrupts, held: ExitStack) -> None:
+    def watch(self, data: Prepared, history: History | None, interrupts: Interrupts, held: ExitStack) -> None:
         """Begins with checkpoints; ``held`` ends what a thread still writes."""
         where = self.tracker.run if isinstance(self.tracker, LastingTracker) else None
         data_hash = data.manifest.data_hash
-        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where)
+        at_end = None if history is None else partial(leave, settings=self.settings, data=data, history=history)
+        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where, at_end)
         held.callback(self.checkpoints.close)
         if not self.resume:
             self.checkpoints.begin()
@@ -160,6 +188,9 @@ class Run:
         """The figures of a finished run for a reader, and where it is tracked."""
         assert self.result is not None
         lines = [table(self.result, self.folder)]
+        if self.settings.save is not None:
+            size = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
+            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size / 1e6:,.1f} MB)")
         if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
             uri = self.settings.tracking.uri
             lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
@@ -215,22 +246,28 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
+    base = None if settings.init is None else load(settings, settings.init)
+    data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
         for run in runs:
             with failing([run]):
                 run.tag(data)
-                run.watch(data, interrupts, held)
+                run.watch(data, history, interrupts, held)
                 if run.resume and (own := run.checkpoints.newest("fine-tune", "trained")):
                     training = _resumed(start(settings, data), own, on_rows)
-                    run.finish(_complete(run, training, data, on_rows, own.phase), training.steps)
+                    run.finish(_complete(run, training, data, history, on_rows, own.phase), training.steps)
                     del training  # before the next one is built
         if together := [run for run in runs if not run.ended]:
-            _train_together(together, data, on_rows)
+            _train_together(together, data, base, history, on_rows)
 
 
-def _train_together(runs: list[Run], data: Prepared, on_rows: Callable[[int], None] | None) -> None:
+def _train_together(
+    runs: list[Run], data: Prepared, base: Known | None, history: History | None, on_rows: Callable[[int], None] | None
+) -> None:
     """Trains what the runs share, and lets each go its own way from there."""
     training = start(runs[0].settings, data)
+    if base is not None:
+        take_over_(training, base)
     log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))
     batches = training.stream.num_batches
     leaves = {
@@ -248,7 +285,7 @@ def _train_together(runs: list[Run], data: Prepared, on_rows: Callable[[int], No
         def take() -> None:
             shared = training.seconds
             with failing([run]):
-                run.finish(_complete(run, training, data, on_rows), training.steps)
+                run.finish(_complete(run, training, data, history, on_rows), training.steps)
             training.seconds = shared
 
         return Branch(leaves[run], take, alters=run.settings.pruning is not None)
@@ -309,10 +346,11 @@ def _complete(
     run: Run,
     training: TrainingRun,
     data: Prepared,
+    history: History | None,
     on_rows: Callable[[int], None] | None,
     phase: Phase = "train",
 ) -> Result:
-    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain.
+    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain; save.
 
     With another phase than "train" it goes on from a checkpoint within that.
     """
@@ -328,19 +366,29 @@ def _complete(
             prune_(embedding, optimizer, count, pruning.score)
     if phase != "trained":
         run.checkpoints.trained(training, [run.tracker])
-    with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
-        test = RowStream(data.rows, split.test, EVAL_BATCH)
-        days = days_of(split.test, data.manifest.days)
+    figures = progressive = None
+    if split.rows_test:
+        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
+            test = RowStream(data.rows, split.test, EVAL_BATCH)
+            days = days_of(split.test, data.manifest.days)
 
-        def on_batch(rows: int) -> None:
-            (on_rows or progress.update)(rows)
-            run.checkpoints.interrupted(training, "trained", [run.tracker])
+            def on_batch(rows: int) -> None:
+                (on_rows or progress.update)(rows)
+                run.checkpoints.interrupted(training, "trained", [run.tracker])
 
-        figures = evaluate(training.learner, test, on_batch, days=days)
+            figures = evaluate(training.learner, test, on_batch, days=days)
+    if training.scores is not None:
+        progressive = evaluate_progressive(training, days_of(split.train, data.manifest.days))
     auc_retrained = None
     if settings.retrain:
         auc_retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
-    return summarise(settings, data, training, figures, auc_retrained=auc_retrained)
+    result = summarise(settings, data, training, figures, progressive, history, auc_retrained=auc_retrained)
+    if settings.save is not None:
+        assert run.save is not None
+        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress:
+            counts = None if history is None else history.counts
+            run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
+    return result
 
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:

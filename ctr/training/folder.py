@@ -12,6 +12,7 @@ from ctr.files import read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 CHECKPOINTS = "checkpoints"  # `ctr.training.checkpoint`
+MODEL = "model"  # a folder: the saved model (`ctr.artifact`)
 UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.training.tracking.LastingTracker`)
 LOCK = ".lock"  # of a folder in use
 

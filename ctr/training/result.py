@@ -10,6 +10,7 @@ from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
 from ctr.provenance import git_sha
 from ctr.training import memory
+from ctr.training.history import History
 from ctr.training.identity import CODE
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
@@ -20,7 +21,15 @@ class Result:
     """The figures of one run, as in ``result.json``.
 
     ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
-    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out.
+    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out; where no
+    row tests they are None. ``auc_progressive``, its logloss and its AUC by day are those of all training rows, each
+    scored before it was learned from; None or empty without ``progressive``.
+
+    With ``init`` the features are those of all ``logs`` that the model has been trained on: present are those that were
+    in training rows of any of them, without the ``features_evicted`` that were dropped before this log.
+    ``features_known`` had a row when it began; ``started_from`` is the hash of the known model. ``table_rows`` are
+    those of the embedding table.
+
     ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
     system cannot tell (`ctr.training.memory`), from the start of the process.
     """
@@ -35,7 +44,7 @@ class Result:
     features_nonzero: int
     feature_rate: float
     auc: float | None
-    logloss: float
+    logloss: float | None
     positives_train: int
     positives_test: int
     samples_per_second: float
@@ -57,17 +66,27 @@ class Result:
     score: str | None
     holdout: float
     auc_retrained: float | None
+    auc_progressive: float | None
+    logloss_progressive: float | None
+    auc_progressive_by_day: dict[str, float | None]
+    started_from: str | None
+    logs: int
+    features_known: int
+    features_evicted: int
+    table_rows: int
 
 
 def summarise(
     settings: Settings,
     data: Prepared,
     training: TrainingRun,
-    figures: Evaluation,
+    figures: Evaluation | None,
+    progressive: Evaluation | None,
+    history: History | None,
     *,
     auc_retrained: float | None,
 ) -> Result:
-    """The figures of a trained run."""
+    """The figures of a trained run, on its test rows and its training rows, where there are such."""
     pruning, seconds = settings.pruning, training.seconds
     embedding = training.model.embedding
     present = int(embedding.seen.sum())
@@ -79,14 +98,14 @@ def summarise(
         opt=settings.optimizer.name,
         seed=settings.seed,
         rows_train=split.rows_train,
-        rows_test=figures.rows,
+        rows_test=figures.rows if figures else 0,
         features_present=present,
         features_nonzero=nonzero,
         feature_rate=nonzero / present,
-        auc=_defined(figures.auc),
-        logloss=figures.logloss,
+        auc=_defined(figures.auc if figures else None),
+        logloss=figures.logloss if figures else None,
         positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
-        positives_test=figures.positives,
+        positives_test=figures.positives if figures else 0,
         samples_per_second=split.rows_train / seconds,
         train_seconds=seconds,
         peak_rss_bytes=memory.peak(),
@@ -97,21 +116,33 @@ def summarise(
         source=data.manifest.recipe.source,
         rows_skipped=data.manifest.rows_skipped,
         collision_rate=data.manifest.collision_rate,
-        calibration=_defined(figures.calibration),
-        normalised_entropy=_defined(figures.normalised_entropy),
-        auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
+        calibration=_defined(figures.calibration if figures else None),
+        normalised_entropy=_defined(figures.normalised_entropy if figures else None),
+        auc_by_day=_by_day(figures),
         opt_options={name: value for name, value in settings.values["opt"].items() if name != "name"},
         prune_feature_rate=None if pruning is None else pruning.feature_rate,
         finetune=None if pruning is None else pruning.finetune,
         score=None if pruning is None else pruning.score,
         holdout=settings.holdout,
-        auc_retrained=None if auc_retrained is None else _defined(auc_retrained),
+        auc_retrained=_defined(auc_retrained),
+        auc_progressive=_defined(progressive.auc if progressive else None),
+        logloss_progressive=progressive.logloss if progressive else None,
+        auc_progressive_by_day=_by_day(progressive),
+        started_from=settings.init.identity if settings.init else None,
+        logs=history.logs if history else 1,
+        features_known=history.known if history else 0,
+        features_evicted=history.evicted if history else 0,
+        table_rows=len(embedding.weight),
     )
 
 
-def _defined(figure: float) -> float | None:
+def _defined(figure: float | None) -> float | None:
     """None for NaN, which JSON does not know."""
-    return None if figure != figure else figure
+    return None if figure is None or figure != figure else figure
+
+
+def _by_day(figures: Evaluation | None) -> dict[str, float | None]:
+    return {str(day): _defined(auc) for day, auc in figures.auc_by_day.items()} if figures else {}
 
 
 def table(result: Result, folder: Path) -> str:
@@ -123,11 +154,23 @@ def table(result: Result, folder: Path) -> str:
         "model, optimizer": f"{result.model}, {result.opt}, seed {result.seed}",
         "rows": f"{result.rows_train:,} to train on, {result.rows_test:,} "
         + ("of the training rows held out to test on" if result.holdout else "to test on"),
-        "test AUC": auc,
-        "test logloss": f"{result.logloss:.4f}",
-        "calibration": f"{_shown(result.calibration)}   (clicks predicted / clicks observed; 1 is best)",
-        "norm. entropy": f"{_shown(result.normalised_entropy)}   (logloss / that of the click rate alone; lower is "
-        "better)",
+    }
+    if result.logloss is not None:
+        lines |= {
+            "test AUC": auc,
+            "test logloss": f"{result.logloss:.4f}",
+            "calibration": f"{_shown(result.calibration)}   (clicks predicted / clicks observed; 1 is best)",
+            "norm. entropy": f"{_shown(result.normalised_entropy)}   (logloss / that of the click rate alone; lower is "
+            "better)",
+        }
+    if result.logloss_progressive is not None:
+        lines["progressive AUC"] = (
+            f"{_shown(result.auc_progressive)}   (training rows, each scored before it was learned from)"
+        )
+    if result.started_from is not None:
+        evicted = f", {result.features_evicted:,} others dropped" if result.features_evicted else ""
+        lines["went on with"] = f"{result.features_known:,} features of {_logs(result.logs - 1)}{evicted}"
+    lines |= {
         "feature rate": f"{result.feature_rate:.4f}   ({result.features_nonzero:,} of {result.features_present:,} "
         "features kept)",
         "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",
@@ -137,14 +180,19 @@ def table(result: Result, folder: Path) -> str:
         lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
     if result.auc_retrained is not None:
         lines["retrained AUC"] = f"{result.auc_retrained:.4f} on the features kept, without lambdas"
-    if len(result.auc_by_day) > 1:
-        lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in result.auc_by_day.items())
+    for name, by_day in (("AUC by day", result.auc_by_day), ("progr. by day", result.auc_progressive_by_day)):
+        if len(by_day) > 1:
+            lines[name] = "  ".join(f"{day} {_shown(auc)}" for day, auc in by_day.items())
     if result.rows_skipped:
         lines["bad rows"] = f"{result.rows_skipped:,} left out"
     if result.collision_rate:
         lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
     lines["result"] = os.path.relpath(folder / "result.json")
     return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+
+
+def _logs(count: int) -> str:
+    return "an earlier log" if count == 1 else f"{count:,} earlier logs"
 
 
 def _shown(figure: float | None) -> str:

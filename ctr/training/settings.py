@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ctr.datasets.source import DataSettings
@@ -11,11 +12,12 @@ from ctr.provenance import digest
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
-# Keys that do not change what a run computes: where its files are, what is kept on the way, and who watches.
-PLACES = ("run_dir", "tracking", "jobs", "force", "checkpoint", "resume")
+# Keys that do not change what a run computes: where its files are, what is kept, and who watches.
+PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init")
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
+OF_INIT = ("evict", "evict_after")  # keys without effect unless the run goes on with a known model
 LAMBDAS = ("lambda1", "lambda21", "lambda2")
 
 
@@ -67,6 +69,29 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True)
+class InitSettings:
+    """The model that a run goes on with.
+
+    Attributes:
+        path: of a run, or of a saved model.
+        identity: hash of what is there.
+        evict_after: rows that are zero, or never trained, and were in no training row of the last so many logs, are
+            dropped first; None keeps every row.
+    """
+
+    path: Path
+    identity: str
+    evict_after: int | None
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """What the saved model keeps of the values: themselves, or 64-bit hashes of them."""
+
+    keys: Literal["raw", "hash"] = "raw"
+
+
+@dataclass(frozen=True)
 class Settings:
     """One training run.
 
@@ -78,9 +103,12 @@ class Settings:
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
+        progressive: score each batch before it is learned from.
+        init: None starts from the seed.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
         code: hash of each module of another package that the run uses.
         checkpoint: None: no checkpoints.
+        save: None for ``save=none``.
     """
 
     data: DataSettings
@@ -97,29 +125,39 @@ class Settings:
     backend: Backend
     threads: int
     window: int
+    progressive: bool
     values: Mapping[str, Any]
     code: Mapping[str, str] = field(default_factory=dict)
     checkpoint: CheckpointSettings | None = None
+    init: InitSettings | None = None
+    save: SaveSettings | None = None
 
     @property
     def config_hash(self) -> str:
         """Identifies what the run computes, wherever it runs: the configuration without paths and tracking."""
-        kept = computed(self.values)
+        kept = self.computed
         return digest({**kept, "code": self.code} if self.code else kept)
 
     @property
     def family(self) -> str:
         """Equal for runs that differ in `OWN` keys alone: they can share their first part."""
-        return digest({key: value for key, value in self.values.items() if key not in (*PLACES, *OWN)})
+        shared = {key: value for key, value in self.computed.items() if key not in OWN}
+        return digest({**shared, "dataset": self.values["dataset"]})
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """The configuration without the keys that do not change what a run computes, and with what is at ``init`` in
+        place of where that is."""
+        kept = {key: value for key, value in self.values.items() if key not in PLACES}
+        if self.init is None:
+            kept = {key: value for key, value in kept.items() if key not in OF_INIT}
+        else:
+            kept["started_from"] = self.init.identity
+        dataset = {key: value for key, value in self.values["dataset"].items() if key not in DATASET_PLACES}
+        return {**kept, "dataset": dataset}
 
     @property
     def run_name(self) -> str:
         """For a reader: "criteo dcn group_adam seed 0"."""
         name = f"{self.data.name} {self.model.name} {self.optimizer.name} seed {self.seed}"
         return name if self.pruning is None else f"{name} pruned to {self.pruning.feature_rate:.4g}"
-
-
-def computed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without the keys that do not change what a run computes."""
-    kept = {key: value for key, value in values.items() if key not in PLACES}
-    return {**kept, "dataset": {key: value for key, value in values["dataset"].items() if key not in DATASET_PLACES}}

@@ -76,6 +76,10 @@ class TrainingRun:
         stream: the training rows.
         schedule: of the row optimizer's lambdas; None keeps them as they are.
         window: steps per reported window.
+        progressive: score every batch in evaluation mode before it is learned from, which costs a forward pass.
+
+    Attributes:
+        scores: of ``progressive``: float32, a logit for each training row so far, then zeros; else None.
     """
 
     def __init__(
@@ -86,11 +90,13 @@ class TrainingRun:
         *,
         schedule: LambdaSchedule | None = None,
         window: int = 100,
+        progressive: bool = False,
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
         self.metrics = WindowMetrics(window)
         self.steps = 0
         self.seconds = 0.0  # of training so far
+        self.scores = torch.zeros(stream.num_rows) if progressive else None
 
     def step(self, batch: Batch) -> tuple[float, Window | None]:
         """Learns from one batch; returns its loss (before the update) and, at the end of a window, the window.
@@ -98,6 +104,9 @@ class TrainingRun:
         Raises:
             Diverged: the loss is NaN or infinite; nothing has been updated.
         """
+        if self.scores is not None:
+            end = self.stream.position  # already past the batch
+            self.scores[end - len(batch) : end] = self.learner.predict(batch)
         logits, value = self.learner.train(batch)
         if not math.isfinite(value):
             raise Diverged(
@@ -125,6 +134,7 @@ class TrainingRun:
             "step": self.learner.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "metrics": self.metrics.state_dict(),
+            "scores": None if self.scores is None else self.scores[: self.stream.position],
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
@@ -140,6 +150,8 @@ class TrainingRun:
         self.learner.load_state_dict(state["step"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        if self.scores is not None:
+            self.scores[: self.stream.position] = state["scores"]
         torch.set_rng_state(state["rng"])
         device = device_of(self.model)
         if device.type == "cuda" and state["rng_cuda"] is not None:
@@ -216,9 +228,28 @@ def evaluate(
         labels.append(batch.label.numpy())
         if on_step is not None:
             on_step(len(batch))
-    logits, truth = np.concatenate(scores), np.concatenate(labels)
+    return measure(np.concatenate(scores), np.concatenate(labels), days)
+
+
+def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None) -> Evaluation:
+    """The figures of all training rows as each was scored before it was learned from (progressive validation).
+
+    Args:
+        run: at the end of its stream, with scores.
+        days: as for `evaluate`.
+
+    Raises:
+        Diverged: a prediction is NaN or infinite.
+    """
+    assert run.scores is not None
+    labels = [run.stream.rows[start:stop][2] for start, stop in run.stream.ranges]
+    return measure(run.scores.numpy(), np.concatenate(labels), days)
+
+
+def measure(logits: np.ndarray, truth: np.ndarray, days: np.ndarray | None = None) -> Evaluation:
+    """The figures of float [n] logits against [n] labels; days and errors as for `evaluate`."""
     if not np.isfinite(logits).all():
-        raise Diverged("the model predicts NaN or infinity on the test rows; lower the learning rate")
+        raise Diverged("the model predicts NaN or infinity; lower the learning rate")
     return Evaluation(
         auc=exact_auc(logits, truth),
         logloss=logloss(logits, truth),

@@ -258,7 +258,11 @@ def test_six_sevenths(rows: int) -> None:
     assert by_position(rows, float(Fraction(1, 7))) == (train, test)
 
 
-@pytest.mark.parametrize("share", [0.0, 1.0, 1e-9])
+def test_without_a_test_part() -> None:
+    assert by_position(100, 0.0) == ([(0, 100)], [])
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-9])
 def test_empty_part_by_position(share: float) -> None:
     with pytest.raises(CtrError, match=r"test_fraction=.* of 100 rows to train on; training and test both need"):
         by_position(100, share)

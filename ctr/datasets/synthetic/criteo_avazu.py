@@ -184,15 +184,15 @@ def write_avazu(path: Path, rows: int, seed: int = 0, progress: Progress | None 
             index = np.arange(first, first + n, dtype=np.int64)
             day, milliseconds = clock(index, rows, AVAZU_DAYS)
             hour = 14_10_21_00 + 100 * day + milliseconds // 3_600_000
-            write_csv(file, _avazu_table(model, index, hour), ",")
+            write_csv(file, avazu_table(model.draw(first, n), index, hour, seed), ",")
             if progress:
                 progress(n)
 
 
-def _avazu_table(model: ClickModel, index: Ints, hour: Ints) -> pa.Table:
-    block = model.draw(int(index[0]), len(index))
+def avazu_table(block: Impressions, index: Ints, hour: Ints, seed: int) -> pa.Table:
+    """The columns of generated rows: what was drawn for them, their numbers in the log and their hours (YYMMDDHH)."""
     # splitmix64 is one to one, so no id comes twice.
-    ids = splitmix64(np.uint64(key("id", model.seed)) + index.view(np.uint64))
+    ids = splitmix64(np.uint64(key("id", seed)) + index.view(np.uint64))
     columns: dict[str, ArrayLike | pa.Array] = {"id": ids, "click": block.click, "hour": hour}
     for name, ranks in block.ranks.items():
         if name in _AVAZU_CODES:

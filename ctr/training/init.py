@@ -1,0 +1,191 @@
+"""``init=PATH``: which model is there, whether a run can go on with it, and reading it.
+
+A run with ``checkpoint.final=true`` has left its whole state, and a saved model its living rows alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctr.artifact import format
+from ctr.datasets.checked import Checksum
+from ctr.datasets.prepared import Prepared
+from ctr.datasets.vocabulary import Batches
+from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.provenance import digest
+from ctr.training import checkpoint
+from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT
+from ctr.training.history import FEATURES, NEVER, History, read_features, write_features
+from ctr.training.known import Known
+from ctr.training.settings import InitSettings, Settings
+
+PIECE_ROWS = 1 << 18  # read at a time
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is at a path, found without reading more than its manifest.
+
+    Attributes:
+        identity: hash of all that a run takes over.
+        description: see `described`.
+        opt: the optimizer whose state is there; None for a saved model.
+    """
+
+    identity: str
+    description: Mapping[str, Any]
+    opt: str | None
+
+
+def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the model that it goes on with, by key of the configuration.
+
+    Args:
+        dataset: name, module and options of the raw format.
+        num_buckets: of the hashed encoding; None for exact one-hot ids.
+        model: name, module, dimension and options of the model; how new rows begin may differ.
+    """
+    encoding = {"encoding": "onehot"} if num_buckets is None else {"encoding": "hash", "num_buckets": num_buckets}
+    parts = {"dataset": {**dataset, **encoding}, "model": model}
+    flat = {f"{part}.{key}".removesuffix(".name"): value for part in parts for key, value in parts[part].items()}
+    return json.loads(json.dumps(flat))  # as read from a file
+
+
+def _description(settings: Settings) -> dict[str, Any]:
+    data, model = settings.data, settings.model
+    net = {"name": model.name, "_module": model.module, "embedding_dim": model.embedding_dim, **model.options}
+    return described({"name": data.name, "_module": data.module, **data.options}, data.num_buckets, net)
+
+
+def find(path: Path) -> Source:
+    """What is there.
+
+    Raises:
+        ArgumentError: nothing that a run can go on with; the message says what it takes.
+        DataError: damaged.
+    """
+    if (path / CHECKPOINTS / checkpoint.FINAL).is_dir():
+        manifest = checkpoint.read(path / CHECKPOINTS / checkpoint.FINAL)
+        known = manifest["known"]
+        return Source(digest([manifest["blocks"], known]), known["description"], known["opt"])
+    if (path / format.MANIFEST).is_file():
+        saved, files = format.read_manifest(path)
+        return Source(digest(files), _of_saved(path, saved), None)
+    if not ((path / RESULT).exists() or (path / CONFIG).exists()):
+        raise ArgumentError(f"init={path}: no run and no saved model there")
+    model = path / MODEL
+    other = f"; init={model} goes on with its rows and net alone" if (model / format.MANIFEST).is_file() else ""
+    raise ArgumentError(
+        f"init={path}: the run has not kept the state at its end, which takes checkpoint.final=true{other}"
+    )
+
+
+def _of_saved(path: Path, manifest: format.Manifest) -> dict[str, Any]:
+    if manifest.keys == "hash":
+        raise ArgumentError(
+            f"init={path}: the model has hashes in place of values (save.keys=hash); a run goes on with save.keys=raw, "
+            "or with the state at a run's end"
+        )
+    dataset = {"name": manifest.dataset, "_module": manifest.dataset_module, **manifest.dataset_options}
+    net = {"name": manifest.model, "_module": manifest.model_module, "embedding_dim": manifest.embedding_dim}
+    return described(dataset, manifest.num_buckets, {**net, **manifest.model_options})
+
+
+def expect_fit(settings: Settings) -> None:
+    """Compares the model at ``init`` with the run that is to go on with it.
+
+    Raises:
+        ArgumentError: they differ; the message names the keys.
+    """
+    assert settings.init is not None
+    source, mine = find(settings.init.path), _description(settings)
+    theirs = dict(source.description)
+    if source.opt is not None:
+        theirs["opt"], mine["opt"] = source.opt, settings.optimizer.name
+    keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    if keys:
+        its, own = (", ".join(f"{key}={one.get(key)}" for key in keys) for one in (theirs, mine))
+        raise ArgumentError(f"init={settings.init.path}: its model has {its}; this run has {own}")
+    if source.opt is None and settings.optimizer.schedule != "constant":
+        raise ArgumentError(
+            f"opt.lambda_schedule={settings.optimizer.schedule}: at its end every row is held against lambda21, and "
+            "those of a saved model, which has no optimizer's state, would die; go on with a run that kept its state"
+        )
+    if source.opt is None and settings.pruning is not None and settings.pruning.score == "effect":
+        raise ArgumentError(
+            "prune.score=effect ranks rows by the optimizer's state, which a saved model does not have; give "
+            "prune.score=norm, or go on with a run that kept its state"
+        )
+
+
+def leave(folder: Path, settings: Settings, data: Prepared, history: History) -> dict[str, Any]:
+    """Writes beside a run's state what else another run needs to go on with it; returns its part of the manifest."""
+    blocks = write_features(folder / FEATURES, data, history)
+    return {
+        "known": {
+            "description": _description(settings),
+            "opt": settings.optimizer.name,
+            "logs": history.logs,
+            "features": [asdict(block) for block in blocks],
+        }
+    }
+
+
+def load(settings: Settings, init: InitSettings) -> Known:
+    """The model to go on with, without the rows that are to be dropped.
+
+    Raises:
+        CtrError: it is damaged, or has changed since the run was planned.
+    """
+    found = find(init.path)
+    if found.identity != init.identity:
+        raise CtrError(f"init={init.path} has changed since the run was planned; start it again")
+    known = _of_model(settings, init.path) if found.opt is None else _of_run(init.path)
+    return known if init.evict_after is None else known.without_dead(init.evict_after)
+
+
+def _of_run(folder: Path) -> Known:
+    found = checkpoint.load_final(folder)
+    left = found.manifest["known"]
+    blocks = [Checksum(**block) for block in left["features"]]
+    vocabulary, history = read_features(found.path / FEATURES, blocks, left["logs"])
+    with found.stored() as stored:
+        state = stored.state
+
+    def pieces() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        with found.stored() as stored:
+            for at in range(0, len(stored.ids), PIECE_ROWS):
+                rows = stored.rows[at : at + PIECE_ROWS]
+                parts = rows.chunk(len(stored.columns), dim=1)
+                yield stored.ids[at : at + PIECE_ROWS], dict(zip(stored.columns, parts, strict=True))
+
+    net = dict(state["model"])
+    seen = net.pop("embedding.seen")
+    if len(seen) != len(history.counts):
+        raise DataError(found.path, None, f"a state of {len(seen):,} rows for {len(history.counts):,} features")
+    return Known(vocabulary, history, seen, pieces, net, state["step"], state["rng"])
+
+
+def _of_model(settings: Settings, folder: Path) -> Known:
+    contents = format.read(folder)
+    table, net = contents.vocabulary, contents.net
+    counts = table["count"].to_numpy()
+    buckets, ids, vocabulary = settings.data.num_buckets, np.arange(len(counts)), None
+    if buckets is None:
+        vocabulary = Batches(table.select(["field", "value"]).to_batches())
+    else:
+        ids = table["value"].to_numpy().astype(np.int64)
+    size = buckets or len(counts)
+    history = History(contents.manifest.run["logs"], np.zeros(size, np.int64), np.full(size, NEVER, np.uint16))
+    history.counts[ids], history.idle[ids] = counts, 0
+    seen = torch.zeros(size, dtype=torch.bool)
+    seen[ids] = True
+    return Known(vocabulary, history, seen, lambda: iter([(torch.from_numpy(ids), {"weight": contents.rows})]), net)
