@@ -39,10 +39,10 @@ def usage() -> str:
     lines = ["ctr <command> key=value ...", ""]
     for name, path in _there().items():
         said = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        lines.append(f"  {name:<11}{said.split("``: ")[-1].partition(": ``")[0]}")
-    return "\n".join(
-        [*lines, "", "ctr <command> --help lists the keys of a command. Each is also python -m ctr.<command>."]
-    )
+        line = said.split("``: ")[-1].partition(": ``")[0]
+        lines.append(f"  {name:<11}{line.rstrip('.')}")
+    footer = "ctr <command> --help lists the keys of a command. Each is also python -m ctr.<command>."
+    return "\n".join([*lines, "", footer])
 
 
 if __name__ == "__main__":

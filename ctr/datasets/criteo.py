@@ -54,7 +54,7 @@ def derive(columns: Columns) -> tuple[list[pa.Array], np.ndarray]:
 
 def log_count(values: pa.Array) -> np.ndarray:
     """log(max(x, 0) + 1) as float32 [n]; 0 where blank. Counts here span seven decades."""
-    counts = values.fill_null(0).to_numpy()
+    counts = (values.fill_null(0) if values.null_count else values).to_numpy()
     return np.log1p(np.maximum(counts, 0)).astype(np.float32)
 
 
