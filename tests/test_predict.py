@@ -41,7 +41,7 @@ def test_a_log_with_labels_prints_figures_and_leaves_predictions(
             "nothing: no such folder; expected a saved model, or the folder",
         ),
         (["model=M", "raw=nothing", "out=p.csv"], 2, "raw=nothing: no such file or folder"),
-        (["model=M", "rwa=log", "out=p.csv"], 2, "rwa: no such key; did you mean raw? --help lists all keys"),
+        (["model=M", "ra=log", "out=p.csv"], 2, "ra: no such key; did you mean raw? --help lists all keys"),
         (["model=M", "raw=log", "out=p.csv", "bad_rows=keep"], 2, "bad_rows=keep: expected one of error, skip"),
         (["model=M", "raw=log", "out=p.csv", "threads=two"], 2, "threads=two: expected a whole number"),
         (["model=M", "raw=log", "out=p.csv", "threads=0"], 2, "threads=0; expected 1 to 1,024"),
