@@ -16,7 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from ctr.config import schema, search
 from ctr.config.command_line import override
 
-COMMANDS = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "reproduce": schema.ReproduceConfig}
+COMMANDS = {
+    "train": schema.TrainConfig,
+    "prepare": schema.PrepareConfig,
+    "reproduce": schema.ReproduceConfig,
+    "export": schema.ExportConfig,
+}
 WIDTH, COLUMN = 120, 42  # of a line; where what a key means begins
 _KEY = re.compile(r"( *)(\w+):.*?(?: +# (.*))?")
 

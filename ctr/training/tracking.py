@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
@@ -23,14 +24,22 @@ from ctr.training.database import SQLITE
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 PROCESS = "process"  # the tag that says whose run it is
+MODEL = "model"  # name of a run's model
 
 log = logging.getLogger("ctr")
+
+
+class WriteModel(Protocol):
+    """Makes a model of MLflow in a folder ``made``, of a saved one: `ctr.artifact.pyfunc.write`."""
+
+    def __call__(self, folder: Path, made: Path, model: Model) -> None: ...
 
 
 class Tracker(Protocol):
@@ -44,6 +53,15 @@ class Tracker(Protocol):
 
     def text(self, name: str, text: str) -> None:
         """Keeps a text as a file."""
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+        """Keeps a saved model, to be loaded and served from there.
+
+        Args:
+            folder: of the saved model.
+            write: makes a model of MLflow of it.
+            registered: the name under which it becomes a new version in the registry; None: it is not registered.
+        """
 
     def finish(self, status: Status) -> None:
         """Ends the run; nothing may follow."""
@@ -59,6 +77,9 @@ class NoTracker:
         pass
 
     def text(self, name: str, text: str) -> None:
+        pass
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
         pass
 
     def finish(self, status: Status) -> None:
@@ -105,11 +126,11 @@ class MlflowTracker:
         with explained(uri):
             from mlflow.tracking import MlflowClient
 
-            self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
-            _close_left(self._client, experiment_id)
-            found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
+            self._client, self._experiment_id = _open_store(MlflowClient, uri, experiment)
+            _close_left(self._client, self._experiment_id)
+            found = self._client.search_runs([self._experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
-            run = self._renew(found[0], run_name) if found else self._new(experiment_id, run_name, tags or {})
+            run = self._renew(found[0], run_name) if found else self._new(run_name, tags or {})
             self.run_id = str(run.info.run_id)
             try:
                 self._parameters(parameters or {})
@@ -124,10 +145,10 @@ class MlflowTracker:
         self._client.update_run(run.info.run_id, name=name)
         return run
 
-    def _new(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
+    def _new(self, name: str, tags: Mapping[str, str]) -> Run:
         mark = processes.mark()
         marks = {} if mark is None else {PROCESS: mark}
-        return self._client.create_run(experiment_id, run_name=name, tags={**tags, **marks})
+        return self._client.create_run(self._experiment_id, run_name=name, tags={**tags, **marks})
 
     def _parameters(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param
@@ -180,6 +201,30 @@ class MlflowTracker:
         with explained(self.uri):
             self._client.log_text(self.run_id, text, name)
 
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        with explained(self.uri), TemporaryDirectory() as place:
+            entry = self._client.create_logged_model(self._experiment_id, MODEL, source_run_id=self.run_id)
+            id_, made = entry.model_id, Path(place, MODEL)
+            try:
+                write(folder, made, Model(run_id=self.run_id, model_id=id_, artifact_path=entry.artifact_location))
+                self._client.log_model_artifacts(id_, str(made))
+            except BaseException:
+                with suppress(Exception):  # the error itself says more
+                    self._client.finalize_logged_model(id_, "FAILED")
+                raise
+            self._client.finalize_logged_model(id_, "READY")
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(id_, step=0)])
+            if registered is not None:
+                self._register(registered, id_)
+
+    def _register(self, name: str, model_id: str) -> None:
+        if not self._client.search_registered_models(f"name = '{name}'", max_results=1):
+            self._client.create_registered_model(name)
+        self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
+
     def finish(self, status: Status) -> None:
         self._flush()
         with explained(self.uri):
@@ -191,7 +236,7 @@ class LastingTracker:
 
     The file is written when the run ends, a JSON object on each line: first ``run`` (``uri``, ``run_id`` and the
     ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in milliseconds), ``tags`` (``values``),
-    ``text`` (``name``, ``text``) and ``finish`` (``status``), each named by ``kind``.
+    ``text`` (``name``, ``text``), ``model`` (``folder``, ``registered``) and ``finish`` (``status``), each named by ``kind``.
 
     Args:
         tracker: of a run that has begun.
@@ -215,6 +260,10 @@ class LastingTracker:
 
     def text(self, name: str, text: str) -> None:
         self._hand_on(lambda: self._tracker.text(name, text), {"kind": "text", "name": name, "text": text})
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+        record: dict[str, object] = {"kind": "model", "folder": str(folder), "registered": registered}
+        self._hand_on(lambda: self._tracker.model(folder, write, registered), record)
 
     def finish(self, status: Status) -> None:
         self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
