@@ -5,6 +5,26 @@ Reproduces "Adaptive Optimizers with Sparse Group Lasso for Neural Networks in C
 set whole embedding rows to exactly zero.
 """
 
+from __future__ import annotations
+
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ctr.artifact.saved import SavedModel
 
 __version__ = version("ctr")
+
+
+def load(
+    path: Path | str,
+    *,
+    allow_module: bool = False,
+    backend: Literal["auto", "native", "torch"] | None = None,
+    threads: int | None = None,
+) -> SavedModel:
+    """Loads a saved model; see `ctr.artifact.saved.load`."""
+    from ctr.artifact.saved import load  # torch takes seconds to load, and --help needs none
+
+    return load(path, allow_module=allow_module, backend=backend, threads=threads)

@@ -61,11 +61,14 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     from ctr.jobs.cache import Cache
     from ctr.training.identity import run_key
 
+    if not any(override.startswith("save") for override in HydraConfig.get().overrides.task):
+        config.save = {"name": "none"}  # a sweep leaves models only if it is told to
     settings, head = resolve(config), sweep.head()
     key = run_key(settings.config_hash, open_data(settings.data).manifest.data_hash)
     cache = Cache(Path(config.jobs))
     cache.expect_writable()
-    if cache.once(key, folder, lambda: train_and_print(settings, folder, head), force=config.force):
+    saves = settings.save is not None
+    if cache.once(key, folder, lambda: train_and_print(settings, folder, head), force=config.force, model=saves):
         return folder
     earlier = cache.folder(key)
     print(f"{head}\n  finished earlier: {os.path.relpath(earlier)} (force=true runs it again)", flush=True)
@@ -74,9 +77,10 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
 
 def train_and_print(settings: Settings, folder: Path, head: str = "") -> None:
     """Runs to the end, with bars, and prints the figures; raises what ended the run."""
+    from ctr.artifact.save import save_model
     from ctr.training.experiment import Run, run_family
 
-    one = Run(settings, folder)
+    one = Run(settings, folder, save=save_model)
     run_family([one])
     if one.error is not None:
         raise one.error

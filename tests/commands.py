@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ctr import train
+from ctr.artifact.save import save_model
 from ctr.config import help, schema
 from ctr.config.compose import compose, resolve
 from ctr.config.data import data_settings
@@ -136,7 +137,8 @@ def jobs(
 ) -> list[BaseException | None]:
     """A family of runs within this process, as a worker does it; the error that ended each, or None."""
     planned = keys or [None] * len(configs)
-    runs = [Run(resolve(config), *place) for config, *place in zip(configs, folders, planned, strict=True)]
+    places = zip(configs, folders, planned, strict=True)
+    runs = [Run(resolve(config), folder, key, save_model) for config, folder, key in places]
     run_family(runs, on_rows)
     return [run.error for run in runs]
 

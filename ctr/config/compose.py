@@ -22,9 +22,16 @@ from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
 from ctr.training import build, tracking
-from ctr.training.compiled.support import MAX_THREADS
+from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
-from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings, TrackingSettings
+from ctr.training.settings import (
+    LAMBDAS,
+    ModelSettings,
+    OptimizerSettings,
+    SaveSettings,
+    Settings,
+    TrackingSettings,
+)
 from ctr.training.step import Backend
 
 MODEL_KEYS = tuple(field.name for field in fields(ModelConfig))
@@ -63,7 +70,7 @@ def resolve(config: DictConfig) -> Settings:
         raise ArgumentError(settled)
     (values["backend"],) = settled
     data = data_settings(values["dataset"])
-    watched = _tracking(values["tracking"])
+    watched, saved = _tracking(values["tracking"]), _save(values)
     if lr == learning_rates.AUTO:
         values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
     return Settings(
@@ -72,6 +79,7 @@ def resolve(config: DictConfig) -> Settings:
         optimizer=_optimizer(values["opt"]),
         pruning=pruning,
         tracking=watched,
+        save=saved,
         values=values,
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
@@ -99,6 +107,17 @@ def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
         return None
     tracking.check_uri(values["uri"])
     return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+
+
+def _save(values: Mapping[str, Any]) -> SaveSettings | None:
+    if values["save"]["name"] == "none":
+        return None
+    if values["model"]["unseen"] != "zero":
+        raise ArgumentError(
+            f"model.unseen={values['model']['unseen']}: a saved model reads what it has not seen as zero; "
+            "give save=none, or model.unseen=zero"
+        )
+    return SaveSettings(values["save"]["keys"])
 
 
 def _pruning(values: Mapping[str, Any]) -> Pruning | None:

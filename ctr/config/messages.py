@@ -52,7 +52,7 @@ def explain(error: BaseException) -> str | None:
     if several := re.search(r"Ambiguous value for argument '(.*)'|Sweep parameters '(.*)' requires", text):
         override = several[1] or several[2]
         key, _, value = override.partition("=")
-        a_value = "," in value and key not in (*GROUPS, "study", "tracking")
+        a_value = "," in value and key not in (*GROUPS, "study", "tracking", "save")
         listed = f", a list brackets: '{key}=[{value}]'" if a_value else ""
         return f"{override}: several values; a sweep over them needs -m{listed}"
     if there := re.match(r"Could not append to config. An item is already at '(.*)'", text):
@@ -127,7 +127,7 @@ def _with_key(group: str, name: str, config: DictConfig) -> list[str]:
     if searchpath is None and HydraConfig.initialized():
         searchpath = HydraConfig.get().searchpath
     within = search.folders(searchpath or ())
-    there = search.choices(group, within) if group in GROUPS else []
+    there = search.choices(group, within) if group in (*GROUPS, "save") else []
     return [choice for choice in there if name in set(OmegaConf.create(search.read(f"{group}/{choice}", within)))]
 
 

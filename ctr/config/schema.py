@@ -92,6 +92,12 @@ class TrackingConfig:
 
 
 @dataclass
+class SaveConfig:
+    name: Literal["model", "none"]
+    keys: Literal["raw", "hash"] = "raw"
+
+
+@dataclass
 class PrepareConfig:
     dataset: DatasetConfig
     model: Any = None  # a dataset picks one; only training has use for it
@@ -114,6 +120,7 @@ class TrainConfig:
     opt: OptConfig
     prune: PruneConfig
     tracking: TrackingConfig
+    save: SaveConfig
     train_rows: int | None
     holdout: float
     retrain: bool

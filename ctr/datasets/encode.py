@@ -24,6 +24,7 @@ VALUE_BITS = 64 - FIELD_BITS
 BLANK = np.uint64(1 << (VALUE_BITS - 1))
 MAX_IDS = np.iinfo(np.int32).max
 VALUE_MASK = np.uint64((1 << VALUE_BITS) - 1)
+UNKNOWN = (1 << VALUE_BITS) - 1  # of a text: more than any running number
 
 
 class KeyIndex:
@@ -59,6 +60,11 @@ class KeyIndex:
                 self._grow(2 * needed)
                 slots, missing = self._find(keys)
         return self._insert(keys, slots, missing)
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """int32 [n] ids of keys (uint64 [n]), -1 for those that are not there; adds none."""
+        slots, _ = self._find(keys)
+        return self._ids[slots]
 
     def _home(self, keys: np.ndarray) -> np.ndarray:
         # Fibonacci hashing of the mixed key: neighbouring values must not share a neighbourhood.
@@ -123,9 +129,13 @@ class KeyIndex:
             slots[pending] = (slots[pending] + 1) & self._mask
 
 
-def key_index() -> KeyIndex | NativeKeyIndex:
-    """The compiled index, or where that is not built this module's own: they give the same ids."""
-    return NativeKeyIndex() if available() else KeyIndex()
+def key_index(capacity: int = 1 << 20) -> KeyIndex | NativeKeyIndex:
+    """The compiled index, or where that is not built this module's own: they give the same ids.
+
+    Args:
+        capacity: slots to begin with, a power of two; half of them can be in use before it grows.
+    """
+    return NativeKeyIndex(capacity) if available() else KeyIndex(capacity)
 
 
 class Keys:
@@ -143,16 +153,26 @@ class Keys:
         self._codes: list[dict[str, int]] = [{} for _ in fields]
         self._texts: list[list[str]] = [[] for _ in fields]
 
-    def of(self, columns: Sequence[pa.Array]) -> np.ndarray:
-        """uint64 [n, F] keys of one array per field."""
+    def of(self, columns: Sequence[pa.Array], *, grow: bool = True) -> np.ndarray:
+        """uint64 [n, F] keys of one array per field.
+
+        Args:
+            columns: as a reader yields them.
+            grow: give a text that is new the next number; else all of them share a key that no known one has, and
+                nothing is kept of them.
+        """
         keys = np.empty((len(columns[0]), len(self.fields)), np.uint64)
         for number, values in enumerate(columns):
-            is_text = self.fields[number].kind == "text"
-            numbers = self._text_codes(number, values) if is_text else _integers(values)
-            keys[:, number] = numbers | np.uint64(number << VALUE_BITS)
+            keys[:, number] = self.of_field(number, values, grow=grow)
         return keys
 
-    def _text_codes(self, field: int, values: pa.Array) -> np.ndarray:
+    def of_field(self, field: int, values: pa.Array, *, grow: bool = True) -> np.ndarray:
+        """uint64 [n] keys of one field's values; see `of`."""
+        is_text = self.fields[field].kind == "text"
+        numbers = self._text_codes(field, values, grow) if is_text else _integers(values)
+        return numbers | np.uint64(field << VALUE_BITS)
+
+    def _text_codes(self, field: int, values: pa.Array, grow: bool) -> np.ndarray:
         codes, texts = self._codes[field], self._texts[field]
         encoded = values.dictionary_encode()
         code_of = np.empty(len(encoded.dictionary) + 1, np.uint64)
@@ -160,6 +180,9 @@ class Keys:
         for position, text in enumerate(encoded.dictionary.to_pylist()):
             if self.stable:
                 code_of[position] = _text_hash(text)
+                continue
+            if not grow:
+                code_of[position] = codes.get(text, UNKNOWN)
                 continue
             code = codes.setdefault(text, len(texts))
             if code == len(texts):

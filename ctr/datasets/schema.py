@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -135,6 +135,8 @@ class Dataset:
         default_test_days: of the days found (YYYYMMDD, in order), those that test if neither the user nor the log
             names a test part; None where the log names no days.
         published: counts of the full log, to compare a prepared one with.
+        transforms: what the reader does to a dense column, by its name; one that is not there is taken as it is. Kept
+            with a saved model for those that serve it elsewhere.
     """
 
     name: str
@@ -149,3 +151,4 @@ class Dataset:
     sample_name: str = "sample"
     default_test_days: Callable[[list[int]], list[int]] | None = None
     published: Published | None = None
+    transforms: Mapping[str, str] = field(default_factory=dict)

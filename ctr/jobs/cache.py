@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
-from ctr.training.folder import CONFIG, LOG, RESULT, UNTRACKED, read_result
+from ctr.training.folder import CONFIG, LOG, MODEL, RESULT, UNTRACKED, read_result
 from ctr.training.identity import confirm
 
 log = logging.getLogger("ctr")
@@ -52,6 +52,10 @@ class Cache:
             return None
         return result
 
+    def done(self, key: str, model: bool) -> bool:
+        """Whether a run is finished, and where a model is asked for, has left one."""
+        return self.result(key) is not None and (not model or (self.folder(key) / MODEL).exists())
+
     def lock(self, key: str) -> FileLock:
         """To be held by the process that runs the job. The system releases it when that process dies."""
         self.root.mkdir(parents=True, exist_ok=True)
@@ -69,10 +73,12 @@ class Cache:
         """Makes the folder. CtrError, with its name, if nothing can be written there."""
         expect_writable(self.root, f"jobs={self.root}")
 
-    def once(self, key: str, folder: Path, run: Callable[[], object], *, force: bool = False) -> bool:
+    def once(
+        self, key: str, folder: Path, run: Callable[[], object], *, force: bool = False, model: bool = False
+    ) -> bool:
         """Runs a job that leaves its files in ``folder``, and keeps them, unless it was finished earlier.
 
-        A process that runs the same job just now is waited for.
+        A process that runs the same job just now is waited for. With ``model`` one that left no model is run again.
 
         Returns:
             Whether the job was run.
@@ -81,7 +87,7 @@ class Cache:
             CtrError: it computed something else than the key says (`confirm`).
         """
         with self.lock(key):
-            if not force and self.result(key) is not None:
+            if not force and self.done(key, model):
                 return False
             run()
             self._confirm(key, folder)
@@ -90,6 +96,8 @@ class Cache:
                     if (folder / name).exists():
                         (kept / name).parent.mkdir(exist_ok=True)
                         shutil.copy2(folder / name, kept / name)
+                if (folder / MODEL).exists():
+                    shutil.copytree(folder / MODEL, kept / MODEL)
         return True
 
     def _confirm(self, key: str, folder: Path) -> None:

@@ -46,6 +46,11 @@ class Job:
     rows_train: int
     rows_test: int
 
+    @property
+    def saves(self) -> bool:
+        """Whether it leaves a model."""
+        return self.settings.save is not None
+
 
 class Planner:
     """Plans jobs: composes each distinct choice of groups once (0.1 s each), and opens each dataset once.
@@ -72,7 +77,7 @@ class Planner:
             CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **overrides}
-        settings = resolve(self._compose(overrides))
+        settings = resolve(self._compose({"save": "none", **overrides}))  # a study leaves models only if it is told to
         data = self._open(settings)
         key = run_key(settings.config_hash, data.manifest.data_hash)
         rows_train = data.split.rows_train

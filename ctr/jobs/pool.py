@@ -87,7 +87,7 @@ class Pool:
         planned = [self._planner.plan(job) for job in jobs]
         self.commands.update((job.key, job.command) for job in planned)
         missing = {
-            job.key: job for job in planned if job.key not in self._errors and self._cache.result(job.key) is None
+            job.key: job for job in planned if job.key not in self._errors and not self._cache.done(job.key, job.saves)
         }
         if missing:
             self._cache.expect_writable()
@@ -120,7 +120,7 @@ class Pool:
                 del running[name]
                 self._extend(family.done - family.rows)  # the rows that were done in place of those expected
                 if isinstance(answer, Died):
-                    unfinished = [job.key for job in family.jobs if self._cache.result(job.key) is None]
+                    unfinished = [job.key for job in family.jobs if not self._cache.done(job.key, job.saves)]
                     busy = [key for key in unfinished if self._cache.busy(key)]
                     self._errors.update((key, answer.cause) for key in unfinished if key not in busy)
                 else:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from ctr.artifact.save import save_model
 from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
@@ -115,11 +116,11 @@ def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool, r
                 except Timeout:
                     busy.append(job.key)
                     continue
-                if cache.result(job.key) is None:  # another process may have finished it meanwhile
+                if not cache.done(job.key, job.saves):  # another process may have finished it meanwhile
                     mine.append(job)
             return Outcome(_run(mine, cache, on_rows, run) if mine else {}, busy)
         except Exception as error:  # a full disk, for example: the study names it, and there may be no log
-            own = [job.key for job in jobs if job.key not in busy and cache.result(job.key) is None]
+            own = [job.key for job in jobs if job.key not in busy and not cache.done(job.key, job.saves)]
             return Outcome(dict.fromkeys(own, message(error)), busy)
 
 
@@ -129,7 +130,7 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
-    runs = [Run(job.settings, folder, job.key) for job, folder in zip(jobs, folders, strict=True)]
+    runs = [Run(job.settings, folder, job.key, save_model) for job, folder in zip(jobs, folders, strict=True)]
     with _logged(folders):
         if CHANGED is not None:
             return dict.fromkeys((job.key for job in jobs), CHANGED)

@@ -40,6 +40,13 @@ class NativeKeyIndex:
         self.count += found
         return ids, new[:found].copy()
 
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """int32 [n] ids of keys (uint64 [n]), -1 for those that are not there; adds none."""
+        keys = np.ascontiguousarray(keys, np.uint64)
+        ids = np.empty(len(keys), np.int32)
+        self._library.ctr_index_find(self._index, keys.ctypes.data, len(keys), ids.ctypes.data)
+        return ids
+
     def __del__(self) -> None:
         if getattr(self, "_index", None):
             self._library.ctr_index_free(self._index)

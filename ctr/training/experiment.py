@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import pyarrow as pa
 import torch
@@ -32,7 +33,7 @@ from ctr.progress import bar
 from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.folder import CONFIG, RESULT, UNTRACKED, claim
+from ctr.training.folder import CONFIG, MODEL, RESULT, UNTRACKED, claim
 from ctr.training.identity import CODE, confirm
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
@@ -44,6 +45,20 @@ from ctr.training.trunk import Branch, fork
 log = logging.getLogger("ctr")
 
 
+class Save(Protocol):
+    """Keeps a trained run's model in a folder: `ctr.artifact.save.save_model`."""
+
+    def __call__(
+        self,
+        folder: Path,
+        settings: Settings,
+        data: Prepared,
+        training: TrainingRun,
+        result: Result,
+        on_rows: Callable[[int], object],
+    ) -> None: ...
+
+
 class Run:
     """One run: its settings and folder, its record in MLflow, and how it ended.
 
@@ -52,10 +67,13 @@ class Run:
         folder: where ``result.json`` and the configuration go; made if missing.
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
+        save: needed where the settings ask for a saved model.
     """
 
-    def __init__(self, settings: Settings, folder: Path, key: str | None = None) -> None:
-        self.settings, self.folder, self.key = settings, folder, key
+    def __init__(self, settings: Settings, folder: Path, key: str | None = None, save: Save | None = None) -> None:
+        if settings.save is not None and save is None:
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
+        self.settings, self.folder, self.key, self.save = settings, folder, key, save
         self.tracker: NoTracker | LastingTracker = NoTracker()
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -70,6 +88,8 @@ class Run:
         composed = self.folder / CONFIG
         for name in (RESULT, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
+        if (self.folder / MODEL).exists():
+            shutil.rmtree(self.folder / MODEL)
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:
@@ -128,6 +148,9 @@ class Run:
         """The figures of a finished run for a reader, and where it is tracked."""
         assert self.result is not None
         lines = [table(self.result, self.folder)]
+        if self.settings.save is not None:
+            size = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
+            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size / 1e6:,.1f} MB)")
         if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
             uri = self.settings.tracking.uri
             lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
@@ -240,7 +263,7 @@ def _advance(
 
 
 def _complete(run: Run, training: TrainingRun, data: Prepared, on_rows: Callable[[int], None] | None) -> Result:
-    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain."""
+    """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain; save."""
     settings, split, pruning = run.settings, data.split, run.settings.pruning
     embedding, optimizer = training.model.embedding, training.learner.row_optimizer
     if pruning is not None:
@@ -258,7 +281,12 @@ def _complete(run: Run, training: TrainingRun, data: Prepared, on_rows: Callable
         survivors = alive_rows(embedding.weight, embedding.seen)
         with bar(split.rows_train + split.rows_test, "rows", "retrain", quiet=on_rows is not None) as progress:
             auc_retrained = retrain(settings, data, survivors, on_rows or progress.update)
-    return summarise(settings, data, training, figures, auc_retrained=auc_retrained)
+    result = summarise(settings, data, training, figures, auc_retrained=auc_retrained)
+    if settings.save is not None:
+        assert run.save is not None
+        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress:
+            run.save(run.folder / MODEL, settings, data, training, result, progress.update)
+    return result
 
 
 def passes(family: Sequence[Settings]) -> float:

@@ -11,6 +11,7 @@ from ctr.errors import CtrError
 from ctr.files import read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
+MODEL = "model"  # a folder: the saved model (`ctr.artifact`)
 UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.training.tracking.LastingTracker`)
 LOCK = ".lock"  # of a folder in use
 

@@ -11,8 +11,8 @@ from ctr.provenance import digest
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
-# Keys that do not change what a run computes: where its files are, and who watches.
-PLACES = ("run_dir", "tracking", "jobs", "force")
+# Keys that do not change what a run computes: where its files are, what is kept, and who watches.
+PLACES = ("run_dir", "tracking", "save", "jobs", "force")
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
@@ -51,6 +51,13 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class SaveSettings:
+    """What the saved model keeps of the values: themselves, or 64-bit hashes of them."""
+
+    keys: Literal["raw", "hash"] = "raw"
+
+
+@dataclass(frozen=True)
 class Settings:
     """One training run.
 
@@ -64,6 +71,7 @@ class Settings:
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
         code: hash of each module of another package that the run uses.
+        save: None for ``save=none``.
     """
 
     data: DataSettings
@@ -82,6 +90,7 @@ class Settings:
     window: int
     values: Mapping[str, Any]
     code: Mapping[str, str] = field(default_factory=dict)
+    save: SaveSettings | None = None
 
     @property
     def config_hash(self) -> str:

@@ -67,6 +67,14 @@ class KeyIndex {
         return count_ - before;
     }
 
+    // The ids of keys, -1 for a key that is not there; adds nothing.
+    void look_up(const std::uint64_t* keys, std::int64_t n, std::int32_t* ids) const {
+        for (std::int64_t i = 0; i < n; ++i) {
+            if (i + AHEAD < n) __builtin_prefetch(home(keys[i + AHEAD]));
+            ids[i] = std::int32_t(find(keys[i])->place - 1);
+        }
+    }
+
   private:
     static std::size_t bytes(int bits) { return sizeof(Slot) << bits; }
 
@@ -104,5 +112,9 @@ void ctr_index_free(void* index) { delete static_cast<KeyIndex*>(index); }
 std::int64_t ctr_index_ids(void* index, const std::uint64_t* keys, std::int64_t n, std::int32_t* ids,
                            std::uint64_t* fresh) {
     return static_cast<KeyIndex*>(index)->ids(keys, n, ids, fresh);
+}
+
+void ctr_index_find(const void* index, const std::uint64_t* keys, std::int64_t n, std::int32_t* ids) {
+    static_cast<const KeyIndex*>(index)->look_up(keys, n, ids);
 }
 }

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,12 @@ from torch.optim import Adam, Optimizer
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models import OPNN, FeatureEmbedding
+from ctr.models import FeatureEmbedding
 from ctr.native import library as native
 from ctr.optim.core import CHUNK, GroupOptimizer
 from ctr.optim.group_adam import GroupAdam
-from ctr.training.compiled.program import translate
-from ctr.training.compiled.support import MAX_ROWS, MAX_THREADS, unsupported, unsupported_options
+from ctr.training.compiled.forward import Forward, flatten
+from ctr.training.compiled.support import unsupported, unsupported_options
 from ctr.training.optimizers import check_saved
 
 ADAM, ADAGRAD = range(2)
@@ -58,36 +56,16 @@ class NativeStep:
         reason = unsupported(model, row_optimizer, net_optimizer)
         if reason is not None:
             raise CtrError(f"the compiled step cannot train this: {reason}")
-        if not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads={threads}; expected 1 to {MAX_THREADS:,}")
-        self._library = native.loaded()
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0
         self._adam_rows = isinstance(row_optimizer, GroupAdam)
         self._move_rows()
         self._move_net()
-        self._batch, self._rows, self._options = native.Batch(), native.RowOptions(), native.NetOptions()
-        self._loss = ctypes.c_double()
-        self._threads, self._handle, self._shape = threads, None, (0, 0)
-        self._process, self._lock = os.getpid(), threading.Lock()
-        self._places = self._where()
-
-    def __del__(self) -> None:
-        # The threads that it would wait for are in the process that made it, not in a fork of that.
-        if getattr(self, "_handle", None) and self._process == os.getpid():
-            self._library.ctr_step_free(self._handle)
+        self._rows, self._options, self._loss = native.RowOptions(), native.NetOptions(), ctypes.c_double()
+        self._forward = Forward(model, self._table_struct, self._params_struct, self._offsets, threads)
 
     def __reduce__(self) -> Any:
         raise TypeError("a NativeStep cannot be copied or pickled: its state_dict() can")
-
-    def _start(self, fields: int, dense: int) -> None:
-        """Translates the model, once the first batch shows how many columns there are."""
-        program = translate(self.model, self._offsets, fields, dense)
-        layers = (native.Layer * len(program.layers))(*program.layers)
-        self._handle = self._library.ctr_step_new(
-            layers, len(layers), fields, dense, program.dense_at, program.width, self._net.shape[1], self._threads
-        )
-        self._shape, self._batch.words = (fields, dense), program.words
 
     def _move_rows(self) -> None:
         embedding = self.model.get_submodule("embedding")
@@ -123,17 +101,8 @@ class NativeStep:
         state.setdefault("lr", 0.0)
 
     def _move_net(self) -> None:
-        parameters = self.net_optimizer.param_groups[0]["params"]
-        sizes = [p.numel() for p in parameters]
-        starts = np.cumsum([0, *sizes]).tolist()
-        padding = 64  # a vector load of the last value reads beyond it
-        self._memory = torch.zeros(3, starts[-1] + padding, dtype=torch.float32, device="cpu")
-        self._net = self._memory[:, : starts[-1]]  # values, first moments, second moments
-        self._offsets = {id(p): start for p, start in zip(parameters, starts, strict=False)}
-        for p, start in zip(parameters, starts, strict=False):
-            views = [flat[start : start + p.numel()].view_as(p) for flat in self._net]
-            views[0].copy_(p.detach())
-            p.data = views[0]
+        # Values, first moments, second moments.
+        self._net, self._offsets = flatten(self.net_optimizer.param_groups[0]["params"], arrays=3)
         self._link_net()
         self._params_struct = native.Params(*(flat.data_ptr() for flat in self._net), self._net.shape[1])
 
@@ -159,10 +128,11 @@ class NativeStep:
             CtrError: an id is out of range, the batch's parts differ in length or its columns from those of the batch
                 before, the learning rate is 0, or D could be; nothing is updated.
         """
-        with self._lock:
+        forward = self._forward
+        with forward.lock:
             if not self.model.training:  # 20 us to say it again to every module
                 self.model.train()
-            logits = self._fill(batch)
+            logits = forward.fill(batch)
             if not len(logits):
                 return logits, math.nan
             rows, net = self.row_optimizer.param_groups[0], self.net_optimizer.param_groups[0]
@@ -170,80 +140,19 @@ class NativeStep:
                 raise CtrError(f"the compiled step cannot go on: {reason}")
             self._set_rows(self.steps + 1)
             self._set_net(self.steps + 1)
-            bad = self._library.ctr_step_train(
-                self._handle, self._batch, self._table_struct, self._rows, self._options, self._params_struct,
+            bad = forward.library.ctr_step_train(
+                forward.handle, forward.batch, self._table_struct, self._rows, self._options, self._params_struct,
                 self._loss,
             )  # fmt: skip
-            self._check(bad, batch.ids)
+            forward.check(bad, batch.ids)
             if math.isfinite(self._loss.value):
                 self.steps += 1
                 self.row_optimizer.state[self._weight].update(step=self.steps, lr=float(rows["lr"]))
             return logits, self._loss.value
 
     def predict(self, batch: Batch) -> Tensor:
-        """Logits in evaluation mode.
-
-        Raises:
-            CtrError: an id is out of range, or the batch's parts differ in length, or its columns from those before.
-        """
-        with self._lock:
-            if self.model.training:
-                self.model.eval()
-            logits = self._fill(batch)
-            unseen_zero = self._embedding.unseen == "zero"
-            bad = self._library.ctr_step_predict(
-                self._handle, self._batch, self._table_struct, self._params_struct, unseen_zero
-            )
-            self._check(bad, batch.ids)
-            return logits
-
-    def _where(self) -> tuple[object, ...]:
-        """What the compiled code holds on to, and the model may not change behind its back."""
-        embedding = self._embedding
-        return embedding.weight.data_ptr(), embedding.seen.data_ptr(), getattr(self.model, "dropout", None)
-
-    def _fill(self, batch: Batch) -> Tensor:
-        """Points the batch structure at a batch; returns the tensor that its logits go to."""
-        ids, dense, label = batch.ids, batch.dense, batch.label
-        if self._process != os.getpid():
-            raise CtrError("this step was made before the process forked, and its threads are not in the fork")
-        if self._where() != self._places:
-            raise CtrError("the embedding's weight or seen, or dropout, was replaced after the step was made")
-        if ids.dim() != 2 or label.dim() != 1 or (dense is not None and dense.dim() != 2):
-            shapes = ", ".join(str(tuple(part.shape)) for part in (ids, dense, label) if part is not None)
-            raise CtrError(f"a batch of {shapes}; expected ids [B, F], dense [B, K] or None, labels [B]")
-        rows, shape = len(label), (ids.shape[1], 0 if dense is None else dense.shape[1])
-        if len(ids) != rows or (dense is not None and len(dense) != rows):
-            parts = [len(part) for part in (ids, dense, label) if part is not None]
-            raise CtrError(f"a batch whose ids, dense columns (if any) and labels have {parts} rows")
-        if self._handle is None:
-            self._start(*shape)
-        if shape != self._shape:
-            raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
-        logits = torch.empty(rows, dtype=torch.float32, device="cpu")
-        self._held = [_ids(ids), _plain(label, torch.float32)]
-        self._batch.ids, self._batch.label = (t.data_ptr() for t in self._held)
-        if dense is not None:
-            self._held.append(_plain(dense, torch.float32))
-            self._batch.dense = self._held[-1].data_ptr()
-        self._drawn_from = bits = None
-        if isinstance(self.model, OPNN):
-            self._drawn_from, bits = torch.get_rng_state(), self.model.draw(rows)
-        if bits is not None:
-            self._held.append(bits)
-        self._batch.bits = None if bits is None else bits.data_ptr()
-        self._batch.logit = logits.data_ptr()
-        self._batch.rows = rows
-        return logits
-
-    def _check(self, bad: int, ids: Tensor) -> None:
-        if bad >= 0:
-            if self._drawn_from is not None:
-                torch.set_rng_state(self._drawn_from)  # as if the batch had not been
-            row, field = divmod(bad, self._shape[0])
-            raise CtrError(
-                f"id {int(ids[row, field])} of field {field} is not within the table's {len(self._weight):,} rows"
-            )
+        """Logits in evaluation mode; errors are those of `Forward.predict`."""
+        return self._forward.predict(batch)
 
     def _set_rows(self, t: int) -> None:
         group = self.row_optimizer.param_groups[0]
@@ -305,16 +214,3 @@ class NativeStep:
         self._link_rows()
         self.net_optimizer.load_state_dict(state["net_optimizer"])
         self._link_net()
-
-
-def _ids(ids: Tensor) -> Tensor:
-    """As int32; what does not fit stays out of range."""
-    if ids.dtype == torch.int32:
-        return _plain(ids, torch.int32)
-    if ids.dtype == torch.bool or ids.is_floating_point() or ids.is_complex():
-        raise CtrError(f"ids of type {ids.dtype}; expected integers")
-    return _plain(ids.long().clamp(-1, MAX_ROWS), torch.int32)
-
-
-def _plain(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.to("cpu", dtype).contiguous()

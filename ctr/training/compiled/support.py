@@ -8,32 +8,21 @@ import torch
 from torch import nn
 from torch.optim import Adagrad, Adam, Optimizer
 
-from ctr.native import library as native
 from ctr.optim.core import may_vanish
 from ctr.optim.group_adagrad import GroupAdagrad
 from ctr.optim.group_adam import GroupAdam
-from ctr.training.compiled.program import translatable
+from ctr.training.compiled.forward import unservable
 
-MAX_DIM = 512  # of an embedding row
-MAX_ROWS = 2**31 - 1  # ids are int32
-MAX_THREADS = 1024
 # Options under which torch's optimizers do something that the compiled step does not.
 _PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "lr_decay": 0, "decoupled_weight_decay": False}
 
 
 def unsupported(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optimizer) -> str | None:
     """Why the compiled step cannot train this model with these optimizers; None if it can."""
-    if not native.available():
-        return "the compiled kernels are not available"
-    if not translatable(model):
-        return f"it does not know this {type(model).__name__}"
-    weight = model.get_parameter("embedding.weight")
+    if (reason := unservable(model)) is not None:
+        return reason
     if not _optimized(model, row_optimizer, net_optimizer):
         return "it trains all parameters: the embedding's weight by the row optimizer, the others by the net optimizer"
-    if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
-        return "its parameters are not all torch.float32 on the CPU"
-    if weight.shape[1] > MAX_DIM or len(weight) > MAX_ROWS:
-        return f"it has at most {MAX_DIM} numbers in an embedding row, and {MAX_ROWS:,} rows"
     if type(row_optimizer) not in (GroupAdam, GroupAdagrad) or type(net_optimizer) not in (Adam, Adagrad):
         return f"it does not know {type(row_optimizer).__name__} with {type(net_optimizer).__name__}"
     if row_optimizer.state or any(state.get("step", 0) != 0 for state in net_optimizer.state.values()):

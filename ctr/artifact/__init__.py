@@ -1,0 +1,1 @@
+"""The trained model as a folder of files: written by every run, loaded to predict."""

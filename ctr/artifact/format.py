@@ -1,0 +1,254 @@
+"""The files of a saved model, written whole and checked whole.
+
+A folder with ``manifest.json`` (what the model is, what it was trained on, golden rows), ``model.safetensors`` (the
+rows that are not zero, and the net) and ``vocabulary.arrow`` (which value each row is of). Nothing in it is code, and
+nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ctr.datasets.schema import Field, Kind
+from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.files import atomic_folder, read_sealed, sealed
+from ctr.training.folder import MODEL
+
+FORMAT = 1
+MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "model.safetensors", "vocabulary.arrow"
+ROWS = "rows"  # the tensor of embedding rows; the net's begin with NET
+NET = "net."
+
+KeyForm = Literal["raw", "hash"]
+
+
+@dataclass(frozen=True)
+class SavedField:
+    """A categorical column.
+
+    Attributes:
+        name, kind: as in `ctr.datasets.schema.Field`. A blank is a value like any other.
+        seen, kept: distinct values seen in training, and those whose row is not zero; None where values are hashed
+            into buckets, which all fields share.
+    """
+
+    name: str
+    kind: Kind
+    seen: int | None
+    kept: int | None
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Rows with the logits that the run itself computed for them.
+
+    Attributes:
+        values: [n][F] values as canonical text, None for blank; or None.
+        rows: in place of values [n][F] row numbers, 0 for what reads as zero; or None.
+        dense: [n][K] dense columns as the model takes them.
+        logits: [n].
+        probes: where keys are hashed: [F] a generated value per field, and its key; else None.
+    """
+
+    values: list[list[str | None]] | None
+    rows: list[list[int]] | None
+    dense: list[list[float]]
+    logits: list[float]
+    probes: list[tuple[str, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a saved model is.
+
+    Attributes:
+        dataset, dataset_module, dataset_options: the raw format, the module that it is in (None: this package's own),
+            and its options.
+        fields: the categorical columns, in model order.
+        dense: name and transform of each dense column, in model order.
+        num_buckets: of the hashed encoding; None for exact one-hot values.
+        keys: ``"raw"`` keeps the values themselves, ``"hash"`` 64-bit hashes of them.
+        model, model_module, model_options, embedding_dim: the net's class and what it is made with.
+        rows: number of embedding rows kept.
+        backend, threads: what computed the run's figures.
+        run: its figures and hashes, as in ``result.json``.
+        golden: rows by which a loaded model is checked.
+    """
+
+    dataset: str
+    dataset_module: str | None
+    dataset_options: dict[str, Any]
+    fields: list[SavedField]
+    dense: list[tuple[str, str]]
+    num_buckets: int | None
+    keys: KeyForm
+    model: str
+    model_module: str | None
+    model_options: dict[str, Any]
+    embedding_dim: int
+    rows: int
+    backend: Literal["native", "torch"]
+    threads: int
+    run: dict[str, Any]
+    golden: Golden
+
+    @property
+    def typed_fields(self) -> list[Field]:
+        return [Field(field.name, field.kind) for field in self.fields]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A saved model as data.
+
+    Attributes:
+        manifest: what it is.
+        rows: float32 [R, d], none of them zero.
+        net: parameters and buffers of the net by name.
+        vocabulary: R rows: ``field`` (number, null for a bucket), ``value`` (text, null for blank; or uint64: a bucket
+            or a hash), ``count`` (times seen in training), ``effect`` (||D w||, D the optimizer's denominator).
+    """
+
+    manifest: Manifest
+    rows: Tensor
+    net: dict[str, Tensor]
+    vocabulary: pa.Table
+
+
+def vocabulary_schema(hashed: bool) -> pa.Schema:
+    """Of ``vocabulary.arrow``; hashed: its values are buckets or hashes."""
+    value = pa.uint64() if hashed else pa.string()
+    return pa.schema({"field": pa.uint8(), "value": value, "count": pa.int64(), "effect": pa.float32()})
+
+
+def write(folder: Path, contents: Contents) -> None:
+    """Writes a saved model; an older one at ``folder`` is replaced once the new one is on the disk.
+
+    Raises:
+        OSError, CtrError: it cannot be written; nothing is left behind.
+    """
+    with atomic_folder(folder) as new:
+        write_files(new, contents)
+
+
+def write_files(folder: Path, contents: Contents) -> None:
+    """Writes the files into an empty folder; see `write`."""
+    tensors = {ROWS: contents.rows} | {NET + name: tensor for name, tensor in contents.net.items()}
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    except SafetensorError as error:
+        raise CtrError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
+    with pa.OSFile(str(folder / VOCABULARY), "wb") as file, pa.ipc.new_file(file, contents.vocabulary.schema) as sink:
+        sink.write_table(contents.vocabulary)
+    (folder / WEIGHTS).chmod((folder / VOCABULARY).stat().st_mode)  # safetensors keeps all others out
+    files = {name: _stamp(folder / name) for name in (WEIGHTS, VOCABULARY)}
+    text = sealed({"format": FORMAT, **asdict(contents.manifest), "files": files})
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def locate(path: Path | str) -> Path:
+    """The folder of a saved model, given it or the folder of its run.
+
+    Raises:
+        ArgumentError: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / MODEL):
+        if (folder / MANIFEST).is_file():
+            return folder
+    problem = f"no {MANIFEST} in it or in its folder {MODEL}" if path.is_dir() else "no such folder"
+    raise ArgumentError(
+        f"{path}: {problem}; expected a saved model, or the folder of a run that left one "
+        "(save=model: the default, but not in sweeps and studies)"
+    )
+
+
+def read(folder: Path) -> Contents:
+    """Reads a saved model and checks all of it: every byte by its hash, and that the parts fit each other.
+
+    Raises:
+        DataError: damaged, incomplete, of a newer version, or not a saved model; the file is named.
+    """
+    path = folder / MANIFEST
+    try:
+        values = read_sealed(path)
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
+    manifest, files = _manifest(path, values)
+    for name in (WEIGHTS, VOCABULARY):
+        _check(folder / name, files.get(name))
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise DataError(folder / WEIGHTS, None, f"not a safetensors file: {error}") from None
+    vocabulary = _vocabulary(folder / VOCABULARY, manifest)
+    rows = tensors.pop(ROWS, None)
+    expected = (manifest.rows, manifest.embedding_dim)
+    if rows is None or tuple(rows.shape) != expected or rows.dtype != torch.float32:
+        found = "none" if rows is None else f"{rows.dtype} {list(rows.shape)}"
+        raise DataError(folder / WEIGHTS, None, f"rows: {found}; expected torch.float32 {list(expected)}")
+    if not all(bool(tensor.isfinite().all()) for tensor in (rows, *tensors.values()) if tensor.is_floating_point()):
+        raise DataError(folder / WEIGHTS, None, "holds NaN or infinity")
+    if strange := [name for name in tensors if not name.startswith(NET)]:
+        raise DataError(folder / WEIGHTS, None, f"an unknown tensor {strange[0]}")
+    return Contents(manifest, rows, {name.removeprefix(NET): tensor for name, tensor in tensors.items()}, vocabulary)
+
+
+def _manifest(path: Path, values: dict[str, Any]) -> tuple[Manifest, dict[str, Any]]:
+    version = values.pop("format", None)
+    if not isinstance(version, int):
+        raise DataError(path, None, "not of a saved model (it names no format)")
+    if version > FORMAT:
+        raise DataError(path, None, f"format {version}, of a newer version of ctr; this one reads {FORMAT}: update ctr")
+    try:
+        files = values.pop("files")
+        golden = values.pop("golden")
+        if golden["probes"] is not None:
+            golden["probes"] = [tuple(probe) for probe in golden["probes"]]
+        fields = [SavedField(**field) for field in values.pop("fields")]
+        dense = [(str(name), str(transform)) for name, transform in values.pop("dense")]
+        return Manifest(fields=fields, dense=dense, golden=Golden(**golden), **values), dict(files)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DataError(path, None, f"not a manifest of format {version}") from None
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _check(path: Path, stamp: Mapping[str, Any] | None) -> None:
+    """DataError unless a file is as it was written."""
+    try:
+        size = path.stat().st_size
+        if stamp is None or size != stamp["bytes"]:
+            expected = "no such file" if stamp is None else f"{stamp['bytes']:,}"
+            raise DataError(path, None, f"{size:,} bytes; expected {expected}")
+        if _stamp(path) != stamp:
+            raise DataError(path, None, "not as it was written (checksum)")
+    except FileNotFoundError:
+        raise DataError(path, None, "no such file: the saved model is not complete") from None
+    except OSError as error:
+        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
+
+
+def _vocabulary(path: Path, manifest: Manifest) -> pa.Table:
+    hashed = manifest.num_buckets is not None or manifest.keys == "hash"
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(path, None, f"not a sound Arrow file: {str(error).splitlines()[0]}") from None
+    if table.schema != vocabulary_schema(hashed) or table.num_rows != manifest.rows:
+        raise DataError(path, None, f"{table.num_rows:,} rows that do not fit the manifest's {manifest.rows:,}")
+    return table.combine_chunks()

@@ -1,0 +1,231 @@
+"""From a trained run to a saved model: the rows that are not zero, what they belong to, and the net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from ctr.artifact import format
+from ctr.artifact.format import Contents, Golden, KeyForm, Manifest, SavedField
+from ctr.artifact.lookup import hidden, keys_of, typed_columns
+from ctr.artifact.saved import assemble
+from ctr.datasets.encode import Keys, hash_ids
+from ctr.datasets.prepared import Prepared
+from ctr.datasets.schema import Dataset, Field
+from ctr.datasets.stream import Batch
+from ctr.errors import CtrError
+from ctr.files import atomic_folder
+from ctr.metrics import alive_rows
+from ctr.training.result import Result
+from ctr.training.settings import Settings
+from ctr.training.trainer import TrainingRun
+
+GOLDEN_ROWS = 16
+COUNTED_ROWS = 1 << 17  # at a time
+FIGURES = (
+    *("opt", "seed", "source", "rows_train", "rows_test", "features_present", "features_nonzero", "feature_rate"),
+    *("auc", "logloss", "calibration", "normalised_entropy", "config_hash", "data_hash", "code_hash", "git_sha"),
+)  # of the run's result, to be kept with the model
+
+
+def save_model(
+    folder: Path,
+    settings: Settings,
+    data: Prepared,
+    training: TrainingRun,
+    result: Result,
+    on_rows: Callable[[int], object] = lambda rows: None,
+) -> None:
+    """Saves a run's model as it is after its training and evaluation, and checks it by loading it.
+
+    Args:
+        folder: where it goes; an older model there is replaced.
+        settings: of the run; ``save`` is not None.
+        data: what it was trained on.
+        training: the trained run; nothing of it changes.
+        result: its figures.
+        on_rows: called with the number of training rows looked through since the last call.
+
+    Raises:
+        OSError, CtrError: it cannot be written; an older model stays as it was.
+    """
+    assert settings.save is not None
+    contents = _contents(settings, settings.save.keys, data, training, result, on_rows)
+    with atomic_folder(folder) as new:
+        format.write_files(new, contents)
+        assemble(folder, format.read(new), allow_module=True)
+
+
+def _contents(
+    settings: Settings,
+    keys: KeyForm,
+    data: Prepared,
+    training: TrainingRun,
+    result: Result,
+    on_rows: Callable[[int], object],
+) -> Contents:
+    embedding, optimizer = training.model.embedding, training.learner.row_optimizer
+    alive = alive_rows(embedding.weight, embedding.seen).cpu()
+    places = np.zeros(len(alive), np.int32)  # 0: not kept
+    places[alive.numpy()] = np.arange(1, int(alive.sum()) + 1, dtype=np.int32)
+    dataset, num_buckets = settings.data.format, settings.data.num_buckets
+    effects = [torch.linalg.vector_norm(D * x, dim=1).cpu() for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
+    more = {
+        "count": pa.array(_counts(data, places, on_rows)),
+        "effect": pa.array(torch.cat(effects)[alive].numpy()),
+    }
+    if num_buckets is None:
+        seen, kept, numbers, values = _kept_values(data, embedding.seen.cpu().numpy(), alive.numpy())
+        fields = [SavedField(f.name, f.kind, *map(int, n)) for f, *n in zip(dataset.fields, seen, kept, strict=True)]
+        if keys == "hash":
+            values = pa.array(hidden(keys_of(Keys(dataset.fields, stable=True), numbers, values)))
+        columns = {"field": pa.array(numbers), "value": values}
+    else:
+        fields = [SavedField(field.name, field.kind, None, None) for field in dataset.fields]
+        buckets = np.flatnonzero(alive.numpy()).astype(np.uint64)
+        columns = {"field": pa.nulls(len(buckets), pa.uint8()), "value": pa.array(buckets)}
+    schema = format.vocabulary_schema(num_buckets is not None or keys == "hash")
+    vocabulary = pa.table({**columns, **more}, schema=schema)
+    transforms = dataset.transforms
+    figures = asdict(result)
+    manifest = Manifest(
+        dataset=settings.data.name,
+        dataset_module=settings.data.module,
+        dataset_options=dict(settings.data.options),
+        fields=fields,
+        dense=[(name, transforms.get(name, "none")) for name in dataset.dense],
+        num_buckets=num_buckets,
+        keys=keys,
+        model=settings.model.name,
+        model_module=settings.model.module,
+        model_options=dict(settings.model.options),
+        embedding_dim=settings.model.embedding_dim,
+        rows=len(vocabulary),
+        backend="native" if settings.backend == "native" else "torch",
+        threads=settings.threads,
+        run={name: figures[name] for name in FIGURES},
+        golden=_golden(dataset, keys, num_buckets, data, training, places),
+    )
+    net = cast(nn.Module, training.model).state_dict()
+    return Contents(
+        manifest=manifest,
+        rows=embedding.weight.detach().cpu()[alive],
+        net={name: tensor for name, tensor in net.items() if not name.startswith("embedding.")},
+        vocabulary=vocabulary,
+    )
+
+
+def _counts(data: Prepared, places: np.ndarray, on_rows: Callable[[int], object]) -> np.ndarray:
+    """int64 [R]: how often each kept value occurs in the training rows.
+
+    Args:
+        data: the rows.
+        places: int32 [N], 1 to R for the kept ids, 0 for all others.
+    """
+    total = np.zeros(int(places.max(initial=0)) + 1, np.int64)
+    for start, stop in data.split.train:
+        for at in range(start, stop, COUNTED_ROWS):
+            ids = data.rows[at : min(at + COUNTED_ROWS, stop)][0]
+            total += np.bincount(places[ids.ravel()], minlength=len(total))
+            on_rows(len(ids))
+    return total[1:]
+
+
+def _kept_values(
+    data: Prepared, seen: np.ndarray, alive: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Array]:
+    """int64 [F] values seen and kept in each field; field numbers uint8 [R] and texts [R] of the kept values.
+
+    Args:
+        data: the rows, with their vocabulary.
+        seen, alive: bool [N], which features training has seen, and which of them are not zero.
+    """
+    assert data.vocabulary is not None
+    counts = np.zeros((2, len(data.manifest.fields)), np.int64)
+    parts, start = [], 0
+    for number in range(len(data.vocabulary)):
+        batch = data.vocabulary.batch(number)
+        here = slice(start, start + len(batch))
+        fields = batch["field"].to_numpy()
+        for count, which in zip(counts, (seen[here], alive[here]), strict=True):
+            count += np.bincount(fields[which], minlength=len(count))
+        parts.append(batch.filter(pa.array(alive[here])))
+        start = here.stop
+    kept = pa.Table.from_batches(parts).combine_chunks()
+    return counts[0], counts[1], kept["field"].to_numpy(), kept["value"].combine_chunks()
+
+
+def _golden(
+    dataset: Dataset, keys: KeyForm, num_buckets: int | None, data: Prepared, training: TrainingRun, places: np.ndarray
+) -> Golden:
+    """Rows of the test part with the logits of the run; generated rows where values are hashed."""
+    values: list[list[str | None]] | None = None
+    probes = None
+    if num_buckets is None and keys == "raw":
+        ids, dense = _test_rows(data)
+        vocabulary = _values_of(data, ids)
+        values = [[vocabulary[number] for number in row] for row in ids.tolist()]
+    else:
+        random = np.random.default_rng(0)
+        dense = random.random((GOLDEN_ROWS, len(dataset.dense)), np.float32)
+        made = [_generated(field, GOLDEN_ROWS, random) for field in dataset.fields]
+        stable = Keys(dataset.fields, stable=True).of(typed_columns(dataset.fields, made))
+        if num_buckets is None:  # a generated value is hardly ever one that is known: rows, in place of values
+            ids = random.integers(len(places), size=stable.shape, dtype=np.int32)
+            ids[::2] = random.choice(np.flatnonzero(places), ids[::2].shape) if places.any() else 0
+            probes = [(str(texts[0]), key) for texts, key in zip(made, hidden(stable[0]).tolist(), strict=True)]
+        else:
+            ids = hash_ids(stable, num_buckets)
+            values = [list(row) for row in zip(*made, strict=True)]
+    logits = training.learner.predict(
+        Batch(torch.from_numpy(ids), torch.from_numpy(dense) if dataset.dense else None, torch.zeros(len(ids)))
+    )
+    return Golden(
+        values=values,
+        rows=None if values is not None else places[ids].tolist(),
+        dense=dense.astype(float).tolist(),
+        logits=_finite(logits).tolist(),
+        probes=probes,
+    )
+
+
+def _finite(logits: Tensor) -> Tensor:
+    if not bool(logits.isfinite().all()):
+        raise CtrError("a golden row's logit is NaN or infinite")
+    return logits.double()
+
+
+def _test_rows(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """ids [n, F] and dense columns [n, K] of some rows, evenly over the test part."""
+    numbers = np.concatenate([np.arange(start, stop) for start, stop in data.split.test])
+    chosen = numbers[np.linspace(0, len(numbers) - 1, min(GOLDEN_ROWS, len(numbers)), dtype=np.int64)]
+    rows = [data.rows[number : number + 1] for number in chosen.tolist()]
+    ids, dense, _ = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+    return ids, dense
+
+
+def _values_of(data: Prepared, ids: np.ndarray) -> dict[int, str | None]:
+    """The value of each of some features."""
+    assert data.vocabulary is not None
+    found: dict[int, str | None] = {}
+    wanted, start = np.unique(ids), 0
+    for number in range(len(data.vocabulary)):
+        batch = data.vocabulary.batch(number)
+        here = wanted[(wanted >= start) & (wanted < start + len(batch))]
+        found.update(zip(here.tolist(), batch["value"].take(pa.array(here - start)).to_pylist(), strict=True))
+        start += len(batch)
+    return found
+
+
+def _generated(field: Field, count: int, random: np.random.Generator) -> list[str | None]:
+    """Values of a field as canonical text, of nobody's log; one of them is blank."""
+    numbers = random.integers(1 << 32, size=count).tolist()
+    shown = {"hex32": "{:08x}", "integer": "{}", "text": "generated {}"}[field.kind]
+    return [*(shown.format(number) for number in numbers[1:]), None]

@@ -1,0 +1,193 @@
+"""A saved model that has been loaded: encodes values, computes logits and probabilities, tells what it has kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from ctr import parts
+from ctr.artifact import format
+from ctr.artifact.format import Contents, Manifest
+from ctr.artifact.lookup import Lookup, typed_columns
+from ctr.datasets.schema import Dataset
+from ctr.datasets.stream import Batch
+from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.models import FeatureEmbedding
+from ctr.training.build import EVAL_BATCH
+from ctr.training.compiled.forward import Forward, forward_of, unservable
+
+TOLERANCE = 1e-5  # of a logit, relative and absolute: another machine or backend rounds otherwise
+
+
+class SavedModel:
+    """A trained model as it is served; `load` makes one.
+
+    Attributes:
+        folder: where it was loaded from.
+        manifest: what it is, what it was trained on, and the run's figures.
+        dataset: the raw format that it takes.
+        net: the model, in evaluation mode; ``net(ids, dense)`` and ``net.from_rows(rows, dense)`` give logits.
+        rows: float32 [R + 1, d], the table of ``net.embedding``. Row 0 is zero: what unknown, never seen and removed
+            values read. Row i + 1 belongs to row i of the vocabulary.
+        vocabulary: Arrow table, see `ctr.artifact.format.Contents`.
+        backend: ``"native"`` or ``"torch"``.
+    """
+
+    def __init__(
+        self, folder: Path, contents: Contents, dataset: Dataset, net: nn.Module, forward: Forward | None
+    ) -> None:
+        self.folder, self.manifest, self.dataset, self.net = folder, contents.manifest, dataset, net
+        self.rows: Tensor = net.get_parameter("embedding.weight").detach()
+        self.vocabulary = contents.vocabulary
+        self.backend: Literal["native", "torch"] = "torch" if forward is None else "native"
+        self._forward = forward
+        try:
+            self._lookup = Lookup(contents.manifest, contents.vocabulary)
+        except CtrError as error:
+            raise DataError(folder / format.VOCABULARY, None, str(error)) from None
+
+    def encode(self, columns: Sequence[pa.Array]) -> np.ndarray:
+        """int32 [n, F] row numbers of one typed array per field, as the dataset's reader yields them; 0: unknown."""
+        return self._lookup.rows(columns)
+
+    def logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
+        """float32 [n] logits, in batches as the run's own evaluation.
+
+        Args:
+            ids: int32 [n, F] row numbers, as `encode` gives.
+            dense: float32 [n, K]; may be None where K = 0.
+        """
+        found = np.empty(len(ids), np.float32)
+        for start in range(0, len(ids), EVAL_BATCH):
+            part = slice(start, start + EVAL_BATCH)
+            columns = None if dense is None or not self.manifest.dense else torch.from_numpy(dense[part])
+            found[part] = self._batch(torch.from_numpy(ids[part]), columns).numpy()
+        return found
+
+    def _batch(self, ids: Tensor, dense: Tensor | None) -> Tensor:
+        if self._forward is not None:
+            return self._forward.predict(Batch(ids, dense, torch.zeros(len(ids))))
+        with torch.no_grad():
+            return cast(Tensor, self.net(ids, dense))
+
+    def check_golden(self) -> None:
+        """Compares the golden rows' logits with those that the run computed.
+
+        Raises:
+            DataError: they differ, or a probe's key does: this version would look values up in vain.
+        """
+        golden, manifest, path = self.manifest.golden, self.manifest, self.folder / format.MANIFEST
+        if golden.probes is not None:
+            columns = typed_columns(manifest.fields, [[value] for value, _ in golden.probes])
+            if self._lookup.keys(columns)[0].tolist() != [key for _, key in golden.probes]:
+                raise DataError(path, None, "this version of ctr hashes values otherwise than the one that saved it")
+        if golden.values is not None:
+            ids = self.encode(typed_columns(manifest.fields, list(zip(*golden.values, strict=True))))
+        else:
+            ids = np.array(golden.rows, np.int32)
+        dense = np.array(golden.dense, np.float32).reshape(len(ids), len(manifest.dense))
+        found, expected = self.logits(ids, dense), np.array(golden.logits, np.float32)
+        if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            worst = int(np.argmax(np.abs(found - expected)))
+            raise DataError(
+                path, None,
+                f"golden row {worst} has logit {found[worst]:.6f}, but {expected[worst]:.6f} when the model was saved: "
+                "it is damaged, or this version of ctr computes otherwise",
+            )  # fmt: skip
+
+
+def load(
+    path: Path | str,
+    *,
+    allow_module: bool = False,
+    backend: Literal["auto", "native", "torch"] | None = None,
+    threads: int | None = None,
+) -> SavedModel:
+    """Loads a saved model and checks all of it, by its checksums and its golden rows.
+
+    Nothing in the folder is executed. A model or dataset of another package is code of that package, which the folder
+    only names: it is imported if you allow it.
+
+    Args:
+        path: the model's folder, or that of the run that left it.
+        allow_module: import the module that the model names, from the packages that are installed here.
+        backend: ``"auto"`` takes the compiled code where it serves the model; None: as the run, where that can be.
+        threads: of the compiled code; None: as the run. The run's own backend and threads give its own digits.
+
+    Raises:
+        ArgumentError: no saved model there, or it needs a module that is not allowed or not installed.
+        DataError: it is damaged, incomplete or of a newer version.
+    """
+    folder = format.locate(path)
+    return assemble(folder, format.read(folder), allow_module=allow_module, backend=backend, threads=threads)
+
+
+def assemble(
+    folder: Path,
+    contents: Contents,
+    *,
+    allow_module: bool = False,
+    backend: Literal["auto", "native", "torch"] | None = None,
+    threads: int | None = None,
+) -> SavedModel:
+    """Makes a model of what `ctr.artifact.format.read` gave; see `load`."""
+    manifest = contents.manifest
+    for key, module in (("dataset", manifest.dataset_module), ("model", manifest.model_module)):
+        if module is not None and not allow_module:
+            raise ArgumentError(
+                f"{folder}: its {key} is code of another package, module {module}; "
+                f"if you trust that package: allow_module=true (in Python: allow_module=True)"
+            )
+    dataset = _dataset(folder, manifest)
+    net = _net(folder, contents)
+    wanted = backend or manifest.backend
+    reason = None if wanted == "torch" else unservable(net)
+    if backend == "native" and reason is not None:
+        raise ArgumentError(f"backend=native cannot serve this model: {reason}; use backend=auto")
+    forward = None
+    if wanted != "torch" and reason is None:
+        forward = forward_of(net, manifest.threads if threads is None else threads)
+    model = SavedModel(folder, contents, dataset, net, forward)
+    model.check_golden()
+    return model
+
+
+def _dataset(folder: Path, manifest: Manifest) -> Dataset:
+    try:
+        dataset = parts.dataset(manifest.dataset, manifest.dataset_module)(**manifest.dataset_options)
+    except (TypeError, ValueError) as error:
+        raise DataError(folder / format.MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
+    assert isinstance(dataset, Dataset)
+    if list(dataset.fields) != manifest.typed_fields or dataset.dense != tuple(name for name, _ in manifest.dense):
+        raise DataError(
+            folder / format.MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
+        )
+    return dataset
+
+
+def _net(folder: Path, contents: Contents) -> nn.Module:
+    """The model with its table: the rows below one of zeros."""
+    manifest = contents.manifest
+    kind = parts.model(manifest.model, manifest.model_module)
+    size = manifest.rows + 1, len(manifest.fields), len(manifest.dense)
+    with torch.random.fork_rng(devices=[]):  # initial values are drawn, to be overwritten
+        embedding = FeatureEmbedding(size[0], manifest.embedding_dim, init_scale=0)
+        try:
+            net = kind(*size, embedding=embedding, generator=torch.Generator(), **manifest.model_options)
+        except (TypeError, ValueError) as error:
+            raise DataError(folder / format.MANIFEST, None, f"model={manifest.model}: {error}") from None
+    embedding.weight.data[1:] = contents.rows
+    embedding.seen.fill_(True)
+    expected = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("embedding.")}
+    shapes = [{name: tuple(tensor.shape) for name, tensor in part.items()} for part in (contents.net, expected)]
+    if shapes[0] != shapes[1]:
+        problem = f"the net is {shapes[0]}; model={manifest.model} has {shapes[1]}"
+        raise DataError(folder / format.WEIGHTS, None, problem)
+    net.load_state_dict(contents.net, strict=False)
+    return net.eval().requires_grad_(False)
