@@ -19,11 +19,13 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
 from torch import nn
@@ -72,7 +74,7 @@ def made_contents(
     kind = parts.model(model, module)
     net = kind(1, width, len(dataset.dense), embedding=embedding, generator=generator, **(options or {})).eval()
     starts = np.cumsum([1, *sizes[:-1]])
-    ids = starts + random.integers(sizes, size=(16, width))
+    ids = np.where(np.array(sizes) > 0, starts + random.integers(np.maximum(sizes, 1), size=(16, width)), 0)
     raw = torch.from_numpy(random.integers(0, 1000, (16, len(dataset.dense))).astype(float))
     transforms = [(name, dataset.transforms.get(name, "none")) for name in dataset.dense]
     dense = Transforms(transforms)(raw) if transforms else None
@@ -96,7 +98,7 @@ def made_contents(
         threads=1,
         run={"source": "made up"},
         golden=Golden(
-            values=[values.take(pa.array(row - 1)).to_pylist() for row in ids],
+            values=[[values[i - 1].as_py() if i else None for i in row] for row in ids.tolist()],
             rows=None,
             dense=[] if dense is None else dense.tolist(),
             logits=logits.tolist(),
@@ -113,10 +115,10 @@ def made_contents(
 
 
 def _values(of: Field, size: int, random: np.random.Generator) -> pa.Array:
-    """Different canonical texts, null for blank."""
-    numbers = random.choice(1 << 32, size, replace=False).tolist()
+    """Different canonical texts; the last is null, blank, where there are several."""
     shown = {"hex32": "{:08x}", "integer": "{}", "text": "wört {}"}[of.kind]
-    return pa.array([*(shown.format(number) for number in numbers[: size - 1]), None if size > 1 else shown.format(7)])
+    texts = [shown.format(number) for number in random.choice(1 << 32, size, replace=False).tolist()]
+    return pa.array([*texts[:-1], None] if size > 1 else texts, pa.string())
 
 
 def criteo_sizes(rows: int) -> list[int]:
@@ -170,18 +172,21 @@ def onnx_file(folder: Path, model: SavedModel, kind: RowType, rows: dict[int, li
     seconds, session = timed(lambda: onnx.session(path))
     agreement.check(session, model, scorer)
     calls = {
-        batch: [lambda feed=agreement.feed(model, part): session.run([onnx.OUTPUT], feed) for part in parts_]
+        batch: [partial(session.run, [onnx.OUTPUT], agreement.feed(model, part)) for part in parts_]
         for batch, parts_ in rows.items()
     }
     return Contestant(f"ONNX, {kind} rows", path.stat().st_size, seconds, calls)
 
 
+def frame(model: SavedModel, rows: agreement.Rows) -> pd.DataFrame:
+    """The rows as a frame of the log's columns."""
+    fields = {f.name: texts.to_pandas() for f, texts in zip(model.manifest.fields, rows.texts, strict=True)}
+    return pd.DataFrame(fields | {name: rows.numbers[:, i] for i, (name, _) in enumerate(model.manifest.dense)})
+
+
 def saved_model(model: SavedModel, rows: dict[int, list[agreement.Rows]]) -> Contestant:
     seconds, loaded = timed(lambda: load(model.folder, allow_module=True, threads=1))
-    calls = {
-        batch: [lambda frame=frame(model, part): loaded.predict(frame) for part in parts_]
-        for batch, parts_ in rows.items()
-    }
+    calls = {batch: [partial(loaded.predict, frame(model, part)) for part in parts_] for batch, parts_ in rows.items()}
     size = sum(path.stat().st_size for path in model.folder.iterdir())
     return Contestant(f"saved model, m.predict ({loaded.backend})", size, seconds, calls)
 
@@ -207,7 +212,7 @@ def dense_model(folder: Path, batches: Sequence[int]) -> Contestant:
     for batch in batches:
         ids = [torch.from_numpy(random.integers(count, size=(batch, len(VOCABULARIES)))) for _ in range(FEEDS)]
         dense = torch.zeros(batch, 13)
-        calls[batch] = [lambda ids=part, dense=dense: predict(ids, dense) for part in ids]
+        calls[batch] = [partial(predict, part, dense) for part in ids]
     return Contestant("dense model, torch, from row numbers", path.stat().st_size, seconds, calls)
 
 
@@ -226,7 +231,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a saved model, or the folder of its run")
     parser.add_argument("--rows", type=int, default=ROWS, help="of the made-up model")
-    parser.add_argument("--turns", type=int, default=TURNS, help=f"of {SECONDS:g} s, for each contestant and batch size")
+    parser.add_argument(
+        "--turns", type=int, default=TURNS, help=f"of {SECONDS:g} s, for each contestant and batch size"
+    )
     parser.add_argument("--no-dense", action="store_true", help="leave the dense model out: it takes 2.2 GB of memory")
     parser.add_argument("--json", type=Path, help="write all turns there")
     given = parser.parse_args()
@@ -247,7 +254,9 @@ def main() -> None:
             for batch in BATCHES:
                 for one in contestants:
                     one.turn(batch)
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; microseconds: median (99th")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; microseconds: median (99th"
+    )
     print(f"percentile) of the quietest of {given.turns} turns of {SECONDS:g} s; {model.manifest.rows:,} rows of "
           f"{model.manifest.embedding_dim}\n")  # fmt: skip
     print(table(contestants))

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ctr.artifact.lookup import typed
+from ctr.artifact.lookup import typed_columns
 from ctr.artifact.onnx import OUTPUT
 from ctr.artifact.saved import SavedModel
 from ctr.artifact.scorer import Scorer, Transforms
@@ -117,7 +117,7 @@ def check(session: InferenceSession, model: SavedModel, scorer: Scorer) -> Diffe
 
 def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: Rows) -> Difference:
     """Runs the file on some rows; see `check`."""
-    ids, found = model.encode(_typed(model, rows)), probabilities(session, model, rows)
+    ids, found = model.encode(typed_columns(model.manifest.fields, rows.texts)), probabilities(session, model, rows)
     numbers = torch.from_numpy(rows.numbers) if model.manifest.dense else None
     with torch.no_grad():
         stored = _sigmoid(scorer(torch.from_numpy(ids).long(), numbers).numpy())
@@ -128,8 +128,8 @@ def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: 
         if not abs(found[worst] - expected[worst]) <= TOLERANCE:  # NaN too
             raise CtrError(
                 f"the ONNX file gives a row the probability {found[worst]:.7f}, the saved model {expected[worst]:.7f}; "
-                f"expected a difference of at most {TOLERANCE:g}: dense columns may be so large that rounding shows, or "
-                "the versions of torch, onnxscript and onnxruntime do not fit together"
+                f"expected a difference of at most {TOLERANCE:g}: either dense columns are so large that rounding "
+                "shows, or the versions of torch, onnxscript and onnxruntime do not fit together"
             )
     differences = np.abs(found - own)
     return Difference(len(rows), float(differences.max()), float(differences.mean()))
@@ -188,10 +188,6 @@ def canonical(kind: Kind, values: pa.Array) -> pa.Array:
     offsets = np.arange(0, len(digits) + 1, 8, dtype=np.int32)
     texts = pa.Array.from_buffers(pa.string(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(digits)])
     return pc.if_else(values.is_valid(), texts, pa.scalar(None, pa.string()))
-
-
-def _typed(model: SavedModel, rows: Rows) -> list[pa.Array]:
-    return [typed(field.kind, texts) for field, texts in zip(model.manifest.fields, rows.texts, strict=True)]
 
 
 def _joined(one: Rows, two: Rows) -> Rows:

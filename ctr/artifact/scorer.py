@@ -65,8 +65,8 @@ class Transforms(nn.Module):
 class Scorer(nn.Module):
     """A model with its rows stored as they are in the file.
 
-    A row of int8 is ``q * scale`` with one float16 scale for the row, the least that holds its largest number: rows
-    that the optimizer shrank keep their precision.
+    A row of int8 is ``q * scale`` with a float16 scale of its own, by its largest number: rows that the optimizer shrank
+    keep their precision.
 
     Args:
         net: has ``from_rows(rows, dense)``; in evaluation mode.
@@ -107,5 +107,5 @@ class Scorer(nn.Module):
 def quantise(rows: Tensor) -> tuple[Tensor, Tensor]:
     """int8 [R, d] and their float16 [R, 1] scales, of float32 [R, d]."""
     exact = rows.abs().amax(1, keepdim=True) / 127
-    scale = exact.half().clamp(min=2**-24)  # float16's least number above 0
-    return (rows / scale.float()).round().clamp(-127, 127).to(torch.int8), scale
+    scale = (exact * (1 + 2**-10) + 2**-24).half()  # never rounded down: the row's largest number must fit
+    return (rows / scale.float()).round().to(torch.int8), scale

@@ -221,8 +221,13 @@ class MlflowTracker:
                 self._register(registered, id_)
 
     def _register(self, name: str, model_id: str) -> None:
-        if not self._client.search_registered_models(f"name = '{name}'", max_results=1):
+        from mlflow.exceptions import MlflowException
+
+        try:
             self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
         self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
 
     def finish(self, status: Status) -> None:
@@ -236,7 +241,8 @@ class LastingTracker:
 
     The file is written when the run ends, a JSON object on each line: first ``run`` (``uri``, ``run_id`` and the
     ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in milliseconds), ``tags`` (``values``),
-    ``text`` (``name``, ``text``), ``model`` (``folder``, ``registered``) and ``finish`` (``status``), each named by ``kind``.
+    ``text`` (``name``, ``text``), ``model`` (``folder``, ``registered``) and ``finish`` (``status``), each named by
+    ``kind``.
 
     Args:
         tracker: of a run that has begun.
