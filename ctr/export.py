@@ -1,7 +1,8 @@
-"""A saved model as one file for serving: ``python -m ctr.export model=runs/... to=onnx out=model.onnx``.
+"""A saved model as one file for serving: ``python -m ctr.export model=runs/mine to=onnx out=model.onnx``.
 
-The file goes from the log's values to the click probability; docs/serving.md shows how to use it. It gets its name only
-after it has been run and has given the probabilities of the saved model.
+The file goes from the log's values to the click probability; docs/serving.md says how to use it. It gets its name only
+after it has been run and has given the saved model's probabilities. Keys and their defaults are in
+``configs/export.yaml``; ``--help`` lists them.
 """
 
 from __future__ import annotations
@@ -11,70 +12,46 @@ import ctr.environment  # noqa: F401  # before torch
 # isort: split
 
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig
-
-from ctr.cli import report_failure, run_command
-from ctr.config import schema, search
-
-search.register()
+from ctr.cli import run_command
+from ctr.config import plain
+from ctr.config.schema import ExportConfig
 
 
-@hydra.main(config_path="pkg://ctr.conf", config_name="export", version_base="1.3")
-def main(config: DictConfig) -> None:
-    try:
-        values = schema.plain_dict(schema.typed(config, schema.ExportConfig))
-        values.pop("to")  # one format so far
-        for line in export(**values):
-            print(line, flush=True)
-    except (Exception, KeyboardInterrupt) as error:
-        report_failure(error)
-        raise
-
-
-def export(model: str, out: str, rows: str, raw: str | None, allow_module: bool) -> Iterator[str]:
-    """Exports a model and yields what is to be said of it.
-
-    Args:
-        model: folder of the saved model or of its run.
-        out: the file; an older one there is replaced.
-        rows: what the embedding rows are stored as.
-        raw: a log with labels; both models' AUC on it is said.
-        allow_module: import the module that the model names.
-    """
+def main(overrides: Sequence[str]) -> None:
+    values = plain.compose("export", overrides, ExportConfig)
+    out, rows = Path(values["out"]), values["rows"]
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
     from ctr.artifact.scorer import Scorer
     from ctr.files import atomic_path
 
     onnx.expect_libraries()
-    saved = load(model, allow_module=allow_module)
-    manifest = saved.manifest
-    logs = None if raw is None else saved.dataset.locate(Path(raw))
-    scorer = Scorer(saved.net, saved.rows, rows, manifest.dense)
-    with atomic_path(Path(out)) as file:
-        onnx.write(file, onnx.to_onnx(saved, scorer))
+    model = load(values["model"], allow_module=values["allow_module"])
+    manifest = model.manifest
+    log = None if values["raw"] is None else agreement.locate(model, Path(values["raw"]))
+    scorer = Scorer(model.net, model.rows, rows, manifest.dense)
+    say("model", f"{os.path.relpath(model.folder)}: {manifest.model} on {manifest.dataset}, {manifest.rows:,} rows of "
+        f"{manifest.embedding_dim}")  # fmt: skip
+    with atomic_path(out) as file:
+        onnx.write(file, onnx.to_onnx(model, scorer))
         session = onnx.session(file)
-        difference = agreement.check(session, saved, scorer)
-    size = Path(out).stat().st_size
-    yield _line("model", f"{saved.folder}: {manifest.dataset} {manifest.model}, {manifest.rows:,} rows of "
-                f"{manifest.embedding_dim}")  # fmt: skip
-    yield _line("file", f"{os.path.relpath(out)} ({size / 1e6:,.1f} MB, rows as {rows})")
-    yield _line("inputs", f"{len(session.get_inputs())} columns; their forms are in its metadata, under ctr")
-    yield _line("probabilities", f"differ from the saved model's by up to {difference.largest:.1e}, {difference.mean:.1e} "
-                f"in the mean of {difference.rows:,} rows")  # fmt: skip
-    if logs is not None:
-        auc = agreement.aucs(session, saved, scorer, logs)
-        yield _line("AUC", f"{auc.file:.6f} on {auc.rows:,} rows of {raw}; the saved model's is {auc.model:.6f} "
-                    f"({auc.file - auc.model:+.1e})")  # fmt: skip
+        found = agreement.check(session, model, scorer)
+    say("file", f"{os.path.relpath(out)} ({out.stat().st_size / 1e6:,.1f} MB, rows as {rows})")
+    say("inputs", f"{len(session.get_inputs())} columns; the file's metadata (key {onnx.METADATA}) says in which form")
+    say("probabilities", f"within {found.largest:.1e} of the saved model's, {found.mean:.1e} in the mean of "
+        f"{found.rows:,} rows")  # fmt: skip
+    if log is not None:
+        auc = agreement.aucs(session, model, scorer, log)
+        say("AUC", f"{auc.file:.6f} on {auc.rows:,} rows; the saved model's is {auc.model:.6f} "
+            f"({auc.file - auc.model:+.1e})")  # fmt: skip
 
 
-def _line(name: str, value: str) -> str:
-    return f"  {name:<17} {value}"
+def say(name: str, value: str) -> None:
+    print(f"  {name:<17} {value}", flush=True)
 
 
 if __name__ == "__main__":
-    run_command(main, "export")
+    run_command(lambda: plain.run(main), "export")

@@ -14,10 +14,10 @@ import torch
 
 from ctr.artifact.lookup import typed_columns
 from ctr.artifact.onnx import OUTPUT
-from ctr.artifact.saved import SavedModel
+from ctr.artifact.saved import SavedModel, sigmoid
 from ctr.artifact.scorer import Scorer, Transforms
 from ctr.datasets.schema import Kind, Reading
-from ctr.errors import CtrError
+from ctr.errors import ArgumentError, CtrError
 from ctr.metrics import exact_auc
 from ctr.progress import rows_bar
 
@@ -120,9 +120,9 @@ def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: 
     ids, found = model.encode(typed_columns(model.manifest.fields, rows.texts)), probabilities(session, model, rows)
     numbers = torch.from_numpy(rows.numbers) if model.manifest.dense else None
     with torch.no_grad():
-        stored = _sigmoid(scorer(torch.from_numpy(ids).long(), numbers).numpy())
+        stored = scorer(torch.from_numpy(ids).long(), numbers).sigmoid().numpy()
         dense = None if numbers is None else scorer.transforms(numbers).numpy()
-    own = _sigmoid(model.logits(ids, dense))
+    own = sigmoid(model.logits(ids, dense))
     for expected in (stored, own) if scorer.kind == "float32" else (stored,):
         worst = int(np.argmax(np.abs(found - expected)))
         if not abs(found[worst] - expected[worst]) <= TOLERANCE:  # NaN too
@@ -150,6 +150,17 @@ class Aucs:
     model: float
 
 
+def locate(model: SavedModel, raw: Path) -> list[Path]:
+    """The files of a log with labels.
+
+    Raises:
+        ArgumentError: there are none.
+    """
+    if not raw.exists():
+        raise ArgumentError(f"raw={raw}: no such file or folder")
+    return model.dataset.locate(raw)
+
+
 def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Sequence[Path]) -> Aucs:
     """Runs both on a log with labels, with a bar.
 
@@ -162,6 +173,7 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
     count = 0
     with rows_bar("AUC") as progress:
         for block in model.dataset.read(paths, reading):
+            assert block.label is not None
             for start in range(0, len(block.label), BATCH):
                 part = slice(start, start + BATCH)
                 fields, dense = [values[part] for values in block.fields], block.dense[part]
@@ -193,8 +205,3 @@ def canonical(kind: Kind, values: pa.Array) -> pa.Array:
 def _joined(one: Rows, two: Rows) -> Rows:
     texts = [pa.concat_arrays(pair) for pair in zip(one.texts, two.texts, strict=True)]
     return Rows(texts, np.concatenate([one.numbers, two.numbers]))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    """float64 [n]."""
-    return 1 / (1 + np.exp(-logits.astype(np.float64)))

