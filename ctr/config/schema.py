@@ -112,6 +112,16 @@ class PrepareConfig:
 
 
 @dataclass
+class ExportConfig:
+    model: str
+    to: Literal["onnx"]
+    out: str
+    rows: Literal["float32", "float16", "int8"]
+    raw: str | None
+    allow_module: bool
+
+
+@dataclass
 class TrainConfig:
     dataset: DatasetConfig
     model: ModelConfig

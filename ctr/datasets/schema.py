@@ -23,11 +23,12 @@ class Field:
     """One categorical column: its values become one-hot features, one embedding row each.
 
     ``kind`` says how the value reads in the vocabulary: ``hex32`` (uint32 shown as 8 hex digits), ``integer``
-    or ``text``.
+    or ``text``. ``derived`` says in words what the reader makes it of, where it is not the log's column of this name.
     """
 
     name: str
     kind: Kind
+    derived: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
