@@ -74,6 +74,8 @@ class GroupedConfig(OptConfig):
     """With ``group_`` in its name."""
 
     lambda_schedule: Literal["constant", "linear", "cubic"]
+    budget: int | float | str | None = None  # `ctr.training.budget`
+    budget_schedule: Literal["constant", "linear", "geometric"] = "constant"
 
 
 @dataclass

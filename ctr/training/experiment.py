@@ -232,6 +232,8 @@ def _advance(
             progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
             rate = window.rows / (time.perf_counter() - began)
             values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
+            if training.schedule is not None:
+                values["train/lambda21"] = training.lambda21
             for tracker in trackers:
                 tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
 

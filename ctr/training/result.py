@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
+from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.identity import CODE
@@ -19,8 +20,9 @@ from ctr.training.trainer import Evaluation, TrainingRun
 class Result:
     """The figures of one run, as in ``result.json``.
 
-    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
-    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out.
+    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... ``lambda21`` is that of the last step;
+    with a ``budget``, which is a number of features, the value that the weakest of them exceeds. The figures of pruning
+    are None without it, ``auc_retrained`` without ``retrain``. With a holdout the rows held out are tested on.
     ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
     system cannot tell (`ctr.training.memory`), from the start of the process.
     """
@@ -52,6 +54,8 @@ class Result:
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
     opt_options: dict[str, object]
+    lambda21: float
+    budget: int | None
     prune_feature_rate: float | None
     finetune: float | None
     score: str | None
@@ -101,6 +105,8 @@ def summarise(
         normalised_entropy=_defined(figures.normalised_entropy),
         auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
         opt_options={name: value for name, value in settings.values["opt"].items() if name != "name"},
+        lambda21=training.lambda21,
+        budget=int(training.schedule.budget) if isinstance(training.schedule, BudgetSchedule) else None,
         prune_feature_rate=None if pruning is None else pruning.feature_rate,
         finetune=None if pruning is None else pruning.finetune,
         score=None if pruning is None else pruning.score,
@@ -133,6 +139,8 @@ def table(result: Result, folder: Path) -> str:
         "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",
         "peak memory": f"{result.peak_rss_bytes / 2**30:.2f} GiB",
     }
+    if result.budget is not None:
+        lines["budget"] = f"{result.budget:,} features; lambda21 at the end {result.lambda21:.3g}"
     if result.prune_feature_rate is not None:
         lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
     if result.auc_retrained is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
+from ctr.training.budget import Budget
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
@@ -33,12 +34,14 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, and its module."""
+    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, its module, and the
+    budget that sets lambda21."""
 
     name: str
     options: Mapping[str, Any]
     schedule: str = "constant"
     module: str | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
-from ctr.optim import LambdaSchedule
+from ctr.optim import BudgetSchedule, LambdaSchedule
 from ctr.training.step import RowModel, Step
 
 
@@ -84,7 +84,7 @@ class TrainingRun:
         step: Step,
         stream: RowStream,
         *,
-        schedule: LambdaSchedule | None = None,
+        schedule: LambdaSchedule | BudgetSchedule | None = None,
         window: int = 100,
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
@@ -110,10 +110,15 @@ class TrainingRun:
         measured = self.metrics.update(logits, batch.label, value)
         return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
 
+    @property
+    def lambda21(self) -> float:
+        """The present one of the embedding rows; 0 for a plain optimizer."""
+        return float(self.learner.row_optimizer.param_groups[0]["lambda21"])
+
     def finish(self) -> None:
         """To be called after the last step: rows last touched under a smaller lambda meet the final one."""
         if self.schedule is not None:
-            self.learner.apply_threshold_()
+            self.schedule.finish()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit. Shares memory with the run: copy it to keep it."""
