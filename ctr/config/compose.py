@@ -77,7 +77,7 @@ def resolve(config: DictConfig) -> Settings:
         values=values,
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("threads", "window")},
+        **{key: values[key] for key in ("average", "threads", "window")},
     )
 
 
@@ -155,6 +155,7 @@ NUMBERS = {
     "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     "train_rows": _at_least(1),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
+    "average": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "model.embedding_init": _at_least(0),
 }
 

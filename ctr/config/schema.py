@@ -109,6 +109,7 @@ class TrainConfig:
     train_rows: int | None
     holdout: float
     retrain: bool
+    average: float
     batch_size: int
     seed: int
     device: str

@@ -18,8 +18,8 @@ _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(k|m|g)b", re.IGNORECASE)
 _BYTES = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 # What a saved model needs beside its rows, its net and the text of its values: manifest, schema, golden rows; and for
-# each feature its field, the ends of its value and the alignment of the columns.
-FIXED_BYTES, ENTRY_BYTES = 2**18, 16
+# each feature field, count, effect, the end of its value (hashed: the bucket), and the alignment of the columns.
+FIXED_BYTES, ENTRY_BYTES = 2**18, 24
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     step = make_step(settings.backend, model, rows, net, settings.threads)
-    return TrainingRun(cast(RowModel, model), step, stream, schedule=schedule, window=settings.window)
+    window, average = settings.window, settings.average
+    return TrainingRun(cast(RowModel, model), step, stream, schedule=schedule, window=window, average=average)
 
 
 def _schedule(
@@ -166,11 +167,12 @@ def retrain(settings: Settings, data: Prepared, survivors: Tensor, on_rows: Call
     step = make_step(settings.backend, model, rows, net, settings.threads)
     mapped = MappedRows(data.rows, places)
     stream = RowStream(mapped, data.split.train, settings.batch_size)
-    run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window)
+    run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window, average=settings.average)
 
     def on_step(rows: int, _: float) -> None:
         clear_row_(table, step.row_optimizer, shared)
         on_rows(rows)
 
     train(run, on_step)
-    return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_rows).auc
+    with run.averaged():
+        return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_rows).auc

@@ -249,9 +249,11 @@ def _complete(run: Run, training: TrainingRun, data: Prepared, on_rows: Callable
         count = pruning.count(split.features_train)
         prune_(embedding, optimizer, count, pruning.score)
         if training.stream.position < training.stream.num_rows:
+            if training.average is not None:
+                training.average.restart()
             _advance(training, "fine-tune", [run.tracker], on_rows)
             prune_(embedding, optimizer, count, pruning.score)
-    with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
+    with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress, training.averaged():
         test = RowStream(data.rows, split.test, EVAL_BATCH)
         days = days_of(split.test, data.manifest.days)
         figures = evaluate(training.learner, test, on_rows or progress.update, days=days)

@@ -60,6 +60,7 @@ class Result:
     finetune: float | None
     score: str | None
     holdout: float
+    average: float
     auc_retrained: float | None
 
 
@@ -111,6 +112,7 @@ def summarise(
         finetune=None if pruning is None else pruning.finetune,
         score=None if pruning is None else pruning.score,
         holdout=settings.holdout,
+        average=settings.average,
         auc_retrained=None if auc_retrained is None else _defined(auc_retrained),
     )
 
@@ -143,6 +145,8 @@ def table(result: Result, folder: Path) -> str:
         lines["budget"] = f"{result.budget:,} features; lambda21 at the end {result.lambda21:.3g}"
     if result.prune_feature_rate is not None:
         lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
+    if result.average:
+        lines["averaged"] = f"the net, over the last {result.average:.0%} of the steps"
     if result.auc_retrained is not None:
         lines["retrained AUC"] = f"{result.auc_retrained:.4f} on the features kept, without lambdas"
     if len(result.auc_by_day) > 1:

@@ -64,6 +64,7 @@ class Settings:
         train_rows: the first training rows to use; None for all.
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
+        average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
         code: hash of each module of another package that the run uses.
@@ -77,6 +78,7 @@ class Settings:
     train_rows: int | None
     holdout: float
     retrain: bool
+    average: float
     batch_size: int
     seed: int
     device: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,6 +17,7 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
 from ctr.optim import BudgetSchedule, LambdaSchedule
+from ctr.training.average import NetAverage
 from ctr.training.step import RowModel, Step
 
 
@@ -76,6 +78,7 @@ class TrainingRun:
         stream: the training rows.
         schedule: of the row optimizer's lambdas; None keeps them as they are.
         window: steps per reported window.
+        average: share of the steps, at the end, over which the net's weights are averaged (:meth:`averaged`); 0: none.
     """
 
     def __init__(
@@ -86,9 +89,12 @@ class TrainingRun:
         *,
         schedule: LambdaSchedule | BudgetSchedule | None = None,
         window: int = 100,
+        average: float = 0.0,
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
         self.metrics = WindowMetrics(window)
+        net = [p for group in step.net_optimizer.param_groups for p in group["params"]]
+        self.average = NetAverage(net, average, stream.num_batches) if average else None
         self.steps = 0
         self.seconds = 0.0  # of training so far
 
@@ -107,6 +113,8 @@ class TrainingRun:
         if self.schedule is not None:
             self.schedule.step()
         self.steps += 1
+        if self.average is not None:
+            self.average.step(self.steps)
         measured = self.metrics.update(logits, batch.label, value)
         return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
 
@@ -120,6 +128,10 @@ class TrainingRun:
         if self.schedule is not None:
             self.schedule.finish()
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the net has its averaged weights, if there are any: for evaluation and for saving."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit. Shares memory with the run: copy it to keep it."""
         device = device_of(self.model)
@@ -129,6 +141,7 @@ class TrainingRun:
             "model": self.model.state_dict(),
             "step": self.learner.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "metrics": self.metrics.state_dict(),
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -145,6 +158,8 @@ class TrainingRun:
         self.learner.load_state_dict(state["step"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
         device = device_of(self.model)
         if device.type == "cuda" and state["rng_cuda"] is not None:
