@@ -74,6 +74,8 @@ class GroupedConfig(OptConfig):
     """With ``group_`` in its name."""
 
     lambda_schedule: Literal["constant", "linear", "cubic"]
+    budget: int | float | str | None = None  # `ctr.training.budget`
+    budget_schedule: Literal["constant", "linear", "geometric"] = "constant"
 
 
 @dataclass
@@ -138,6 +140,7 @@ class TrainConfig:
     evict: Literal["none", "dead"]
     evict_after: int
     progressive: bool | str  # a truth value or auto
+    average: float
     batch_size: int
     seed: int
     device: str

@@ -334,6 +334,8 @@ def _advance(
             progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
             rate = window.rows / (time.perf_counter() - began)
             values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
+            if training.schedule is not None:
+                values["train/lambda21"] = training.lambda21
             for tracker in trackers:
                 tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
 
@@ -361,6 +363,8 @@ def _complete(
         if phase == "train":
             prune_(embedding, optimizer, count, pruning.score)
         if phase == "fine-tune" or stream.position < stream.num_rows:
+            if phase == "train" and training.average is not None:
+                training.average.restart()
             first = pruning.first_phase(stream.num_batches) * stream.batch_size
             _advance(training, "fine-tune", [run.tracker], run.checkpoints, on_rows, first=first)
             prune_(embedding, optimizer, count, pruning.score)
@@ -368,13 +372,14 @@ def _complete(
         run.checkpoints.trained(training, [run.tracker])
     figures = progressive = None
     if split.rows_test:
-        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
+        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress, training.averaged():
             test = RowStream(data.rows, split.test, EVAL_BATCH)
             days = days_of(split.test, data.manifest.days)
 
             def on_batch(rows: int) -> None:
                 (on_rows or progress.update)(rows)
-                run.checkpoints.interrupted(training, "trained", [run.tracker])
+                with training.averaged():  # back: training goes on from the net's own weights
+                    run.checkpoints.interrupted(training, "trained", [run.tracker])
 
             figures = evaluate(training.learner, test, on_batch, days=days)
     if training.scores is not None:
@@ -385,7 +390,7 @@ def _complete(
     result = summarise(settings, data, training, figures, progressive, history, auc_retrained=auc_retrained)
     if settings.save is not None:
         assert run.save is not None
-        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress:
+        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress, training.averaged():
             counts = None if history is None else history.counts
             run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
     return result

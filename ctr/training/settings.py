@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
+from ctr.training.budget import Budget
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
@@ -35,12 +36,14 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, and its module."""
+    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, its module, and the
+    budget that sets lambda21."""
 
     name: str
     options: Mapping[str, Any]
     schedule: str = "constant"
     module: str | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Settings:
         train_rows: the first training rows to use; None for all.
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
+        average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
@@ -119,6 +123,7 @@ class Settings:
     train_rows: int | None
     holdout: float
     retrain: bool
+    average: float
     batch_size: int
     seed: int
     device: str
