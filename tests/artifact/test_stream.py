@@ -14,7 +14,7 @@ import ctr
 from ctr.artifact import saved, stream
 from ctr.artifact.saved import SavedModel
 from ctr.datasets import lines
-from ctr.errors import ArgumentError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.native.library import available
 from tests.artifact.runs import Trained, log_of_test_rows, trained
 from tests.commands import composed, job, result
@@ -184,6 +184,15 @@ def test_real_samples(samples: Path, tmp_path: Path) -> None:
         found, _ = predicted(ctr.load(tmp_path / f"run-{dataset}"), log, tmp_path / "p.parquet")
         assert found.figures is not None
         assert found.figures.auc == figures["auc"]
+
+
+def test_a_prediction_that_is_no_number_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained("dataset=criteo")
+    model = ctr.load(run.folder)
+    monkeypatch.setattr(model, "logits", lambda ids, dense: np.where(np.arange(len(ids)) == 3, np.nan, dense[:, 0]))
+    with pytest.raises(CtrError, match=r"^row 3: its logit is NaN or infinite; look for extreme values"):
+        predicted(model, log_of_test_rows(run, tmp_path, labels=False), tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_the_name_of_the_file_says_its_form() -> None:
