@@ -40,8 +40,8 @@ from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
 from ctr.progress import bar
-from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.forward import MAX_DIM, MAX_ROWS, MAX_THREADS
+from ctr.training.compiled.step import NativeStep
 from ctr.training.optimizers import make_optimizers
 from ctr.training.trainer import TrainingRun, train
 
