@@ -77,10 +77,11 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
 
 def train_and_print(settings: Settings, folder: Path, head: str = "") -> None:
     """Runs to the end, with bars, and prints the figures; raises what ended the run."""
+    from ctr.artifact import pyfunc
     from ctr.artifact.save import save_model
     from ctr.training.experiment import Run, run_family
 
-    one = Run(settings, folder, save=save_model)
+    one = Run(settings, folder, save=save_model, to_mlflow=pyfunc.write)
     run_family([one])
     if one.error is not None:
         raise one.error

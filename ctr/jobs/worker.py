@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from ctr.artifact import pyfunc
 from ctr.artifact.save import save_model
 from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
@@ -130,7 +131,9 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
         folder.mkdir(parents=True)
-    runs = [Run(job.settings, folder, job.key, save_model) for job, folder in zip(jobs, folders, strict=True)]
+    runs = [
+        Run(job.settings, folder, job.key, save_model, pyfunc.write) for job, folder in zip(jobs, folders, strict=True)
+    ]
     with _logged(folders):
         if CHANGED is not None:
             return dict.fromkeys((job.key for job in jobs), CHANGED)

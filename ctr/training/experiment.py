@@ -38,7 +38,16 @@ from ctr.training.identity import CODE, confirm
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
+from ctr.training.tracking import (
+    LastingTracker,
+    MlflowTracker,
+    NoTracker,
+    Tracker,
+    WriteModel,
+    flatten,
+    how_to_look,
+    status_of,
+)
 from ctr.training.trainer import TrainingRun, Window, evaluate, train
 from ctr.training.trunk import Branch, fork
 
@@ -68,12 +77,21 @@ class Run:
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
         save: needed where the settings ask for a saved model.
+        to_mlflow: needed where they ask for one in MLflow.
     """
 
-    def __init__(self, settings: Settings, folder: Path, key: str | None = None, save: Save | None = None) -> None:
-        if settings.save is not None and save is None:
-            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
-        self.settings, self.folder, self.key, self.save = settings, folder, key, save
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        key: str | None = None,
+        save: Save | None = None,
+        to_mlflow: WriteModel | None = None,
+    ) -> None:
+        logs = settings.tracking is not None and settings.tracking.log_model
+        if (settings.save is not None and save is None) or (logs and to_mlflow is None):
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
+        self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
         self.tracker: NoTracker | LastingTracker = NoTracker()
         self.result: Result | None = None
         self.error: BaseException | None = None
@@ -135,6 +153,9 @@ class Run:
         self.tracker.metrics(numbers, steps)
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
+        if self.settings.tracking is not None and self.settings.tracking.log_model:
+            assert self.to_mlflow is not None
+            self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
@@ -157,6 +178,8 @@ class Run:
             if self.tracker.error is not None:
                 rest = os.path.relpath(self.tracker.path)
                 lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+            if self.tracker.logged_model is not None:
+                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
         return "\n".join(lines)
 
 

@@ -201,7 +201,8 @@ class MlflowTracker:
         with explained(self.uri):
             self._client.log_text(self.run_id, text, name)
 
-    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> str:
+        """Keeps a saved model, see `Tracker`; returns the URI by which it can be loaded."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -217,18 +218,19 @@ class MlflowTracker:
                 raise
             self._client.finalize_logged_model(id_, "READY")
             self._client.log_outputs(self.run_id, [LoggedModelOutput(id_, step=0)])
-            if registered is not None:
-                self._register(registered, id_)
+        return f"models:/{id_}" if registered is None else self._register(registered, id_)
 
-    def _register(self, name: str, model_id: str) -> None:
+    def _register(self, name: str, model_id: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
+        with explained(self.uri):
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            version = self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
+        return f"models:/{name}/{version.version}"
 
     def finish(self, status: Status) -> None:
         self._flush()
@@ -250,11 +252,13 @@ class LastingTracker:
 
     Attributes:
         error: why the store takes nothing any more; None while it does.
+        logged_model: URI of the model that it has taken.
     """
 
     def __init__(self, tracker: MlflowTracker, path: Path) -> None:
         self._tracker, self.path = tracker, path
         self.error: str | None = None
+        self.logged_model: str | None = None
         self._kept: list[dict[str, object]] = []
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -268,8 +272,15 @@ class LastingTracker:
         self._hand_on(lambda: self._tracker.text(name, text), {"kind": "text", "name": name, "text": text})
 
     def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
-        record: dict[str, object] = {"kind": "model", "folder": str(folder), "registered": registered}
-        self._hand_on(lambda: self._tracker.model(folder, write, registered), record)
+        """As the others; where a model alone cannot be kept, the rest of the record still is."""
+        if self.error is not None:
+            self._kept.append({"kind": "model", "folder": str(folder), "registered": registered})
+            return
+        try:
+            self.logged_model = self._tracker.model(folder, write, registered)
+        except Exception as error:
+            log.warning("warning: the model is not logged: %s. The run goes on; the model is in %s", error, folder)
+            log.debug("%s", error, exc_info=error)
 
     def finish(self, status: Status) -> None:
         self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
