@@ -21,7 +21,7 @@ from ctr.datasets.stream import Batch
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
-from ctr.training.compiled.forward import Forward, forward_of, unservable
+from ctr.training.compiled.forward import MAX_THREADS, Forward, forward_of, unservable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -201,6 +201,8 @@ def assemble(
 ) -> SavedModel:
     """Makes a model of what `ctr.artifact.format.read` gave; see `load`."""
     manifest = contents.manifest
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ArgumentError(f"threads={threads}; expected 1 to {MAX_THREADS:,}")
     for key, module in (("dataset", manifest.dataset_module), ("model", manifest.model_module)):
         if module is not None and not allow_module:
             raise ArgumentError(

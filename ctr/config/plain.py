@@ -40,7 +40,7 @@ def compose(command: str, overrides: Sequence[str], declared: type) -> dict[str,
     for override in OverridesParser.create().parse_overrides([text for text in overrides if text != VERBOSE]):
         if override.is_sweep_override():
             raise ArgumentError(
-                f"{override.input_line}: several values; this command takes one: \"{override.key_or_group}='...'\""
+                f"{override.input_line}: several values; expected one (text with a comma: key=\"'a,b'\")"
             )
         if override.is_add() or override.is_delete():
             raise ArgumentError(f"{override.input_line}: expected key=value")
