@@ -23,7 +23,7 @@ from ctr.training import database, processes
 from ctr.training.database import SQLITE
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
@@ -218,9 +218,9 @@ class MlflowTracker:
                 raise
             self._client.finalize_logged_model(id_, "READY")
             self._client.log_outputs(self.run_id, [LoggedModelOutput(id_, step=0)])
-        return f"models:/{id_}" if registered is None else self._register(registered, id_)
+        return f"models:/{id_}" if registered is None else self._register(registered, entry)
 
-    def _register(self, name: str, model_id: str) -> str:
+    def _register(self, name: str, entry: LoggedModel) -> str:
         from mlflow.exceptions import MlflowException
 
         with explained(self.uri):
@@ -229,7 +229,9 @@ class MlflowTracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            version = self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
+            # Not models:/<id>, which MLflow would look up in the store of its global setting.
+            place, id_ = entry.artifact_location, entry.model_id
+            version = self._client.create_model_version(name, place, self.run_id, model_id=id_)
         return f"models:/{name}/{version.version}"
 
     def finish(self, status: Status) -> None:
@@ -323,6 +325,7 @@ def _milliseconds() -> int:
 def quiet() -> None:
     """Settings for MLflow before it is loaded: no telemetry, no long waits, and its errors are ours to print."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Else minutes pass at a server that is not there, or that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
