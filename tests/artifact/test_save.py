@@ -14,7 +14,7 @@ import ctr
 from ctr.artifact.save import save_model
 from ctr.config.compose import resolve
 from ctr.datasets.prepared import read_vocabulary
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
 from ctr.training.experiment import Run, run_family
@@ -149,6 +149,23 @@ def test_a_run_that_leaves_none_removes_an_older_one(tmp_path: Path) -> None:
     job(composed("train", *arguments(tmp_path, *SMALL, "save=none")), tmp_path / "run")
     with pytest.raises(ArgumentError, match=r"run: no manifest\.json in it or in its folder model; expected a saved"):
         ctr.load(tmp_path / "run")
+
+
+def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/mine.txt").write_text("x")
+    with pytest.raises(CtrError, match="model is there, and is no saved model; move it away, give another run_dir"):
+        job(composed("train", *arguments(tmp_path, *SMALL)), tmp_path / "run")
+    job(composed("train", *arguments(tmp_path, *SMALL, "save=none")), tmp_path / "run")
+    assert (tmp_path / "run/model/mine.txt").read_text() == "x"
+
+
+def test_a_model_that_has_kept_nothing(tmp_path: Path) -> None:
+    got = watched(tmp_path, "opt.lambda21=1e3")
+    assert got["result"].features_nonzero == 0
+    assert len(got["model"].rows) == 1
+    assert len(set(got["model"].predict([lines(1)[0]]).tolist())) == 1
+    assert got["model"].features().empty
 
 
 def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Path) -> None:
