@@ -96,7 +96,7 @@ def test_a_run_logs_and_registers_its_model(
         assert f"logged model      models:/clicks/{version}" in capsys.readouterr().out
     (found,) = client.search_model_versions("name = 'clicks'", max_results=1)
     run = client.get_run(found.run_id)
-    assert (found.version, run.info.status) == ("2", "FINISHED")
+    assert (found.version, run.info.status) == (2, "FINISHED")
     (output,) = run.outputs.model_outputs
     entry = client.get_logged_model(output.model_id)
     assert (entry.name, str(entry.status), entry.source_run_id) == ("model", "READY", run.info.run_id)
