@@ -65,8 +65,8 @@ class Transforms(nn.Module):
 class Scorer(nn.Module):
     """A model with its rows stored as they are in the file.
 
-    A row of int8 is ``q * scale`` with a float16 scale of its own, by its largest number: rows that the optimizer shrank
-    keep their precision.
+    A row of int8 is ``q * scale`` with a float16 scale of its own, by its largest number: rows that the optimizer
+    shrank keep their precision.
 
     Args:
         net: has ``from_rows(rows, dense)``; in evaluation mode.

@@ -121,7 +121,13 @@ def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
     if values["name"] == "none":
         return None
     tracking.check_uri(values["uri"])
-    return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+    settings = TrackingSettings(**{key: value for key, value in values.items() if key != "name"})
+    if settings.registered_model is not None and not settings.log_model:
+        raise ArgumentError(
+            f"tracking.registered_model={settings.registered_model}: only a logged model can be registered; "
+            "give tracking.log_model=true too"
+        )
+    return settings
 
 
 def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
@@ -132,6 +138,8 @@ def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
 
 def _save(values: Mapping[str, Any]) -> SaveSettings | None:
     if values["save"]["name"] == "none":
+        if values["tracking"]["log_model"]:
+            raise ArgumentError("tracking.log_model=true: with save=none there is no model to log; give save=model")
         return None
     if values["model"]["unseen"] != "zero":
         raise ArgumentError(

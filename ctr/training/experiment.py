@@ -47,7 +47,16 @@ from ctr.training.known import Known, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
+from ctr.training.tracking import (
+    LastingTracker,
+    MlflowTracker,
+    NoTracker,
+    Tracker,
+    WriteModel,
+    flatten,
+    how_to_look,
+    status_of,
+)
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
@@ -78,6 +87,7 @@ class Run:
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
         save: needed where the settings ask for a saved model.
+        to_mlflow: needed where they ask for one in MLflow.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
 
@@ -91,13 +101,15 @@ class Run:
         folder: Path,
         key: str | None = None,
         save: Save | None = None,
+        to_mlflow: WriteModel | None = None,
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
     ) -> None:
-        if settings.save is not None and save is None:
-            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
-        self.settings, self.folder, self.key, self.save = settings, folder, key, save
+        logs = settings.tracking is not None and settings.tracking.log_model
+        if (settings.save is not None and save is None) or (logs and to_mlflow is None):
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
+        self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
         self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
@@ -173,6 +185,9 @@ class Run:
         self.tracker.metrics(numbers, steps)
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
+        if self.settings.tracking is not None and self.settings.tracking.log_model:
+            assert self.to_mlflow is not None
+            self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
@@ -196,6 +211,8 @@ class Run:
             if self.tracker.error is not None:
                 rest = os.path.relpath(self.tracker.path)
                 lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+            if self.tracker.logged_model is not None:
+                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
         return "\n".join(lines)
 
 

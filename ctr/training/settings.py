@@ -48,11 +48,13 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow keeps the run."""
+    """Where MLflow keeps the run; whether with its saved model, and under which name that is registered."""
 
     uri: str
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    log_model: bool = False
+    registered_model: str | None = None
 
 
 @dataclass(frozen=True)
