@@ -22,10 +22,10 @@ from torch import Tensor
 from ctr.datasets.schema import Field, Kind
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.files import atomic_folder, read_sealed, sealed
-from ctr.training.folder import MODEL
+from ctr.training.folder import MANIFEST, MODEL
 
 FORMAT = 1
-MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "model.safetensors", "vocabulary.arrow"
+WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.arrow"
 ROWS = "rows"  # the tensor of embedding rows; the net's begin with NET
 NET = "net."
 

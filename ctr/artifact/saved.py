@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,18 @@ from torch import Tensor, nn
 from ctr import parts
 from ctr.artifact import format
 from ctr.artifact.format import Contents, Manifest
+from ctr.artifact.frames import inputs_of, model_inputs
 from ctr.artifact.lookup import Lookup, typed_columns
 from ctr.datasets.schema import Dataset
 from ctr.datasets.stream import Batch
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
-from ctr.training.compiled.forward import Forward, forward_of, unservable
+from ctr.training.compiled.forward import MAX_THREADS, Forward, forward_of, unservable
+from ctr.training.folder import MANIFEST
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TOLERANCE = 1e-5  # of a logit, relative and absolute: another machine or backend rounds otherwise
 
@@ -37,6 +42,7 @@ class SavedModel:
             values read. Row i + 1 belongs to row i of the vocabulary.
         vocabulary: Arrow table, see `ctr.artifact.format.Contents`.
         backend: ``"native"`` or ``"torch"``.
+        inputs: the columns that a frame must have, with their types.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class SavedModel:
         self.vocabulary = contents.vocabulary
         self.backend: Literal["native", "torch"] = "torch" if forward is None else "native"
         self._forward = forward
+        self.inputs = inputs_of(dataset)
         try:
             self._lookup = Lookup(contents.manifest, contents.vocabulary)
         except CtrError as error:
@@ -76,13 +83,65 @@ class SavedModel:
         with torch.no_grad():
             return cast(Tensor, self.net(ids, dense))
 
+    def predict(self, frame: Any) -> np.ndarray:
+        """float32 [n] click probabilities of rows with the raw log's columns.
+
+        Args:
+            frame: a pandas, Arrow or polars frame, a mapping of columns, or a list of dicts; columns that the model
+                does not need, such as the label, are ignored. Or a list of raw lines, with or without the label; of
+                a format with a header the first line is that. None, NaN and an empty text are blank; whole floats, as
+                pandas makes of integers with blanks, are integers.
+
+        Raises:
+            ArgumentError: a column that is missing or of another type, or a value that cannot be.
+        """
+        return sigmoid(self.logits(*self._inputs(frame)))
+
+    def coverage(self, frame: Any) -> dict[str, float]:
+        """Share of the rows, by field, whose value the model has a row for; the others read as zero there.
+
+        What training has never seen and what it has removed are the same here. Arguments and errors are those of
+        `predict`.
+        """
+        ids, _ = self._inputs(frame)
+        names = [field.name for field in self.manifest.fields]
+        return dict(zip(names, (ids > 0).mean(axis=0).tolist(), strict=True))
+
+    def _inputs(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
+        fields, dense = model_inputs(frame, self.inputs)
+        return self.encode(fields), dense
+
+    def features(self) -> pd.DataFrame:
+        """What the model has kept, strongest first: one row for each embedding row that is not zero.
+
+        Returns:
+            Columns ``field``, ``value`` (None: blank; a bucket, without a field, where values are hashed into buckets;
+            a hash where the values were not kept), ``norm`` (||w||), ``effect`` (||D w||, by which Group Adam ranks
+            rows; D is the optimizer's denominator at the end of training), ``count`` (occurrences in training rows).
+        """
+        return self.feature_table().to_pandas()
+
+    def feature_table(self) -> pa.Table:
+        """`features` as an Arrow table."""
+        names = pa.array([field.name for field in self.manifest.fields], pa.string())
+        table = pa.table(
+            {
+                "field": names.take(self.vocabulary["field"].combine_chunks()),
+                "value": self.vocabulary["value"],
+                "norm": torch.linalg.vector_norm(self.rows[1:], dim=1).numpy(),
+                "effect": self.vocabulary["effect"],
+                "count": self.vocabulary["count"],
+            }
+        )
+        return table.sort_by([("effect", "descending"), ("norm", "descending")])
+
     def check_golden(self) -> None:
         """Compares the golden rows' logits with those that the run computed.
 
         Raises:
             DataError: they differ, or a probe's key does: this version would look values up in vain.
         """
-        golden, manifest, path = self.manifest.golden, self.manifest, self.folder / format.MANIFEST
+        golden, manifest, path = self.manifest.golden, self.manifest, self.folder / MANIFEST
         if golden.probes is not None:
             columns = typed_columns(manifest.fields, [[value] for value, _ in golden.probes])
             if self._lookup.keys(columns)[0].tolist() != [key for _, key in golden.probes]:
@@ -100,6 +159,11 @@ class SavedModel:
                 f"golden row {worst} has logit {found[worst]:.6f}, but {expected[worst]:.6f} when the model was saved: "
                 "it is damaged, or this version of ctr computes otherwise",
             )  # fmt: skip
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """float32 probabilities of float32 logits, without overflow."""
+    return torch.sigmoid(torch.from_numpy(logits)).numpy()
 
 
 def load(
@@ -138,6 +202,8 @@ def assemble(
 ) -> SavedModel:
     """Makes a model of what `ctr.artifact.format.read` gave; see `load`."""
     manifest = contents.manifest
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise ArgumentError(f"threads={threads}; expected 1 to {MAX_THREADS:,}")
     for key, module in (("dataset", manifest.dataset_module), ("model", manifest.model_module)):
         if module is not None and not allow_module:
             raise ArgumentError(
@@ -162,11 +228,11 @@ def _dataset(folder: Path, manifest: Manifest) -> Dataset:
     try:
         dataset = parts.dataset(manifest.dataset, manifest.dataset_module)(**manifest.dataset_options)
     except (TypeError, ValueError) as error:
-        raise DataError(folder / format.MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
+        raise DataError(folder / MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
     assert isinstance(dataset, Dataset)
     if list(dataset.fields) != manifest.typed_fields or dataset.dense != tuple(name for name, _ in manifest.dense):
         raise DataError(
-            folder / format.MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
+            folder / MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
         )
     return dataset
 
@@ -181,7 +247,7 @@ def _net(folder: Path, contents: Contents) -> nn.Module:
         try:
             net = kind(*size, embedding=embedding, generator=torch.Generator(), **manifest.model_options)
         except (TypeError, ValueError) as error:
-            raise DataError(folder / format.MANIFEST, None, f"model={manifest.model}: {error}") from None
+            raise DataError(folder / MANIFEST, None, f"model={manifest.model}: {error}") from None
     embedding.weight.data[1:] = contents.rows
     embedding.seen.fill_(True)
     expected = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("embedding.")}

@@ -13,10 +13,11 @@ from typing import Any, cast
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.config import schema, search
+from ctr.config import plain, schema, search
 from ctr.config.command_line import override
 
 COMMANDS = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "reproduce": schema.ReproduceConfig}
+PLAIN = ("predict", "features")  # composed without Hydra (`ctr.config.plain`)
 WIDTH, COLUMN = 120, 42  # of a line; where what a key means begins
 _KEY = re.compile(r"( *)(\w+):.*?(?: +# (.*))?")
 
@@ -27,6 +28,8 @@ def text(command: str, overrides: Sequence[str]) -> str:
     Raises:
         HydraException, OmegaConfBaseException: an override that cannot work.
     """
+    if command in PLAIN:
+        return _plain_text(command)
     search.register()
     with initialize_config_module("ctr.conf", version_base="1.3"):
         config = compose(command, list(overrides), return_hydra_config=True)
@@ -41,6 +44,17 @@ def text(command: str, overrides: Sequence[str]) -> str:
         given = f", with {' '.join(overrides)}" if overrides else " and their defaults; other choices have other keys"
         lines = [about.header, "Choices:", "", *_groups(choices, within), "", f"Keys{given}:", ""]
         return "\n".join([*lines, *_keys(command, config, choices, within), "", about.footer.rstrip()])
+
+
+def _plain_text(command: str) -> str:
+    """The same of a command without groups."""
+    config = plain.read(command)
+    about, meant = config.hydra.help, comments(command, search.folders())
+    lines = [about.header, "Keys and their defaults:", ""]
+    for key in schema.dotted(config):
+        value = "???" if OmegaConf.is_missing(config, key) else None
+        lines += _beside(f"  {key}=???" if value else f"  {_assigned(config, key)}", meant[key])
+    return "\n".join([*lines, "", about.footer.rstrip()])
 
 
 def _groups(choices: Mapping[str, str | None], within: Sequence[Traversable]) -> Iterator[str]:

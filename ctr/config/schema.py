@@ -140,6 +140,24 @@ class TrainConfig:
 
 
 @dataclass
+class PredictConfig:
+    model: str
+    raw: str
+    out: str
+    bad_rows: Literal["error", "skip"]
+    backend: Literal["auto", "native", "torch"] | None
+    threads: int | None
+    allow_module: bool
+
+
+@dataclass
+class FeaturesConfig:
+    model: str
+    out: str
+    allow_module: bool
+
+
+@dataclass
 class ReproduceConfig:
     """What all studies have; a study adds options of its own (`typed`)."""
 

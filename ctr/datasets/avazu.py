@@ -17,7 +17,7 @@ import pyarrow as pa
 from ctr.datasets.columns import HEX32, INTEGER, LABEL, ColumnType, characters, unlike
 from ctr.datasets.dates import first_fall, to_dates
 from ctr.datasets.locate import locate_file
-from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Published, Reading
 from ctr.datasets.synthetic.criteo_avazu import write_avazu
 from ctr.datasets.text import read_header, read_tables
 from ctr.errors import DataError
@@ -75,30 +75,33 @@ _LAYOUT = f"a header: {','.join(COLUMNS)}"
 
 def _read(paths: Sequence[Path], reading: Reading, hour: HourMode) -> Iterator[Block]:
     (path,) = paths
-    _check_header(path)
+    columns = _columns(path, reading.to_predict)
     latest = 0
-    for table in read_tables(path, COLUMNS, ",", reading, header=True):
-        hours = table["hour"].to_numpy()
-        days = _days(hours)
-        if (row := first_fall(days, latest)) is not None:
+    for table in read_tables(path, columns, ",", reading, header=True):
+        days = _days(table["hour"].to_numpy())
+        if not reading.to_predict and (row := first_fall(days, latest)) is not None:
             problem = f"{days[row]} comes after a later day: the rows are not in order of time ({MIRRORS})"
             raise DataError(path, int(table.lines[row]), problem)
         latest = int(days[-1]) if len(days) else latest
-        columns = [table[name] for name in FIELDS[1:]]
-        yield Block(
-            label=table["click"].to_numpy(),
-            fields=[pa.array(hours % 100 if hour == "of_day" else hours), *columns],
-            dense=np.empty((len(table), 0), np.float32),
-            day=days.astype(np.int32),
-        )
+        fields, dense = _derive(table.columns, hour)
+        yield Block(table["click"].to_numpy() if "click" in columns else None, fields, dense, days.astype(np.int32))
 
 
-def _check_header(path: Path) -> None:
+def _derive(columns: Columns, hour: HourMode) -> tuple[list[pa.Array], np.ndarray]:
+    hours = columns["hour"].to_numpy()
+    own = pa.array(hours % 100 if hour == "of_day" else hours)
+    return [own, *(columns[name] for name in FIELDS[1:])], np.empty((len(hours), 0), np.float32)
+
+
+def _columns(path: Path, to_predict: bool) -> dict[str, ColumnType | None]:
+    """The columns of a file by its header, which has to be the published one; to predict without clicks too."""
     found = read_header(path, ",", _LAYOUT)
     if found == list(COLUMNS):
-        return
+        return COLUMNS
     hint = ""
     if found == [name for name in COLUMNS if name != "click"]:
+        if to_predict:
+            return {name: COLUMNS[name] for name in found}
         hint = " (it looks like test.csv, which has no clicks; train.csv is needed)"
     elif "label" in found or "feat_1" in found:
         hint = f" ({MIRRORS})"
@@ -118,6 +121,12 @@ def make(hour: HourMode = "of_day") -> Dataset:
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         return _read(paths, reading, hour)
 
+    inputs = Inputs(
+        columns={name: type_ for name, type_ in COLUMNS.items() if type_ is not None and name != "click"},
+        derive=lambda columns: _derive(columns, hour),
+        line=tuple(COLUMNS),
+        label="click",
+    )
     vocabularies = {**VOCABULARIES, "hour": 24} if hour == "of_day" else VOCABULARIES
     return Dataset(
         name="avazu",
@@ -132,4 +141,5 @@ def make(hour: HourMode = "of_day") -> Dataset:
         sample_name="train.csv",
         default_test_days=lambda days: days[-1:],
         published=Published(40_428_967, 0.17, tuple(vocabularies.values())),
+        inputs=inputs,
     )

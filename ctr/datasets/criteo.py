@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.columns import HEX32, INTEGER, LABEL, ColumnType
+from ctr.datasets.lines import first_line
 from ctr.datasets.locate import locate_file
-from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Published, Reading
 from ctr.datasets.synthetic.criteo_avazu import write_criteo
 from ctr.datasets.text import read_tables
 
@@ -36,18 +37,34 @@ VOCABULARIES = (
 
 def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
     """Blocks of a Criteo file: 26 fields (uint32, null where blank), 13 dense columns."""
-    for table in read_tables(paths[0], COLUMNS, "\t", reading):
-        yield Block(
-            label=table["label"].to_numpy(),
-            fields=[table[name] for name in CATEGORIES],
-            dense=np.stack([log_count(table[name]) for name in INTEGERS], axis=1),
-        )
+    (path,) = paths
+    columns = COLUMNS
+    if reading.to_predict and first_line(path, "a line of train.txt").count(b"\t") == len(COLUMNS) - 2:
+        columns = dict(INPUTS.columns)  # as in test.txt
+    for table in read_tables(path, columns, "\t", reading):
+        fields, dense = derive(table.columns)
+        yield Block(table["label"].to_numpy() if "label" in columns else None, fields, dense)
+
+
+def derive(columns: Columns) -> tuple[list[pa.Array], np.ndarray]:
+    """The fields, and the integers as `log_count`."""
+    dense = [log_count(columns[name]) for name in INTEGERS]
+    return [columns[name] for name in CATEGORIES], np.stack(dense, axis=1)
 
 
 def log_count(values: pa.Array) -> np.ndarray:
     """log(max(x, 0) + 1) as float32 [n]; 0 where blank. Counts here span seven decades."""
-    counts = values.fill_null(0).to_numpy()
+    counts = (values.fill_null(0) if values.null_count else values).to_numpy()
     return np.log1p(np.maximum(counts, 0)).astype(np.float32)
+
+
+INPUTS = Inputs(
+    columns={**dict.fromkeys(INTEGERS, INTEGER), **dict.fromkeys(CATEGORIES, HEX32)},
+    derive=derive,
+    line=tuple(COLUMNS),
+    label="label",
+    delimiter="\t",
+)
 
 
 def make() -> Dataset:
@@ -64,4 +81,5 @@ def make() -> Dataset:
         sample_name="train.txt",
         published=Published(45_840_617, 0.256, VOCABULARIES),
         transforms=dict.fromkeys(INTEGERS, "log_count"),
+        inputs=INPUTS,
     )

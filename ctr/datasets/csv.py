@@ -24,7 +24,7 @@ from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also
 from ctr.datasets.lines import BLOCK_BYTES
-from ctr.datasets.schema import Block, Dataset, Field, Reading
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Reading
 from ctr.datasets.text import no_valid_row, read_header, read_tables, shown
 from ctr.errors import ArgumentError, DataError
 
@@ -59,22 +59,23 @@ def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), deli
 
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         (path,) = paths
-        tables = _parquet(path, columns, reading) if _is_parquet(path) else _csv(path, reading)
+        optional = label if reading.to_predict else None
+        tables = _parquet(path, columns, reading, optional) if _is_parquet(path) else _csv(path, reading, optional)
         for table in tables:
-            numbers = [table[name].fill_null(0).to_numpy() for name in dense]
-            rows = len(table[label])
-            yield Block(
-                label=table[label].to_numpy(),
-                fields=[table[name] for name in categorical],
-                dense=np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32),
-            )
+            yield Block(table[label].to_numpy() if label in table else None, *derive(table))
 
-    def _csv(path: Path, reading: Reading) -> Iterator[dict[str, pa.Array]]:
+    def derive(table: Columns) -> tuple[list[pa.Array], np.ndarray]:
+        numbers = [table[name].fill_null(0).to_numpy() for name in dense]
+        rows = len(table[categorical[0]])
+        fields = [table[name] for name in categorical]
+        return fields, np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
+
+    def _csv(path: Path, reading: Reading, optional: str | None) -> Iterator[dict[str, pa.Array]]:
         expected = f"a header with the columns {', '.join(names)}, separated by {delimiter!r}"
         header = read_header(path, delimiter, expected)
         if twice := sorted(name for name, count in Counter(header).items() if count > 1):
             raise DataError(path, 1, f"more than one column is called {_listed(twice)}; expected {expected}")
-        _check_names(path, names, header, _other_delimiter(header, delimiter))
+        _check_names(path, [name for name in names if name != optional], header, _other_delimiter(header, delimiter))
         of_header = {name: columns.get(name) for name in header}
         for table in read_tables(path, of_header, delimiter, reading, header=True, quoted=True):
             yield table.columns
@@ -88,6 +89,12 @@ def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), deli
         where="wherever it is: this is the format for one's own",
         modules=("ctr.datasets.csv",),
         options={"label": label, "categorical": list(categorical), "dense": list(dense), "delimiter": delimiter},
+        inputs=Inputs(
+            columns={name: type_ for name, type_ in columns.items() if name != label},
+            derive=derive,
+            label=label,
+            delimiter=delimiter,
+        ),
     )
 
 
@@ -124,8 +131,10 @@ def _is_parquet(path: Path) -> bool:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
 
 
-def _parquet(path: Path, columns: Mapping[str, ColumnType], reading: Reading) -> Iterator[dict[str, pa.Array]]:
-    """The columns that have a type, block by block; rows that are not of it are bad rows."""
+def _parquet(
+    path: Path, columns: Mapping[str, ColumnType], reading: Reading, optional: str | None
+) -> Iterator[dict[str, pa.Array]]:
+    """The columns that have a type, block by block; rows that are not of it are bad rows. One may be absent."""
     with path.open("rb") as file:
         while piece := file.read(BLOCK_BYTES):
             reading.advance(path, 0, piece)
@@ -133,6 +142,7 @@ def _parquet(path: Path, columns: Mapping[str, ColumnType], reading: Reading) ->
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows, found = file.metadata.num_rows, file.schema_arrow.names
+            columns = {name: type_ for name, type_ in columns.items() if name != optional or name in found}
             _check_names(path, list(columns), found)
             if twice := [name for name in columns if found.count(name) > 1]:
                 raise DataError(path, None, f"more than one column is called {_listed(twice)}")

@@ -230,9 +230,13 @@ def _text_hash(text: str) -> int:
 
 def _integers(values: pa.Array) -> np.ndarray:
     """Integers as the low bits of a key, uint64 [n]; negative ones wrap within the value bits."""
-    filled = pc.cast(values.fill_null(0), pa.int64()).to_numpy()
-    if len(filled) and (filled.min() < -(1 << (VALUE_BITS - 2)) or filled.max() >= 1 << (VALUE_BITS - 2)):
-        raise CtrError(f"an integer category is beyond {VALUE_BITS - 1} bits")
+    filled = values.fill_null(0) if values.null_count else values
+    if values.type == pa.uint32():
+        filled = filled.to_numpy().astype(np.int64)
+    else:
+        filled = pc.cast(filled, pa.int64()).to_numpy()
+        if len(filled) and (filled.min() < -(1 << (VALUE_BITS - 2)) or filled.max() >= 1 << (VALUE_BITS - 2)):
+            raise CtrError(f"an integer category is beyond {VALUE_BITS - 1} bits")
     numbers = filled.view(np.uint64) & (BLANK - np.uint64(1))
     if values.null_count:
         numbers[values.is_null().to_numpy(zero_copy_only=False)] = BLANK

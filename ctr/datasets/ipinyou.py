@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from ctr.datasets.columns import INTEGER, LABEL, TEXT, ColumnType, characters, required, unlike
 from ctr.datasets.dates import first_fall, to_dates, weekdays
-from ctr.datasets.schema import Block, Dataset, Field, Published, Reading
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Published, Reading
 from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.datasets.text import Table, read_header, read_tables
 from ctr.errors import ArgumentError, DataError
@@ -88,10 +88,15 @@ def column_types(day: int | None = None) -> dict[str, ColumnType | None]:
     return {**types, **dict.fromkeys(texts, TEXT), "timestamp": timestamp(day), "slotprice": required(INTEGER)}
 
 
-def locate(raw: Path) -> list[Path]:
-    """All files to read, in order: each day's click log before its impressions, training before test files."""
+def locate(raw: Path, to_predict: bool = False) -> list[Path]:
+    """All files to read, in order: each day's click log before its impressions, training before test files.
+
+    Args:
+        raw: a file or a folder.
+        to_predict: impressions may be there without any clicks.
+    """
     if not raw.is_dir():
-        if raw.name.startswith(("imp.", "clk.", "leaderboard.")):
+        if raw.name.startswith(("imp.", "clk.", "leaderboard.")) and not (to_predict and raw.name.startswith("imp.")):
             raise ArgumentError(f"{raw}: one log says nothing without the others; name the folder that holds them")
         return [raw]
     files = {kind: _find(raw, kind) for kind in ("imp", "clk", "leaderboard.test.data")}
@@ -106,6 +111,8 @@ def locate(raw: Path) -> list[Path]:
         raise ArgumentError(
             f"{raw}: no imp.YYYYMMDD.txt of season 2 or 3 and no train.log.txt in it, plain, .bz2 or .gz"
         )
+    if to_predict and not files["clk"]:
+        return [*files["imp"].values(), *files["leaderboard.test.data"].values()]
     for kind, other in (("imp", "clk"), ("clk", "imp")):
         for day, path in files[kind].items():
             if day not in files[other]:
@@ -142,8 +149,7 @@ def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         if kind == "clk":
             clicks = path, _clicked(path, reading)
         elif kind == "imp":
-            assert clicks is not None
-            yield from _impressions(path, int(rest[:8]), *clicks, reading)
+            yield from _impressions(path, int(rest[:8]), clicks, reading)
         elif kind == "leaderboard":
             types = {**column_types(), "nclick": required(INTEGER), "nconversion": None}
             for table in read_tables(path, types, "\t", reading, blanks=BLANKS):
@@ -161,8 +167,13 @@ def _clicked(path: Path, reading: Reading) -> pa.Array:
     return pa.concat_arrays(tables).unique()
 
 
-def _impressions(path: Path, day: int, log: Path, clicked: pa.Array, reading: Reading) -> Iterator[Block]:
+def _impressions(path: Path, day: int, log: tuple[Path, pa.Array] | None, reading: Reading) -> Iterator[Block]:
+    """Blocks of a day's impressions; log: the click log and the bid ids in it, None if there are no labels."""
     types = {**column_types(day), "bidid": required(TEXT)}
+    if log is None:
+        yield from (_block(table, None) for table in read_tables(path, types, "\t", reading, blanks=BLANKS))
+        return
+    clicked = log[1]
     rows = clicks = 0
     for table in read_tables(path, types, "\t", reading, blanks=BLANKS):
         label = pc.is_in(table["bidid"], value_set=clicked).to_numpy(zero_copy_only=False)
@@ -171,45 +182,48 @@ def _impressions(path: Path, day: int, log: Path, clicked: pa.Array, reading: Re
         yield _block(table, label)
     if clicks == 0 and (len(clicked) or rows >= CLICKLESS):
         raise DataError(
-            log, None, f"none of its {len(clicked):,} bid ids is among the {rows:,} of {path.name}: not that day's log?"
+            log[0],
+            None,
+            f"none of its {len(clicked):,} bid ids is among the {rows:,} of {path.name}: not that day's log?",
         )
 
 
 def _joined(path: Path, reading: Reading, test: bool) -> Iterator[Block]:
     expected = "a header with click, timestamp and the columns of the impression log, tab-separated"
     header = read_header(path, "\t", expected)
-    known = {"click": LABEL, **column_types()}
+    labelled = "click" in header or not reading.to_predict
+    known = {"click": LABEL, **column_types()} if labelled else column_types()
     needed = [name for name, type_ in known.items() if type_]
     if missing := [name for name in needed if header.count(name) != 1]:
         raise DataError(path, 1, f"no column (or more than one) called {', '.join(missing)}; expected {expected}")
     types = {name if known.get(name) else f"{name} {i}": known.get(name) for i, name in enumerate(header)}
     latest = 0
     for table in read_tables(path, types, "\t", reading, header=True, blanks=BLANKS):
-        block = _block(table, table["click"].to_numpy(), test)
+        block = _block(table, table["click"].to_numpy() if labelled else None, test)
         assert block.day is not None
-        if not test and (row := first_fall(block.day, latest)) is not None:
+        if not test and not reading.to_predict and (row := first_fall(block.day, latest)) is not None:
             problem = f"{block.day[row]} comes after a later day: the rows are not in order of time"
             raise DataError(path, int(table.lines[row]), problem)
         latest = int(block.day[-1]) if len(table) else latest
         yield block
 
 
-def _block(table: Table, label: np.ndarray, test: bool = False) -> Block:
-    moments = table["timestamp"].to_numpy()
-    days = moments // 1_000_000_000
+def _block(table: Table, label: np.ndarray | None, test: bool = False) -> Block:
+    days = (table["timestamp"].to_numpy() // 1_000_000_000).astype(np.int32)
+    return Block(None if label is None else label.astype(np.uint8), *derive(table.columns), days, test)
+
+
+def derive(columns: Columns) -> tuple[list[pa.Array], np.ndarray]:
+    """The fields; no dense columns."""
+    moments = columns["timestamp"].to_numpy()
     made = {
-        "weekday": pa.array(weekdays(days)),
+        "weekday": pa.array(weekdays(moments // 1_000_000_000)),
         "hour": pa.array(moments // 10_000_000 % 100),
-        "useragent": os_browser(table["useragent"]),
-        "slotprice": price_bucket(table["slotprice"]),
+        "useragent": os_browser(columns["useragent"]),
+        "slotprice": price_bucket(columns["slotprice"]),
     }
-    return Block(
-        label=label.astype(np.uint8),
-        fields=[made[name] if name in made else table[name] for name in VOCABULARIES],
-        dense=np.empty((len(table), 0), np.float32),
-        day=days.astype(np.int32),
-        test=test,
-    )
+    fields = [made[name] if name in made else columns[name] for name in VOCABULARIES]
+    return fields, np.empty((len(moments), 0), np.float32)
 
 
 def os_browser(agents: pa.Array) -> pa.Array:
@@ -248,4 +262,12 @@ def make() -> Dataset:
         sample_name="raw",
         default_test_days=lambda days: [day for day in TEST_DAYS if day in days] or list(TEST_DAYS),
         published=PUBLISHED,
+        inputs=Inputs(
+            columns={name: type_ for name, type_ in column_types().items() if type_ is not None},
+            derive=derive,
+            line=RAW_COLUMNS,
+            delimiter="\t",
+            blanks=BLANKS,
+            locate=lambda raw: locate(raw, to_predict=True),
+        ),
     )

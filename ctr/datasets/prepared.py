@@ -236,7 +236,8 @@ def _write(dataset: Dataset, paths: list[Path], folder: Path, recipe: Recipe, pr
         vocabulary = None
         if recipe.num_buckets is None:
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
-        for block in _read_ahead(dataset.read(paths, reading)):
+        for block in read_ahead(dataset.read(paths, reading)):
+            assert block.label is not None
             ids, new = encoder.encode(block.fields)
             writer.write(ids, block.dense, block.label)
             if vocabulary is not None:
@@ -292,7 +293,7 @@ def _explicit(rule: SplitRule, dataset: Dataset, manifest: Manifest) -> SplitRul
     return SplitRule(test_days=dataset.default_test_days(sorted({day for day, _, _ in manifest.days})))
 
 
-def _read_ahead(items: Iterator[T]) -> Iterator[T]:
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
     """Yields the same items; a thread makes the next one while the caller works on the current one."""
     end = object()
     with ThreadPoolExecutor(1) as pool:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
+from ctr.datasets.columns import ColumnType
 from ctr.errors import DataError
 
 BadRows = Literal["error", "skip"]
@@ -34,14 +35,14 @@ class Block:
     """Consecutive rows of one file as typed columns.
 
     Attributes:
-        label: uint8 [n], 0 or 1.
+        label: uint8 [n], 0 or 1; None in a log to predict that has no labels.
         fields: one Arrow array [n] per categorical field; integers or strings, null where blank.
         dense: float32 [n, K], model inputs that are not one-hot.
         day: int32 [n], YYYYMMDD, the rows of a day together; None where the log names no days.
         test: the rows belong to the test part that the log itself names.
     """
 
-    label: np.ndarray
+    label: np.ndarray | None
     fields: list[pa.Array]
     dense: np.ndarray
     day: np.ndarray | None = None
@@ -55,14 +56,15 @@ class Reading:
         paths: the files to be read, all of them there.
         bad_rows: ``"error"`` raises at the first row that is not as expected; ``"skip"`` leaves such rows out,
             counts them and keeps the first one's description.
+        to_predict: the rows are to be predicted: they need no label, and may be in any order.
 
     Attributes:
         rows_skipped: rows left out so far.
         first_skipped: the first of them: file, line and reason.
     """
 
-    def __init__(self, paths: Sequence[Path], bad_rows: BadRows) -> None:
-        self.bad_rows = bad_rows
+    def __init__(self, paths: Sequence[Path], bad_rows: BadRows, to_predict: bool = False) -> None:
+        self.bad_rows, self.to_predict = bad_rows, to_predict
         self.rows_skipped = 0
         self.first_skipped: str | None = None
         self._sizes = {path: path.stat().st_size for path in paths}
@@ -117,6 +119,32 @@ class Published:
     training_only: bool = False
 
 
+Columns = Mapping[str, pa.Array]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a row of the raw log needs for a prediction, and what the reader makes of it.
+
+    Attributes:
+        columns: the type of each column that is needed, by name.
+        derive: typed columns [n] by name -> one array per field, and dense float32 [n, K], as in `Block`.
+        line: the names of all columns of a line, in its order; None where a header names them.
+        label: name of the label's column, which may be absent; None: the rows of ``line`` have none.
+        delimiter: between the values of a line.
+        blanks: texts that mean that there is no value.
+        locate: as `Dataset.locate`, of a log that may have no labels; None: the same.
+    """
+
+    columns: Mapping[str, ColumnType]
+    derive: Callable[[Columns], tuple[list[pa.Array], np.ndarray]]
+    line: tuple[str, ...] | None = None
+    label: str | None = None
+    delimiter: str = ","
+    blanks: tuple[str, ...] = ("",)
+    locate: Callable[[Path], list[Path]] | None = None
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Everything the shared code needs to know of one raw format.
@@ -137,6 +165,8 @@ class Dataset:
         published: counts of the full log, to compare a prepared one with.
         transforms: what the reader does to a dense column, by its name; one that is not there is taken as it is. Kept
             with a saved model for those that serve it elsewhere.
+        inputs: how rows become the model's inputs without the reader, to predict a data frame or single lines; None:
+            they must have the fields and dense columns as the reader yields them, and logs need labels.
     """
 
     name: str
@@ -152,3 +182,4 @@ class Dataset:
     default_test_days: Callable[[list[int]], list[int]] | None = None
     published: Published | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None

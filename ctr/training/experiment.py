@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,7 +38,7 @@ from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
-from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT, UNTRACKED, claim
+from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.init import leave, load
@@ -115,8 +114,8 @@ class Run:
         composed = self.folder / CONFIG
         for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
-        if (self.folder / MODEL).exists():
-            shutil.rmtree(self.folder / MODEL)
+        if self.settings.save is not None or (self.folder / MODEL / MANIFEST).is_file():
+            clear_model(self.folder)
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:

@@ -51,7 +51,7 @@ def test_keys_and_what_they_mean(command: str, overrides: list[str], assigned: s
 @pytest.mark.parametrize(
     ("command", "groups"),
     [
-        ("train", ["dataset", "model", "opt", "prune", "tracking"]),
+        ("train", ["dataset", "model", "opt", "prune", "save", "tracking"]),
         ("prepare", ["dataset", "model"]),
         ("reproduce", ["dataset", "model", "study", "tracking"]),
     ],

@@ -1,0 +1,180 @@
+"""Predicts a raw log block by block, in bounded memory, through the reader that prepares it for training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from ctr.artifact.saved import SavedModel, sigmoid
+from ctr.datasets.prepared import Progress, read_ahead
+from ctr.datasets.schema import BadRows, Block, Reading
+from ctr.errors import ArgumentError
+from ctr.files import atomic_path
+from ctr.training.build import EVAL_BATCH
+from ctr.training.trainer import Evaluation, measure
+
+WRITERS: dict[str, Callable[[str, pa.Schema], Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a predicted log held.
+
+    Attributes:
+        rows: number of rows predicted.
+        mean: of their probabilities.
+        figures: against the labels; None where the log has none.
+        coverage: by field, the share of the rows whose value the model has a row for.
+        rows_skipped, first_skipped: bad rows left out, and the first of them.
+    """
+
+    rows: int
+    mean: float
+    figures: Evaluation | None
+    coverage: dict[str, float]
+    rows_skipped: int
+    first_skipped: str | None
+
+
+def locate(model: SavedModel, raw: Path) -> list[Path]:
+    """The files of a raw log that the model is to predict.
+
+    Raises:
+        ArgumentError: there are none.
+    """
+    if not raw.exists():
+        raise ArgumentError(f"raw={raw}: no such file or folder")
+    return (model.inputs.locate or model.dataset.locate)(raw)
+
+
+def check_out(out: Path) -> None:
+    """ArgumentError unless the predictions can be written in the form that the name asks for."""
+    if out.suffix not in WRITERS:
+        raise ArgumentError(f"out={out}: expected a name that ends in {' or '.join(WRITERS)}")
+
+
+def predict_log(
+    model: SavedModel,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    bad_rows: BadRows = "error",
+    progress: Progress | None = None,
+) -> Summary:
+    """Predicts a log's rows, in their order, into a file with the columns row (from 0), p, and label if there is one.
+
+    Of the rows nothing is kept, but for the figures: logit, label and day of each row of a log with labels, 9 bytes.
+
+    Args:
+        model: predicts.
+        paths: the log's files, as `locate` gives.
+        out: a ``.parquet`` or ``.csv`` file; it appears when all is done.
+        bad_rows: as ``dataset.bad_rows``. A row that is left out has no number: those behind it move up.
+        progress: called after every block with (rows so far, share of the input read).
+
+    Raises:
+        DataError: the log is not as expected; no file is left.
+        Diverged: a prediction is NaN or infinite.
+    """
+    reading = Reading(paths, bad_rows, to_predict=True)
+    known = np.zeros(len(model.manifest.fields), np.int64)
+    rows, total = 0, 0.0
+    kept: list[tuple[np.ndarray, ...]] = []
+    with atomic_path(out) as tmp, _Output(tmp) as output:
+        for ids, dense, label, day in _batches(model, read_ahead(model.dataset.read(paths, reading))):
+            logits = model.logits(ids, dense)
+            p = sigmoid(logits)
+            output.write(rows, p, label)
+            known += (ids > 0).sum(axis=0)
+            total += float(p.sum(dtype=np.float64))
+            rows += len(ids)
+            if label is not None:
+                kept.append((logits, label, *([] if day is None else [day])))
+            if progress is not None:
+                progress(rows, reading.fraction)
+    figures = measure(*map(np.concatenate, zip(*kept, strict=True))) if kept else None
+    names = [field.name for field in model.manifest.fields]
+    coverage = dict(zip(names, (known / rows).tolist(), strict=True))
+    return Summary(rows, total / rows, figures, coverage, reading.rows_skipped, reading.first_skipped)
+
+
+Part = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+def _batches(model: SavedModel, blocks: Iterator[Block]) -> Iterator[Part]:
+    """ids, dense columns, labels and days of whole batches, several together: cut as in the run's own evaluation."""
+    waiting: list[Part] = []
+    for block in blocks:
+        waiting.append((model.encode(block.fields), block.dense, block.label, block.day))
+        rows = sum(len(part[0]) for part in waiting)
+        if whole := rows - rows % EVAL_BATCH:
+            ready = _joined(waiting)
+            yield tuple(column if column is None else column[:whole] for column in ready)  # type: ignore[misc]
+            waiting = [tuple(column if column is None else column[whole:] for column in ready)]  # type: ignore[list-item]
+    if waiting and len((rest := _joined(waiting))[0]):
+        yield rest
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    columns = zip(*parts, strict=True)
+    return tuple(None if column[0] is None else np.concatenate(column) for column in columns)  # type: ignore[return-value]
+
+
+class _Output:
+    """Writes predictions as they come; the first ones decide whether there is a column of labels."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer: Any = None
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, first: int, p: np.ndarray, label: np.ndarray | None) -> None:
+        columns = {"row": np.arange(first, first + len(p)), "p": p} | ({} if label is None else {"label": label})
+        table = pa.table(columns)
+        if self._writer is None:
+            self._writer = WRITERS[self._path.suffix](str(self._path), table.schema)
+        self._writer.write_table(table)
+
+
+def report(model: SavedModel, found: Summary, out: Path) -> str:
+    """What was predicted, for a reader."""
+    run, figures = model.manifest.run, found.figures
+    lines = {
+        "model": f"{os.path.relpath(model.folder)}: {model.manifest.model} on {model.manifest.dataset}, {run['opt']}"
+    }
+    lines["rows"] = f"{found.rows:,}, mean probability {found.mean:.4f}"
+    if figures is not None:
+        trained = "" if run["auc"] is None else f"   (of the run's test rows: {run['auc']:.4f})"
+        lines |= {
+            "click rate": f"{figures.positives / figures.rows:.4f}",
+            "AUC": (_shown(figures.auc) if figures.auc == figures.auc else "undefined: rows of one class") + trained,
+            "logloss": _shown(figures.logloss),
+            "calibration": f"{_shown(figures.calibration)}   (clicks predicted / clicks observed; 1 is best)",
+            "norm. entropy": f"{_shown(figures.normalised_entropy)}   (logloss / that of the click rate alone; "
+            "lower is better)",
+        }
+        if len(figures.auc_by_day) > 1:
+            lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in figures.auc_by_day.items())
+    lines["values known"] = "  ".join(f"{name} {share:.0%}" for name, share in found.coverage.items())
+    if found.rows_skipped:
+        lines["bad rows"] = f"{found.rows_skipped:,} left out; the first: {found.first_skipped}"
+    lines["predictions"] = os.path.relpath(out)
+    return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+
+
+def _shown(figure: float) -> str:
+    return f"{figure:.4f}" if figure == figure else "undefined"

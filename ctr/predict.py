@@ -1,0 +1,42 @@
+"""A raw log in, click probabilities out: ``python -m ctr.predict model=runs/mine raw=today.txt out=preds.parquet``.
+
+Keys and their defaults are in ``configs/predict.yaml``; ``--help`` lists them.
+"""
+
+from __future__ import annotations
+
+import ctr.environment  # noqa: F401  # before torch
+
+# isort: split
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctr.cli import run_command
+from ctr.config import plain
+from ctr.config.schema import PredictConfig
+from ctr.progress import rows_bar
+
+
+def main(overrides: Sequence[str]) -> None:
+    values = plain.compose("predict", overrides, PredictConfig)
+    out = Path(values["out"])
+    import pyarrow as pa
+    import torch
+
+    from ctr.artifact import stream
+    from ctr.artifact.saved import load
+
+    stream.check_out(out)
+    model = load(**{"path": values["model"], **{key: values[key] for key in ("allow_module", "backend", "threads")}})
+    threads = values["threads"] or model.manifest.threads
+    torch.set_num_threads(threads)
+    pa.set_cpu_count(threads)
+    paths = stream.locate(model, Path(values["raw"]))
+    with rows_bar("predict") as progress:
+        found = stream.predict_log(model, paths, out, bad_rows=values["bad_rows"], progress=progress)
+    print(stream.report(model, found, out), flush=True)
+
+
+if __name__ == "__main__":
+    run_command(lambda: plain.run(main), "predict")
