@@ -22,7 +22,7 @@ from ctr.datasets.vocabulary import Batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.provenance import digest
 from ctr.training import checkpoint
-from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT
+from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT
 from ctr.training.history import FEATURES, NEVER, History, read_features, write_features
 from ctr.training.known import Known
 from ctr.training.settings import InitSettings, Settings
@@ -76,13 +76,13 @@ def find(path: Path) -> Source:
         manifest = checkpoint.read(path / CHECKPOINTS / checkpoint.FINAL)
         known = manifest["known"]
         return Source(digest([manifest["blocks"], known]), known["description"], known["opt"])
-    if (path / format.MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         saved, files = format.read_manifest(path)
         return Source(digest(files), _of_saved(path, saved), None)
     if not ((path / RESULT).exists() or (path / CONFIG).exists()):
         raise ArgumentError(f"init={path}: no run and no saved model there")
     model = path / MODEL
-    other = f"; init={model} goes on with its rows and net alone" if (model / format.MANIFEST).is_file() else ""
+    other = f"; init={model} goes on with its rows and net alone" if (model / MANIFEST).is_file() else ""
     raise ArgumentError(
         f"init={path}: the run has not kept the state at its end, which takes checkpoint.final=true{other}"
     )
