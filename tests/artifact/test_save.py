@@ -31,12 +31,12 @@ def watched(folder: Path, *overrides: str) -> dict[str, Any]:
     """What is in memory when a run saves its model, and the model loaded."""
     held: dict[str, Any] = {}
 
-    def save(path: Path, settings: Any, data: Any, training: Any, result: Any, on_rows: Any) -> None:
+    def save(path: Path, settings: Any, data: Any, training: Any, result: Any, *more: Any) -> None:
         embedding, optimizer = training.model.embedding, training.learner.row_optimizer
         held.update(weight=embedding.weight.detach().clone(), seen=embedding.seen.clone(), data=data, result=result)
         held["D"] = torch.cat([D.clone() for _, _, D, _ in optimizer.stored_rows(embedding.weight)])
         before = torch.get_rng_state()
-        save_model(path, settings, data, training, result, on_rows)
+        save_model(path, settings, data, training, result, *more)
         held["random"] = torch.equal(before, torch.get_rng_state())
 
     run = Run(resolve(composed("train", *arguments(folder, *SMALL, *overrides))), folder / "run", save=save)
@@ -170,7 +170,7 @@ def test_a_model_that_has_kept_nothing(tmp_path: Path) -> None:
 
 
 def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing was given that saves it"):
+    with pytest.raises(ValueError, match="nothing was given that saves or logs it"):
         Run(resolve(composed("train", *arguments(tmp_path))), tmp_path)
 
 

@@ -53,7 +53,7 @@ def go(
     log: Path, folder: Path, *overrides: str, on_rows: Callable[[int], None] = lambda rows: None, **more: Any
 ) -> Run:
     """One run within this process."""
-    run = Run(resolve(configuration(log, *overrides)), folder, **more)
+    run = Run(resolve(configuration(log, "save=none", *overrides)), folder, **more)
     run_family([run], on_rows)
     if run.error is not None:
         raise run.error
@@ -355,7 +355,7 @@ def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
 
 
 def members(log: Path, folder: Path, options: list[list[str]], *, resume: bool) -> list[Run]:
-    configs = [configuration(log, "opt=adam", *EVERY, *own) for own in options]
+    configs = [configuration(log, "save=none", "opt=adam", *EVERY, *own) for own in options]
     return [Run(resolve(config), folder / str(n), resume=resume) for n, config in enumerate(configs)]
 
 

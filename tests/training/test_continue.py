@@ -304,7 +304,7 @@ def test_what_does_not_fit_is_named(logs: dict[str, Path], today: Path, override
         (["init={hashed}", "dataset.encoding=hash", "dataset.num_buckets=400"], "num_buckets=500; this run has .*=400"),
         (
             ["init={hashed}", "dataset.encoding=hash", "dataset.num_buckets=500", "evict=dead"],
-            "number of rows is fixed",
+            "have a fixed number of rows",
         ),
     ],
 )
