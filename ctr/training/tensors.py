@@ -80,7 +80,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Pieces]) -> list[Checksum]:
 
         def write(data: np.ndarray) -> None:
             file.write(data)
-            blocks.append(Checksum(0, file.size, xxh3_64_hexdigest(data)))
+            blocks.append(Checksum(0, file.size, xxh3_64_hexdigest(data.data)))
 
         write(np.frombuffer(struct.pack("<Q", len(text)) + text, np.uint8))
         for tensor in ordered.values():
@@ -131,7 +131,7 @@ class _Sink:
         os.close(self._file)
 
     def _put(self) -> None:
-        left = memoryview(self._buffer)[: self._filled]
+        left = self._buffer.data[: self._filled]
         while left:
             try:
                 left = left[os.write(self._file, left) :]
