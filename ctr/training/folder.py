@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
-from ctr.files import read_sealed
+from ctr.files import TMP_PREFIX, read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 MODEL, MANIFEST = "model", "manifest.json"  # the folder of the saved model (`ctr.artifact`), and the file that marks it
@@ -47,6 +47,8 @@ def clear_model(folder: Path) -> None:
     Raises:
         CtrError: there is something else of that name.
     """
+    for left in folder.glob(f"{TMP_PREFIX}*-{MODEL}"):  # by one that was killed while it saved
+        shutil.rmtree(left)
     model = folder / MODEL
     if (model / MANIFEST).is_file():
         shutil.rmtree(model)
