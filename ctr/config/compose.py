@@ -24,6 +24,7 @@ from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
 from ctr.training import build, tracking
+from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
 from ctr.training.settings import (
@@ -62,6 +63,7 @@ def resolve(config: DictConfig) -> Settings:
     """
     values = schema.plain_dict(schema.typed(config, TrainConfig))
     _check_numbers(values)
+    _check_budget(values["opt"])
     pruning = _pruning(values)
     _check_device(values["device"])
     lr = values["opt"]["lr"]
@@ -90,7 +92,7 @@ def resolve(config: DictConfig) -> Settings:
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("threads", "window", "progressive")},
+        **{key: values[key] for key in ("average", "threads", "window", "progressive")},
         init=origin,
     )
     if origin is not None:
@@ -104,8 +106,11 @@ def _model(values: Mapping[str, Any]) -> ModelSettings:
 
 
 def _optimizer(values: Mapping[str, Any]) -> OptimizerSettings:
-    options = {key: value for key, value in values.items() if key not in ("name", "lambda_schedule", MODULE)}
-    return OptimizerSettings(values["name"], options, values.get("lambda_schedule", "constant"), values.get(MODULE))
+    shared = ("name", "lambda_schedule", "budget", "budget_schedule", MODULE)
+    options = {key: value for key, value in values.items() if key not in shared}
+    schedule, budget = values.get("lambda_schedule", "constant"), values.get("budget")
+    asked = None if budget is None else parse(budget, values["budget_schedule"])
+    return OptimizerSettings(values["name"], options, schedule, values.get(MODULE), asked)
 
 
 def _modules(values: Mapping[str, Any]) -> list[str]:
@@ -117,7 +122,13 @@ def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
     if values["name"] == "none":
         return None
     tracking.check_uri(values["uri"])
-    return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+    settings = TrackingSettings(**{key: value for key, value in values.items() if key != "name"})
+    if settings.registered_model is not None and not settings.log_model:
+        raise ArgumentError(
+            f"tracking.registered_model={settings.registered_model}: only a logged model can be registered; "
+            "give tracking.log_model=true too"
+        )
+    return settings
 
 
 def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
@@ -128,6 +139,8 @@ def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
 
 def _save(values: Mapping[str, Any]) -> SaveSettings | None:
     if values["save"]["name"] == "none":
+        if values["tracking"]["log_model"]:
+            raise ArgumentError("tracking.log_model=true: with save=none there is no model to log; give save=model")
         return None
     if values["model"]["unseen"] != "zero":
         raise ArgumentError(
@@ -142,15 +155,19 @@ def _pruning(values: Mapping[str, Any]) -> Pruning | None:
     if values["prune"]["name"] == "none":
         return None
     pruning, opt = Pruning(**options), values["opt"]
+    plain = f"take opt={opt['name'].removeprefix('group_')} or prune=none"
     if not 0 < pruning.feature_rate <= 1:
         raise ArgumentError(f"prune.feature_rate={pruning.feature_rate}; expected a share above 0 and at most 1")
     if not 0 <= pruning.finetune < 1:
         raise ArgumentError(f"prune.finetune={pruning.finetune}; expected a share from 0 to below 1")
+    if opt.get("budget") is not None:
+        raise ArgumentError(
+            f"prune=magnitude is for plain optimizers, but there is opt.budget={opt['budget']}; {plain}"
+        )
     for name in LAMBDAS:
         if value := opt.get(name, 0):
             raise ArgumentError(
-                f"prune=magnitude is for plain optimizers, but opt={opt['name']} has opt.{name}={value:g}; "
-                f"take opt={opt['name'].removeprefix('group_')} or prune=none"
+                f"prune=magnitude is for plain optimizers, but opt={opt['name']} has opt.{name}={value:g}; {plain}"
             )
     return pruning
 
@@ -183,6 +200,17 @@ def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
     return progressive
 
 
+def _check_budget(opt: Mapping[str, Any]) -> None:
+    if opt.get("budget") is None:
+        return
+    parse(opt["budget"])
+    sets = f"opt.budget={opt['budget']} sets lambda21"
+    if opt["lambda21"]:
+        raise ArgumentError(f"{sets}, but there is opt.lambda21={opt['lambda21']:g}; leave one of both out")
+    if (shape := opt["lambda_schedule"]) != "constant":
+        raise ArgumentError(f"{sets}, but there is opt.lambda_schedule={shape}; take opt.budget_schedule")
+
+
 def _at_least(least: float) -> tuple[str, Callable[[Any], bool]]:
     return f"at least {least:g}", lambda value: value >= least
 
@@ -200,6 +228,7 @@ NUMBERS = {
     "train_rows": _at_least(1),
     "evict_after": _at_least(0),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
+    "average": ("a share from 0 to 1", lambda value: 0 <= value <= 1),
     "model.embedding_init": _at_least(0),
     "checkpoint.every_minutes": ("more than 0, or null", lambda value: value > 0),
     "checkpoint.every_steps": ("at least 1, or null", lambda value: value >= 1),

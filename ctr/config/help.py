@@ -17,7 +17,7 @@ from ctr.config import plain, schema, search
 from ctr.config.command_line import override
 
 COMMANDS = {"train": schema.TrainConfig, "prepare": schema.PrepareConfig, "reproduce": schema.ReproduceConfig}
-PLAIN = ("predict", "features")  # composed without Hydra (`ctr.config.plain`)
+PLAIN = ("predict", "features", "export")  # composed without Hydra (`ctr.config.plain`)
 WIDTH, COLUMN = 120, 42  # of a line; where what a key means begins
 _KEY = re.compile(r"( *)(\w+):.*?(?: +# (.*))?")
 

@@ -74,6 +74,8 @@ class GroupedConfig(OptConfig):
     """With ``group_`` in its name."""
 
     lambda_schedule: Literal["constant", "linear", "cubic"]
+    budget: int | float | str | None = None  # `ctr.training.budget`
+    budget_schedule: Literal["constant", "linear", "geometric"] = "constant"
 
 
 @dataclass
@@ -89,6 +91,8 @@ class TrackingConfig:
     uri: str
     experiment: str
     tags: dict[str, str] = field(default_factory=dict)
+    log_model: bool = False
+    registered_model: str | None = None
 
 
 @dataclass
@@ -112,6 +116,16 @@ class PrepareConfig:
 
 
 @dataclass
+class ExportConfig:
+    model: str
+    to: Literal["onnx"]
+    out: str
+    rows: Literal["float32", "float16", "int8"]
+    raw: str | None
+    allow_module: bool
+
+
+@dataclass
 class TrainConfig:
     dataset: DatasetConfig
     model: ModelConfig
@@ -128,6 +142,7 @@ class TrainConfig:
     evict: Literal["none", "dead"]
     evict_after: int
     progressive: bool | str  # a truth value or auto
+    average: float
     batch_size: int
     seed: int
     device: str

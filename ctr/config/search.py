@@ -16,6 +16,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from ctr.errors import ArgumentError
 
@@ -32,8 +33,12 @@ class InstalledConfigs(SearchPathPlugin):
 
 
 def register() -> None:
-    """Lets Hydra find the YAML files of installed packages; to be called before it composes anything."""
+    """Lets Hydra find the YAML files of installed packages; to be called before it composes anything.
+
+    In a YAML ``${with_budget:${.budget},a,b}`` is a where the optimizer has a budget, else b.
+    """
     Plugins.instance().register(InstalledConfigs)
+    OmegaConf.register_new_resolver("with_budget", lambda budget, a, b: b if budget is None else a, replace=True)
 
 
 def installed() -> list[str]:

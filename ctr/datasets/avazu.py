@@ -121,16 +121,21 @@ def make(hour: HourMode = "of_day") -> Dataset:
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         return _read(paths, reading, hour)
 
+    derived = "the last two digits of hour, YYMMDDHH" if hour == "of_day" else ""
     inputs = Inputs(
         columns={name: type_ for name, type_ in COLUMNS.items() if type_ is not None and name != "click"},
         derive=lambda columns: _derive(columns, hour),
         line=tuple(COLUMNS),
         label="click",
+        example={"hour": "14103023"},
     )
     vocabularies = {**VOCABULARIES, "hour": 24} if hour == "of_day" else VOCABULARIES
     return Dataset(
         name="avazu",
-        fields=tuple(Field(name, "hex32" if name in HEX_FIELDS else "integer") for name in FIELDS),
+        fields=tuple(
+            Field(name, "hex32" if name in HEX_FIELDS else "integer", derived if name == "hour" else "")
+            for name in FIELDS
+        ),
         dense=(),
         read=read,
         locate=lambda raw: [locate_file(raw, "train", (".csv", ".csv.gz", ".csv.bz2", ".csv.zip", ".gz", ".zip"))],

@@ -42,6 +42,12 @@ RAW_COLUMNS = (
 TEST_DAYS = (20130613, 20130614, 20130615, 20131026, 20131027, 20131028)
 FIRST_DAY = 20130606  # of season 2
 
+DERIVED = dict(
+    weekday="day of the week of timestamp, 0 (Sunday) to 6",
+    hour="hour of timestamp",
+    useragent="system_browser: the first known name of each that is in useragent, in lower case, or other",
+    slotprice="the bucket of slotprice: 0, 1-10, 11-50, 51-100, 101+",
+)
 SYSTEMS = ("windows", "ios", "mac", "android", "linux")
 BROWSERS = ("chrome", "sogou", "maxthon", "safari", "firefox", "theworld", "opera", "ie")
 PRICES = pa.array(["0", "1-10", "11-50", "51-100", "101+"])
@@ -251,7 +257,10 @@ def price_bucket(prices: pa.Array) -> pa.Array:
 def make() -> Dataset:
     return Dataset(
         name="ipinyou",
-        fields=tuple(Field(name, "integer" if name in ("weekday", "hour") else "text") for name in VOCABULARIES),
+        fields=tuple(
+            Field(name, "integer" if name in ("weekday", "hour") else "text", DERIVED.get(name, ""))
+            for name in VOCABULARIES
+        ),
         dense=(),
         read=read,
         locate=locate,
@@ -269,5 +278,10 @@ def make() -> Dataset:
             delimiter="\t",
             blanks=BLANKS,
             locate=lambda raw: locate(raw, to_predict=True),
+            example={
+                "timestamp": "20130612235958123",
+                "useragent": "Mozilla/5.0 (Windows NT 6.1) Chrome/21.0",
+                "slotprice": "5",
+            },
         ),
     )

@@ -23,11 +23,12 @@ class Field:
     """One categorical column: its values become one-hot features, one embedding row each.
 
     ``kind`` says how the value reads in the vocabulary: ``hex32`` (uint32 shown as 8 hex digits), ``integer``
-    or ``text``.
+    or ``text``. ``derived`` says in words what the reader makes it of, where it is not the log's column of this name.
     """
 
     name: str
     kind: Kind
+    derived: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Inputs:
         delimiter: between the values of a line.
         blanks: texts that mean that there is no value.
         locate: as `Dataset.locate`, of a log that may have no labels; None: the same.
+        example: of columns that fields are derived from, a value as it may be in a log.
     """
 
     columns: Mapping[str, ColumnType]
@@ -143,6 +145,7 @@ class Inputs:
     delimiter: str = ","
     blanks: tuple[str, ...] = ("",)
     locate: Callable[[Path], list[Path]] | None = None
+    example: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

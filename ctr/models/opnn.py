@@ -104,7 +104,7 @@ class OPNN(nn.Module):
         """Logits [B] from embedding rows [B, F, d]; the random ``bits`` are drawn here (:meth:`draw`) if not given."""
         products = superposition(rows) if self.pairs is None else self.pairs(rows)
         x = torch.cat([rows.flatten(1), products, *([] if dense is None else [dense])], dim=1)
-        bits = self.draw(len(rows)) if bits is None else bits
+        bits = self.draw(rows.shape[0]) if bits is None else bits
         drops = None if bits is None else bits.split(self.words, dim=1)
         for number, layer in enumerate(self.hidden):
             x = F.relu(layer(x))

@@ -30,7 +30,11 @@ Layer = _structure(
         ("kind", "in_", "in_width", "out", "out_width", "weight", "bias", "extra", "scratch", "bits", "add"), c_int32
     ),
 )
-Table = _structure("Table", data=c_void_p, rows=c_int64, dim=c_int32, stride=c_int32, seen=c_void_p)
+Table = _structure(
+    "Table",
+    **dict(data=c_void_p, rows=c_int64, dim=c_int32, stride=c_int32),
+    **dict.fromkeys(("seen", "bucket", "counts"), c_void_p),
+)
 RowOptions = _structure(
     "RowOptions",
     **dict.fromkeys(("rule", "norm", "hard", "penalised"), c_int32),

@@ -12,13 +12,14 @@ from ctr.optim.group_amsgrad import GroupAMSGrad
 from ctr.optim.group_momentum import GroupMomentum
 from ctr.optim.group_sgd import GroupSGD
 from ctr.optim.inspect import feature_rate, prox_path, touched_rows, warm_start_from_adam, zero_rows
-from ctr.optim.schedule import LambdaSchedule
+from ctr.optim.schedule import BudgetSchedule, LambdaSchedule
 
 _CLASSES = (GroupSGD, GroupMomentum, GroupAdagrad, GroupAdam, GroupAMSGrad, GroupAdaHessian)
 OPTIMIZERS: dict[str, type[GroupOptimizer]] = {cls.__module__.rpartition(".")[2]: cls for cls in _CLASSES}
 
 __all__ = [
     "OPTIMIZERS",
+    "BudgetSchedule",
     "GroupAMSGrad",
     "GroupAdaHessian",
     "GroupAdagrad",

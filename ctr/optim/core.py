@@ -17,7 +17,8 @@ plain optimizer (docs/optimizers.md).
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, overload
+from functools import partial
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 from torch.optim import Optimizer
 
+from ctr.optim.histogram import StrengthHistogram
 from ctr.optim.validate import (
     GroupDim,
     Norm,
@@ -36,6 +38,8 @@ from ctr.optim.validate import (
     check_parameter,
     check_state,
 )
+
+Watch: TypeAlias = Callable[[Tensor], None]  # is given the norms of the groups that a step updates
 
 CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it would be too much
 
@@ -118,16 +122,19 @@ def _shrink_with_u(
     threshold: Threshold,
     group_dim: GroupDim,
     x: Tensor | None,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`shrink`, with ``u = z + D x`` of the new x, which is not computed so: that would cancel."""
     s = softshrink(z, lambda1) if lambda1 else z  # minus the paper's s: the sign comes back in the division
     denominator = D + 2 * lambda2 if lambda2 else D
     share = D / denominator if lambda2 else None  # of s that is divided by D again: D x = -share s
     kept, penalised = s, bool(lambda1)
-    if lambda21 and group_dim is not None:
-        penalised = True
+    if (lambda21 or watch) and group_dim is not None:
+        penalised = penalised or lambda21 > 0
         limit = math.sqrt(group_size(z.shape, group_dim)) * lambda21
         length = group_norm(s, denominator, norm, group_dim)
+        if watch:
+            watch(length)
         keep = (length - limit).clamp_(min=0).div_(length) if threshold == "soft" else (length > limit).to(s.dtype)
         kept = s * keep
         share = keep if share is None else share.mul_(keep)
@@ -142,7 +149,9 @@ def _shrink_with_u(
     return new, u
 
 
-def proximal_step(x: Tensor, pull: Tensor, D: Tensor, group: dict[str, Any], flat: bool) -> tuple[Tensor, Tensor]:
+def proximal_step(
+    x: Tensor, pull: Tensor, D: Tensor, group: dict[str, Any], flat: bool, watch: Watch | None = None
+) -> tuple[Tensor, Tensor]:
     """The minimiser of ``pull . x' + D (x' - x)^2 / 2 + penalty(x')``, which is ``shrink(pull - D x, D)``, and its u.
 
     Where the new u is 0 no penalty acts, or none beyond the rounding of z. The new weight is then ``x - pull / D``: the
@@ -154,17 +163,19 @@ def proximal_step(x: Tensor, pull: Tensor, D: Tensor, group: dict[str, Any], fla
         D: finite, see :func:`denominator`.
         group: the param group, which holds the penalty.
         flat: whether ``D + 2 lambda2`` can be 0, see :func:`may_vanish`.
+        watch: called with the norms of the groups, also where lambda21 is 0.
     """
     lambda1, lambda21, lambda2, group_dim = (group[k] for k in ("lambda1", "lambda21", "lambda2", "group_dim"))
     plain = torch.addcdiv(x, pull, D, value=-1)
-    if not (lambda1 or lambda2 or (lambda21 and group_dim is not None)):
+    if not (lambda1 or lambda2 or ((lambda21 or watch) and group_dim is not None)):
         if not flat:
             return plain, torch.zeros_like(pull)
         return torch.where(D == 0, x, plain), torch.where(D == 0, pull, 0.0)
     most = torch.finfo(x.dtype).max
     z = torch.addcmul(pull, D, x, value=-1).clamp_(-most, most)
     norm, threshold = group["norm"], group["threshold"]
-    new, u = _shrink_with_u(z, D, lambda1, lambda21, lambda2, norm, threshold, group_dim, x if flat else None)
+    held = x if flat else None
+    new, u = _shrink_with_u(z, D, lambda1, lambda21, lambda2, norm, threshold, group_dim, held, watch)
     return torch.where((u == 0) & (new != 0), plain, new), u
 
 
@@ -211,6 +222,7 @@ class GroupOptimizer(Optimizer):
     """
 
     buffers: tuple[str, ...] = ()
+    histogram: StrengthHistogram | None = None  # kept by the steps where there is one; a copy of the optimizer has none
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         """m of the touched rows at step t (Algorithm 1, line 4).
@@ -310,6 +322,31 @@ class GroupOptimizer(Optimizer):
                     u.copy_(torch.where(seen, left, u))
         return died
 
+    @torch.no_grad()
+    def keep_(self, p: Tensor, keep: Tensor, lambda21: float) -> None:
+        """Sets all touched groups of p to exactly zero but for some, which keep their weights.
+
+        A group that is to stay but is zero gets the weights that a test with this lambda21 gives it. The u of a group
+        that dies is its z, as after :meth:`apply_threshold_`.
+
+        Args:
+            p: a parameter.
+            keep: bool [groups].
+            lambda21: below the norm over sqrt(d) of all groups that stay.
+        """
+        group, first = {**self.group_of(p), "lambda21": lambda21}, 0
+        for x, u, D, seen in self.stored_rows(p):
+            stays = keep[first : first + seen.numel()].view_as(seen)
+            first += seen.numel()
+            if not seen.any():
+                continue  # nor is their memory touched
+            alive = any_in_group(x != 0, group["group_dim"])
+            new, left = proximal_step(x, u, D, group, flat=True)
+            new = torch.where(stays, torch.where(alive, x, new), 0.0)
+            left = torch.where(stays, torch.where(alive, u, left), torch.addcmul(u, D, x, value=-1))
+            x.copy_(torch.where(seen, new, x))
+            u.copy_(torch.where(seen, left, u))
+
     def stored_rows(self, p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """p piece by piece, whole groups at a time: views of the weights, of their u, their D, and of ``seen``.
 
@@ -383,7 +420,8 @@ class GroupOptimizer(Optimizer):
         if lr > 0:  # with lr = 0 D would be infinite: u and x stay, and the next step takes up from them
             D = denominator(self.root(mine, t, group), lr)
             x, pull = _read(p, rows), mine["u"] + m
-            x, mine["u"] = proximal_step(x, pull, D, group, flat=may_vanish(group, lr, p.dtype))
+            watch = None if self.histogram is None else partial(self.histogram.move, p, rows)
+            x, mine["u"] = proximal_step(x, pull, D, group, may_vanish(group, lr, p.dtype), watch)
             _write(p, rows, x)
             seen = state["seen"]
             seen.fill_(True) if rows is None else seen.index_fill_(0, rows, True)

@@ -20,7 +20,7 @@ from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
-from ctr.optim import GroupOptimizer, LambdaSchedule
+from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
@@ -69,8 +69,7 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     model = _sized(settings, data)
     stream = RowStream(data.rows, data.split.train, settings.batch_size)
     rows, net = _optimizers(settings.optimizer, model)
-    shape = settings.optimizer.schedule
-    schedule = None if shape == "constant" else LambdaSchedule(rows, stream.num_batches, shape)
+    schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     step = make_step(settings.backend, model, rows, net, settings.threads)
     return TrainingRun(
         cast(RowModel, model),
@@ -79,7 +78,19 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
         schedule=schedule,
         window=settings.window,
         progressive=settings.progressive,
+        average=settings.average,
     )
+
+
+def _schedule(
+    settings: OptimizerSettings, model: nn.Module, rows: GroupOptimizer, data: Prepared, steps: int
+) -> LambdaSchedule | BudgetSchedule | None:
+    """What sets the lambdas of the rows' optimizer during the run; None where they stay as they are."""
+    if (budget := settings.budget) is None:
+        return None if settings.schedule == "constant" else LambdaSchedule(rows, steps, settings.schedule)
+    table = model.get_parameter("embedding.weight")
+    net_weights = sum(p.numel() for p in model.parameters()) - table.numel()
+    return BudgetSchedule(rows, budget.features(data, table.shape[1], net_weights), steps, budget.schedule)
 
 
 def _sized(settings: Settings, data: Prepared) -> nn.Module:
@@ -172,7 +183,7 @@ def retrain(
     step = make_step(settings.backend, model, rows, net, settings.threads)
     mapped = MappedRows(data.rows, places)
     stream = RowStream(mapped, data.split.train, settings.batch_size)
-    run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window)
+    run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window, average=settings.average)
 
     def on_step(rows: int, _: float = 0.0) -> None:
         on_rows(rows)
@@ -184,4 +195,5 @@ def retrain(
 
     before(run)
     train(run, on_training_step)
-    return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_step).auc
+    with run.averaged():
+        return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_step).auc

@@ -46,7 +46,16 @@ from ctr.training.known import Known, leave, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
+from ctr.training.tracking import (
+    LastingTracker,
+    MlflowTracker,
+    NoTracker,
+    Tracker,
+    WriteModel,
+    flatten,
+    how_to_look,
+    status_of,
+)
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
@@ -77,6 +86,7 @@ class Run:
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
         save: needed where the settings ask for a saved model.
+        to_mlflow: needed where they ask for one in MLflow.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
 
@@ -90,13 +100,15 @@ class Run:
         folder: Path,
         key: str | None = None,
         save: Save | None = None,
+        to_mlflow: WriteModel | None = None,
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
     ) -> None:
-        if settings.save is not None and save is None:
-            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
-        self.settings, self.folder, self.key, self.save = settings, folder, key, save
+        logs = settings.tracking is not None and settings.tracking.log_model
+        if (settings.save is not None and save is None) or (logs and to_mlflow is None):
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
+        self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
         self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
@@ -172,6 +184,9 @@ class Run:
         self.tracker.metrics(numbers, steps)
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
+        if self.settings.tracking is not None and self.settings.tracking.log_model:
+            assert self.to_mlflow is not None
+            self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
@@ -195,6 +210,8 @@ class Run:
             if self.tracker.error is not None:
                 rest = os.path.relpath(self.tracker.path)
                 lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+            if self.tracker.logged_model is not None:
+                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
         return "\n".join(lines)
 
 
@@ -332,6 +349,8 @@ def _advance(
             progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
             rate = window.rows / (time.perf_counter() - began)
             values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
+            if training.schedule is not None:
+                values["train/lambda21"] = training.lambda21
             for tracker in trackers:
                 tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
 
@@ -359,6 +378,8 @@ def _complete(
         if phase == "train":
             prune_(embedding, optimizer, count, pruning.score)
         if phase == "fine-tune" or stream.position < stream.num_rows:
+            if phase == "train" and training.average is not None:
+                training.average.restart()
             first = pruning.first_phase(stream.num_batches) * stream.batch_size
             _advance(training, "fine-tune", [run.tracker], run.checkpoints, on_rows, first=first)
             prune_(embedding, optimizer, count, pruning.score)
@@ -366,13 +387,14 @@ def _complete(
         run.checkpoints.trained(training, [run.tracker])
     figures = progressive = None
     if split.rows_test:
-        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress:
+        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress, training.averaged():
             test = RowStream(data.rows, split.test, EVAL_BATCH)
             days = days_of(split.test, data.manifest.days)
 
             def on_batch(rows: int) -> None:
                 (on_rows or progress.update)(rows)
-                run.checkpoints.interrupted(training, "trained", [run.tracker])
+                with training.averaged():  # back: training goes on from the net's own weights
+                    run.checkpoints.interrupted(training, "trained", [run.tracker])
 
             figures = evaluate(training.learner, test, on_batch, days=days)
     if training.scores is not None:
@@ -383,7 +405,7 @@ def _complete(
     result = summarise(settings, data, training, figures, progressive, history, auc_retrained=auc_retrained)
     if settings.save is not None:
         assert run.save is not None
-        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress:
+        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress, training.averaged():
             counts = None if history is None else history.counts
             run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
     return result

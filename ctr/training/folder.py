@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
-from ctr.files import read_sealed
+from ctr.files import TMP_PREFIX, read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 CHECKPOINTS = "checkpoints"  # `ctr.training.checkpoint`
@@ -48,6 +48,8 @@ def clear_model(folder: Path) -> None:
     Raises:
         CtrError: there is something else of that name.
     """
+    for left in folder.glob(f"{TMP_PREFIX}*-{MODEL}"):  # by one that was killed while it saved
+        shutil.rmtree(left)
     model = folder / MODEL
     if (model / MANIFEST).is_file():
         shutil.rmtree(model)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ctr.errors import CtrError
 from ctr.metrics import alive_rows
 from ctr.models import FeatureEmbedding
 from ctr.optim import GroupOptimizer
 from ctr.optim.core import CHUNK
+from ctr.optim.ranking import top_rows
 
 Score = Literal["norm", "effect"]
 
@@ -83,26 +83,6 @@ def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, s
         for rows, drop in zip(table.split(CHUNK), (embedding.seen & ~keep).split(CHUNK), strict=True):
             rows.masked_fill_(drop.unsqueeze(1), 0)
     return int(keep.sum())
-
-
-def top_rows(ranks: Tensor, count: int) -> Tensor:
-    """Which rows have the ``count`` highest ranks, bool [N]; of equal ranks the first ones.
-
-    Args:
-        ranks: float [N]; a negative rank never wins.
-        count: at most so many rows win.
-    """
-    eligible = ranks >= 0
-    candidates = ranks[eligible]
-    if count >= len(candidates):
-        return eligible
-    if count < 1:
-        return torch.zeros_like(eligible)
-    edge = candidates.kthvalue(len(candidates) - count + 1).values
-    keep = ranks > edge
-    ties = (ranks == edge).nonzero().squeeze(1)
-    keep[ties[: count - int(keep.sum())]] = True
-    return keep
 
 
 @torch.no_grad()

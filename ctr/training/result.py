@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
+from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.history import History
@@ -20,10 +21,11 @@ from ctr.training.trainer import Evaluation, TrainingRun
 class Result:
     """The figures of one run, as in ``result.json``.
 
-    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
-    it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out; where no
-    row tests they are None. ``auc_progressive``, its logloss and its AUC by day are those of all training rows, each
-    scored before it was learned from; None or empty without ``progressive``.
+    ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... ``lambda21`` is that of the last step;
+    with a ``budget``, which is a number of features, the value that the weakest of them exceeds. The figures of pruning
+    are None without it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows
+    held out; where no row tests they are None. ``auc_progressive``, its logloss and its AUC by day are those of all
+    training rows, each scored before it was learned from; None or empty without ``progressive``.
 
     With ``init`` the features are those of all ``logs`` that the model has been trained on: present are those that were
     in training rows of any of them, without the ``features_evicted`` that were dropped before this log.
@@ -61,10 +63,13 @@ class Result:
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
     opt_options: dict[str, object]
+    lambda21: float
+    budget: int | None
     prune_feature_rate: float | None
     finetune: float | None
     score: str | None
     holdout: float
+    average: float
     auc_retrained: float | None
     auc_progressive: float | None
     logloss_progressive: float | None
@@ -120,10 +125,13 @@ def summarise(
         normalised_entropy=_defined(figures.normalised_entropy if figures else None),
         auc_by_day=_by_day(figures),
         opt_options={name: value for name, value in settings.values["opt"].items() if name != "name"},
+        lambda21=training.lambda21,
+        budget=int(training.schedule.budget) if isinstance(training.schedule, BudgetSchedule) else None,
         prune_feature_rate=None if pruning is None else pruning.feature_rate,
         finetune=None if pruning is None else pruning.finetune,
         score=None if pruning is None else pruning.score,
         holdout=settings.holdout,
+        average=settings.average,
         auc_retrained=_defined(auc_retrained),
         auc_progressive=_defined(progressive.auc if progressive else None),
         logloss_progressive=progressive.logloss if progressive else None,
@@ -176,8 +184,12 @@ def table(result: Result, folder: Path) -> str:
         "speed": f"{result.samples_per_second:,.0f} rows/s, {result.train_seconds:.1f} s",
         "peak memory": f"{result.peak_rss_bytes / 2**30:.2f} GiB",
     }
+    if result.budget is not None:
+        lines["budget"] = f"{result.budget:,} features; lambda21 at the end {result.lambda21:.3g}"
     if result.prune_feature_rate is not None:
         lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
+    if result.average:
+        lines["averaged"] = f"the net, over the last {result.average:.0%} of the steps"
     if result.auc_retrained is not None:
         lines["retrained AUC"] = f"{result.auc_retrained:.4f} on the features kept, without lambdas"
     for name, by_day in (("AUC by day", result.auc_by_day), ("progr. by day", result.auc_progressive_by_day)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
+from ctr.training.budget import Budget
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
@@ -38,21 +39,25 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, and its module."""
+    """The optimizer by its command-line name, its arguments, the shape of the lambdas' schedule, its module, and the
+    budget that sets lambda21."""
 
     name: str
     options: Mapping[str, Any]
     schedule: str = "constant"
     module: str | None = None
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow keeps the run."""
+    """Where MLflow keeps the run; whether with its saved model, and under which name that is registered."""
 
     uri: str
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    log_model: bool = False
+    registered_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class Settings:
         train_rows: the first training rows to use; None for all.
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
+        average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
@@ -124,6 +130,7 @@ class Settings:
     train_rows: int | None
     holdout: float
     retrain: bool
+    average: float
     batch_size: int
     seed: int
     device: str

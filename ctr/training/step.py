@@ -42,9 +42,11 @@ class Step(Protocol):
     Attributes:
         row_optimizer: that of the embedding's weight. Its state holds u of every row, where both may be changed
             between two steps (pruning does); the compiled step shows its own as views.
+        net_optimizer: that of all other parameters.
     """
 
     row_optimizer: GroupOptimizer
+    net_optimizer: Optimizer
 
     def train(self, batch: Batch) -> tuple[Tensor, float]:
         """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite."""

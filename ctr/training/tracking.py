@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from filelock import FileLock
@@ -22,15 +23,23 @@ from ctr.training import database, processes
 from ctr.training.database import SQLITE
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
+    from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 PROCESS = "process"  # the tag that says whose run it is
+MODEL = "model"  # name of a run's model
 
 log = logging.getLogger("ctr")
+
+
+class WriteModel(Protocol):
+    """Makes a model of MLflow in a folder ``made``, of a saved one: `ctr.artifact.pyfunc.write`."""
+
+    def __call__(self, folder: Path, made: Path, model: Model) -> None: ...
 
 
 class Tracker(Protocol):
@@ -47,6 +56,15 @@ class Tracker(Protocol):
 
     def flush(self) -> None:
         """Sends what is held back."""
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+        """Keeps a saved model, to be loaded and served from there.
+
+        Args:
+            folder: of the saved model.
+            write: makes a model of MLflow of it.
+            registered: the name under which it becomes a new version in the registry; None: it is not registered.
+        """
 
     def finish(self, status: Status) -> None:
         """Ends the run; nothing may follow."""
@@ -65,6 +83,9 @@ class NoTracker:
         pass
 
     def flush(self) -> None:
+        pass
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
         pass
 
     def finish(self, status: Status) -> None:
@@ -111,11 +132,11 @@ class MlflowTracker:
         with explained(uri):
             from mlflow.tracking import MlflowClient
 
-            self._client, experiment_id = _open_store(MlflowClient, uri, experiment)
-            _close_left(self._client, experiment_id)
-            found = self._client.search_runs([experiment_id], earlier, max_results=1) if earlier else []
+            self._client, self._experiment_id = _open_store(MlflowClient, uri, experiment)
+            _close_left(self._client, self._experiment_id)
+            found = self._client.search_runs([self._experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
-            run = self._renew(found[0], run_name) if found else self._new(experiment_id, run_name, tags or {})
+            run = self._renew(found[0], run_name) if found else self._new(run_name, tags or {})
             self.run_id = str(run.info.run_id)
             try:
                 self._parameters({} if found else parameters or {})  # they cannot be changed
@@ -132,10 +153,10 @@ class MlflowTracker:
             self._client.set_tag(run.info.run_id, PROCESS, mark)
         return run
 
-    def _new(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> Run:
+    def _new(self, name: str, tags: Mapping[str, str]) -> Run:
         mark = processes.mark()
         marks = {} if mark is None else {PROCESS: mark}
-        return self._client.create_run(experiment_id, run_name=name, tags={**tags, **marks})
+        return self._client.create_run(self._experiment_id, run_name=name, tags={**tags, **marks})
 
     def _parameters(self, values: Mapping[str, object]) -> None:
         from mlflow.entities import Param
@@ -188,6 +209,39 @@ class MlflowTracker:
         with explained(self.uri):
             self._client.log_text(self.run_id, text, name)
 
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> str:
+        """Keeps a saved model, see `Tracker`; returns the URI by which it can be loaded."""
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        with explained(self.uri), TemporaryDirectory() as place:
+            entry = self._client.create_logged_model(self._experiment_id, MODEL, source_run_id=self.run_id)
+            id_, made = entry.model_id, Path(place, MODEL)
+            try:
+                write(folder, made, Model(run_id=self.run_id, model_id=id_, artifact_path=entry.artifact_location))
+                self._client.log_model_artifacts(id_, str(made))
+            except BaseException:
+                with suppress(Exception):  # the error itself says more
+                    self._client.finalize_logged_model(id_, "FAILED")
+                raise
+            self._client.finalize_logged_model(id_, "READY")
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(id_, step=0)])
+        return f"models:/{id_}" if registered is None else self._register(registered, entry)
+
+    def _register(self, name: str, entry: LoggedModel) -> str:
+        from mlflow.exceptions import MlflowException
+
+        with explained(self.uri):
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            # Not models:/<id>, which MLflow would look up in the store of its global setting.
+            place, id_ = entry.artifact_location, entry.model_id
+            version = self._client.create_model_version(name, place, self.run_id, model_id=id_)
+        return f"models:/{name}/{version.version}"
+
     def finish(self, status: Status) -> None:
         self.flush()
         with explained(self.uri):
@@ -199,8 +253,8 @@ class LastingTracker:
 
     The file is written when the run ends, after what it holds already, a JSON object on each line: first ``run``
     (``uri``, ``run_id`` and the ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in
-    milliseconds), ``tags`` (``values``), ``text`` (``name``, ``text``) and ``finish`` (``status``), each named by
-    ``kind``.
+    milliseconds), ``tags`` (``values``), ``text`` (``name``, ``text``), ``model`` (``folder``, ``registered``) and
+    ``finish`` (``status``), each named by ``kind``.
 
     Args:
         tracker: of a run that has begun.
@@ -208,11 +262,13 @@ class LastingTracker:
 
     Attributes:
         error: why the store takes nothing any more; None while it does.
+        logged_model: URI of the model that it has taken.
     """
 
     def __init__(self, tracker: MlflowTracker, path: Path) -> None:
         self._tracker, self.path = tracker, path
         self.error: str | None = None
+        self.logged_model: str | None = None
         self._kept: list[dict[str, object]] = []
 
     @property
@@ -236,6 +292,17 @@ class LastingTracker:
                 self._tracker.flush()
             except Exception as error:
                 self._give_up(error)
+
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+        """As the others; where a model alone cannot be kept, the rest of the record still is."""
+        if self.error is not None:
+            self._kept.append({"kind": "model", "folder": str(folder), "registered": registered})
+            return
+        try:
+            self.logged_model = self._tracker.model(folder, write, registered)
+        except Exception as error:
+            log.warning("warning: the model is not logged: %s. The run goes on; the model is in %s", error, folder)
+            log.debug("%s", error, exc_info=error)
 
     def finish(self, status: Status) -> None:
         self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
@@ -279,6 +346,7 @@ def _milliseconds() -> int:
 def quiet() -> None:
     """Settings for MLflow before it is loaded: no telemetry, no long waits, and its errors are ours to print."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Else minutes pass at a server that is not there, or that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
-from ctr.optim import LambdaSchedule
+from ctr.optim import BudgetSchedule, LambdaSchedule
+from ctr.training.average import NetAverage
 from ctr.training.step import RowModel, Step
 
 
@@ -77,6 +79,7 @@ class TrainingRun:
         schedule: of the row optimizer's lambdas; None keeps them as they are.
         window: steps per reported window.
         progressive: score every batch in evaluation mode before it is learned from, which costs a forward pass.
+        average: share of the steps, at the end, over which the net's weights are averaged (:meth:`averaged`); 0: none.
 
     Attributes:
         scores: of ``progressive``: float32, a logit for each training row so far, then zeros; else None.
@@ -88,12 +91,15 @@ class TrainingRun:
         step: Step,
         stream: RowStream,
         *,
-        schedule: LambdaSchedule | None = None,
+        schedule: LambdaSchedule | BudgetSchedule | None = None,
         window: int = 100,
         progressive: bool = False,
+        average: float = 0.0,
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
         self.metrics = WindowMetrics(window)
+        net = [p for group in step.net_optimizer.param_groups for p in group["params"]]
+        self.average = NetAverage(net, average, stream.num_batches) if average else None
         self.steps = 0
         self.seconds = 0.0  # of training so far
         self.scores = torch.zeros(stream.num_rows) if progressive else None
@@ -116,13 +122,27 @@ class TrainingRun:
         if self.schedule is not None:
             self.schedule.step()
         self.steps += 1
+        if self.average is not None:
+            self.average.step(self.steps)
         measured = self.metrics.update(logits, batch.label, value)
         return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
+
+    @property
+    def lambda21(self) -> float:
+        """The present one of the embedding rows; 0 for a plain optimizer."""
+        return float(self.learner.row_optimizer.param_groups[0]["lambda21"])
 
     def finish(self) -> None:
         """To be called after the last step: rows last touched under a smaller lambda meet the final one."""
         if self.schedule is not None:
-            self.learner.apply_threshold_()
+            self.schedule.finish()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the net has its averaged weights, if there are any: for evaluation and for saving.
+
+        A block within it has the net's own ones again.
+        """
+        return nullcontext() if self.average is None else self.average.exchanged()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue to the last bit. Shares memory with the run: copy it to keep it."""
@@ -133,6 +153,7 @@ class TrainingRun:
             "model": self.model.state_dict(),
             "step": self.learner.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "metrics": self.metrics.state_dict(),
             "scores": None if self.scores is None else self.scores[: self.stream.position],
             "rng": torch.get_rng_state(),
@@ -152,6 +173,8 @@ class TrainingRun:
             self.schedule.load_state_dict(state["schedule"])
         if self.scores is not None:
             self.scores[: self.stream.position] = state["scores"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["rng"])
         device = device_of(self.model)
         if device.type == "cuda" and state["rng_cuda"] is not None:

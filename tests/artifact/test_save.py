@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import ctr
+from ctr import train
 from ctr.artifact.save import save_model
 from ctr.config.compose import resolve
 from ctr.datasets.prepared import read_vocabulary
@@ -171,6 +172,17 @@ def test_a_model_that_has_kept_nothing(tmp_path: Path) -> None:
 def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing was given that saves it"):
         Run(resolve(composed("train", *arguments(tmp_path))), tmp_path)
+
+
+def test_a_sweep_leaves_models_only_if_it_is_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, told in enumerate(([], ["save=model"])):
+        place = [f"run_dir=sweep-{number}", "jobs=jobs", "opt.lambda21=1e-3,1e-2"]
+        monkeypatch.setattr("sys.argv", ["ctr.train", "-m", *arguments(here, *SMALL, *place, *told)])
+        train.main()
+        for job_number in range(2):  # the second sweep does again what was finished without a model
+            assert Path(f"sweep-{number}/{job_number}/result.json").exists()
+            assert Path(f"sweep-{number}/{job_number}/model").exists() == bool(told)
+    assert len([ctr.load(folder) for folder in Path("jobs").iterdir() if folder.is_dir()]) == 2
 
 
 def test_a_study_leaves_models_only_if_it_is_told_to(tmp_path: Path) -> None:

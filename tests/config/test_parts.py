@@ -28,7 +28,7 @@ from tests.commands import composed
 CONFIGS = Path(ctr.conf.__file__).parent
 CHOICES = [(group, path.stem) for group in ("model", "dataset", "opt") for path in (CONFIGS / group).glob("*.yaml")]
 # Where a YAML's value is not the class's default; its comment there says why.
-DIFFER = {"lambda21"}
+DIFFER = {"lambda21", "threshold"}
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from torch import nn
 from ctr.errors import CtrError
 from ctr.models import FeatureEmbedding
 from ctr.optim import GroupAdagrad, GroupAdam, GroupMomentum, GroupOptimizer
+from ctr.optim.ranking import top_rows
 from ctr.training.optimizers import make_optimizers
-from ctr.training.pruning import Pruning, clear_row_, prune_, top_rows
+from ctr.training.pruning import Pruning, clear_row_, prune_
 from ctr.training.step import make_step
 from tests.native.built import BACKENDS
 from tests.training.compiled.twin import FEATURES, batches, build

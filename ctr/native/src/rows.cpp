@@ -83,8 +83,9 @@ void stretches(int dim, const Body& body) {
 }
 
 // Algorithm 1 of the paper on one row; ctr/optim/core.py has it with its reasons, and the same order of operations.
+// Returns the norm that decides about the row where there is a penalty or it is counted, else 0.
 template <int fixed, Rule rule>
-void update(float* __restrict row, const float* __restrict g, int dim_, const RowOptions& o) {
+float update(float* __restrict row, const float* __restrict g, int dim_, const RowOptions& o) {
     const int dim = fixed ? fixed : dim_;
     constexpr int room = fixed ? fixed : 512;
     float *w = row, *u = row + dim, *m = row + 2 * dim, *v = row + (rule == ADAM ? 3 : 2) * dim;
@@ -110,7 +111,7 @@ void update(float* __restrict row, const float* __restrict g, int dim_, const Ro
             s.store(w + c, s.load(w + c) - s.load(pull + c) / s.load(D + c));
             s.store(u + c, s.splat(0));
         });
-        return;
+        return 0;
     }
     float z[room], kept[room], normed[room];
     stretches(dim, [&](auto s, int c) {
@@ -122,11 +123,9 @@ void update(float* __restrict row, const float* __restrict g, int dim_, const Ro
         const auto half = s.at_least((s.load(D + c) + o.two_lambda2) * 0.5F, FLT_MIN);
         s.store(normed + c, soft / (o.norm == NORM_S_TILDE ? s.root(half) : half));
     });
+    const float length = norm_of<fixed>(o.norm == NORM_S ? kept : normed, dim);
     float keep = 1;
-    if (o.limit > 0) {
-        const float length = norm_of<fixed>(o.norm == NORM_S ? kept : normed, dim);
-        keep = o.hard ? float(length > o.limit) : std::max(length - o.limit, 0.0F) / length;
-    }
+    if (o.limit > 0) keep = o.hard ? float(length > o.limit) : std::max(length - o.limit, 0.0F) / length;
     stretches(dim, [&](auto s, int c) {
         const auto soft = s.load(kept + c), before = s.load(D + c), whole = before + o.two_lambda2;
         auto x = s.splat(0) - keep * soft / whole;  // never -0
@@ -138,18 +137,39 @@ void update(float* __restrict row, const float* __restrict g, int dim_, const Ro
         s.store(w + c, x);
         s.store(u + c, rest);
     });
+    return length;
+}
+
+// As bucket_of() in ctr/optim/histogram.py.
+std::uint8_t bucket_of(float norm, float root_dim) {
+    if (norm <= FLT_MIN) return 0;  // norm_of() has raised a norm of 0 to it
+    const float strength = norm / root_dim;
+    std::int32_t bits;
+    std::memcpy(&bits, &strength, sizeof bits);
+    return std::uint8_t(std::clamp((bits >> BUCKET_SHIFT) - BUCKET_FIRST, 1, BUCKETS - 1));
 }
 
 template <int fixed, Rule rule>
-void update_all(const Table& table, const RowOptions& o, const std::vector<std::int32_t>& ids, const float* sum) {
+void update_all(const Table& table, const RowOptions& o, const std::vector<std::int32_t>& ids, const float* sum,
+                std::array<std::int32_t, BUCKETS>& moved) {
     const int dim = table.dim, second = (buffers(rule) - 1) * dim;
+    const float root_dim = std::sqrt(float(dim));
     const std::size_t n = ids.size();
     for (std::size_t k = 0; k < n; ++k) {
-        if (k + AHEAD < n) prefetch(row_of(table, ids[k + AHEAD]), table.stride);
+        if (k + AHEAD < n) {
+            prefetch(row_of(table, ids[k + AHEAD]), table.stride);
+            if (table.bucket) __builtin_prefetch(table.bucket + ids[k + AHEAD], 1);
+        }
         float* row = row_of(table, ids[k]);
         // At the first touch, and hardly ever after: a write to `seen` at every touch would be a cache miss more.
         if (row[second] == 0) table.seen[ids[k]] = 1;
-        update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o);
+        const float norm = update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o);
+        if (table.bucket) {
+            std::uint8_t& bucket = table.bucket[ids[k]];
+            --moved[bucket];
+            bucket = bucket_of(norm, root_dim);
+            ++moved[bucket];
+        }
     }
 }
 
@@ -226,10 +246,15 @@ void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vec
 void RowUpdate::apply(const Table& table, const RowOptions& o) {
     with_dim(table.dim, [&](auto dim) {
         if (o.rule == ADAM)
-            update_all<dim, ADAM>(table, o, unique_, sum_.data());
+            update_all<dim, ADAM>(table, o, unique_, sum_.data(), moved_);
         else
-            update_all<dim, ADAGRAD>(table, o, unique_, sum_.data());
+            update_all<dim, ADAGRAD>(table, o, unique_, sum_.data(), moved_);
     });
+}
+
+void RowUpdate::settle(std::int64_t* counts) {
+    for (std::size_t b = 0; b < moved_.size(); ++b) counts[b] += moved_[b];
+    moved_.fill(0);
 }
 
 }  // namespace ctr

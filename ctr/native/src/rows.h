@@ -3,6 +3,7 @@
 // A touched row is one stretch of memory instead of four far apart: two cache lines for d = 8, as the table begins with one.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -26,7 +27,12 @@ struct Table {
     std::int64_t rows;
     std::int32_t dim, stride;  // stride in floats
     std::uint8_t* seen;        // one per row, set at the first touch
+    std::uint8_t* bucket;      // one per row, of its norm over sqrt(d) at its last touch; null if nobody counts them
+    std::int64_t* counts;      // [BUCKETS], rows by bucket
 };
+
+// As in ctr/optim/histogram.py.
+constexpr int BUCKETS = 256, BUCKET_SHIFT = 21, BUCKET_FIRST = 4 * (127 - 40) - 1;
 
 inline int buffers(std::int32_t rule) { return rule == ADAM ? 4 : 3; }
 
@@ -61,6 +67,9 @@ class RowUpdate {
     void run(const Table& table, const RowOptions& options, const std::int32_t* ids,
              const std::vector<Sorted>& batch, int owner, const Gradient& gradient);
 
+    // Adds to the counts of all rows by how many they have changed since the last call.
+    void settle(std::int64_t* counts);
+
   private:
     void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
     void apply(const Table& table, const RowOptions& options);
@@ -73,6 +82,7 @@ class RowUpdate {
     std::vector<std::int32_t> unique_;    // ids in order of first appearance
     std::vector<std::int32_t> place_;     // the next id of the batch belongs to unique_[place]
     std::vector<float> sum_;              // gradients [unique, dim]
+    std::array<std::int32_t, BUCKETS> moved_{};  // rows that came into a bucket, less those that left it
 };
 
 template <class Gradient>

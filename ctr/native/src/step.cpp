@@ -80,6 +80,8 @@ class Step {
             });
             update_net(params, net, t);
         });
+        if (table.counts)
+            for (RowUpdate& one : updates_) one.settle(table.counts);
         return -1;
     }
 

@@ -170,10 +170,20 @@ class NativeStep:
         else:
             o.rule, o.initial = ADAGRAD, group["initial_accumulator_value"]
         o.norm, o.hard = _NORMS[group["norm"]], group["threshold"] == "hard"
-        o.penalised = any(group[name] for name in ("lambda1", "lambda21", "lambda2"))
+        penalised = any(group[name] for name in ("lambda1", "lambda21", "lambda2"))
+        o.penalised = self._set_histogram() or penalised
         o.lambda1, o.two_lambda2 = group["lambda1"], 2 * group["lambda2"]
         o.limit = math.sqrt(self._weight.shape[1]) * group["lambda21"]
         o.scale, o.shift = min(1 / (correction2 * lr), _MOST), min(eps / lr, _MOST)
+
+    def _set_histogram(self) -> bool:
+        """Whether the step counts the rows' norms."""
+        histogram, table = self.row_optimizer.histogram, self._table_struct
+        if histogram is None or self._weight not in histogram.buckets:
+            table.bucket = table.counts = None
+            return False
+        table.bucket, table.counts = (t.data_ptr() for t in (histogram.buckets[self._weight], histogram.counts))
+        return True
 
     def _set_net(self, t: int) -> None:
         group = self.net_optimizer.param_groups[0]
