@@ -51,10 +51,9 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 	  -fsanitize=address,undefined -fno-sanitize-recover=all ctr/native/src/*.cpp -o $@
 
 # Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours.
-# Left out: equality within 1e-5 for seeds that were chosen for the rounding of the installed build.
 sanitize: .venv/.dev build/sanitized.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(BIN)/python -m pytest -p no:cacheprovider -k "not within_1e5" tests/native tests/training/compiled
+	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(BIN)/python -m pytest -p no:cacheprovider tests/native tests/training/compiled
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -16,13 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ctr import parts
+from ctr.artifact import init
 from ctr.config import learning_rates, schema, search
 from ctr.config.data import data_settings
 from ctr.config.schema import MODULE, ModelConfig, TrainConfig
 from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
-from ctr.training import build, init, tracking
+from ctr.training import build, tracking
 from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
@@ -184,7 +185,7 @@ def _init(values: Mapping[str, Any]) -> InitSettings | None:
             f"evict={values['evict']} is for dataset.encoding=onehot: hashed ids have a fixed number of rows"
         )
     path = Path(values["init"])
-    return InitSettings(path, init.find(path).identity, values["evict_after"] if evict else None)
+    return InitSettings(path, init.find(path).identity, values["evict_after"] if evict else None, init.load)
 
 
 def _progressive(values: Mapping[str, Any], continues: bool) -> bool:

@@ -41,9 +41,8 @@ from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Pha
 from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
-from ctr.training.init import leave, load
 from ctr.training.interrupts import Interrupts
-from ctr.training.known import Known, take_over_, under_known
+from ctr.training.known import Known, leave, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
@@ -262,7 +261,7 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
-    base = None if settings.init is None else load(settings, settings.init)
+    base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
         for run in runs:
