@@ -169,10 +169,10 @@ def test_a_run_on_a_full_disk(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     config = configuration(tmp_path)
-    with small_disk(disk, 64 * 1024):
+    with small_disk(disk, 1 << 20):
         filled = disk / "filled"
         with pytest.raises(OSError, match="No space left"):
-            filled.write_bytes(b"x" * 128 * 1024)
+            filled.write_bytes(b"x" * (2 << 20))
         with pytest.raises(OSError, match="No space left") as error:
             job(config, disk / "run")
         assert re.fullmatch(rf"{disk}/run\S*: No space left on device; {SPACE}", message(error.value))
