@@ -115,7 +115,7 @@ def _pool(config: DictConfig, threads: object) -> Pool:
     from ctr.jobs.launchers import launcher
     from ctr.jobs.pool import Pool
 
-    if config.tracking.log_model:
+    if config.tracking.get("log_model"):
         raise ArgumentError(
             "tracking.log_model: a study logs no models; +train.save=model lets each of its runs leave one in jobs="
         )

@@ -71,6 +71,8 @@ def _finished(folder: Path) -> str | None:
         return table(Result(**read_result(folder / RESULT)), folder)
     except FileNotFoundError:
         return None
+    except TypeError:  # of another version, with other figures
+        return f"  {'result':<17} {folder / RESULT}"
     except DataError as damage:
         warn_once(f"{damage}; the run does not count as finished")
         return None

@@ -37,7 +37,7 @@ def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence
 
 
 def hidden(keys: np.ndarray) -> np.ndarray:
-    """uint64 hashes of stable keys: two mixes that differ in their salt, one over the other, so that none is undone."""
+    """uint64 hashes of stable keys: the exclusive or of two mixes, either of which alone could be inverted."""
     first, second = (splitmix64(keys ^ salt) for salt in _SALTS)
     return first ^ second
 

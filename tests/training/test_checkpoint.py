@@ -1,6 +1,8 @@
 """Runs that are stopped go on from their checkpoints with the figures of runs that never were, to the last bit."""
 
+import errno
 import json
+import mmap
 import os
 import random
 import signal
@@ -20,7 +22,7 @@ from ctr.errors import CtrError, DataError, warn_once
 from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
-from ctr.training import checkpoint, memory, snapshot
+from ctr.training import checkpoint, memory, snapshot, tensors
 from ctr.training.checkpoint import load_final
 from ctr.training.experiment import Run, run_family
 from ctr.training.interrupts import Interrupts
@@ -53,7 +55,7 @@ def go(
     log: Path, folder: Path, *overrides: str, on_rows: Callable[[int], None] = lambda rows: None, **more: Any
 ) -> Run:
     """One run within this process."""
-    run = Run(resolve(configuration(log, *overrides)), folder, **more)
+    run = Run(resolve(configuration(log, "save=none", *overrides)), folder, **more)
     run_family([run], on_rows)
     if run.error is not None:
         raise run.error
@@ -318,12 +320,13 @@ def test_a_disk_that_is_full_does_not_end_the_run(
 ) -> None:
     """While the run waits, and in the thread that writes a copy."""
     monkeypatch.setattr(memory, "available", lambda: left)
+    expected = whole(log)
     with file_size_limit(30_000):
         run = go(log, tmp_path, *EVERY)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"warning: no checkpoint could be written: {tmp_path / 'checkpoints' / '000001'}")
     assert "a limit on the size of files is reached" in warning
-    assert figures(run) == whole(log)
+    assert figures(run) == expected
     assert not run.checkpoints.folder.exists()
 
 
@@ -355,7 +358,7 @@ def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
 
 
 def members(log: Path, folder: Path, options: list[list[str]], *, resume: bool) -> list[Run]:
-    configs = [configuration(log, "opt=adam", *EVERY, *own) for own in options]
+    configs = [configuration(log, "save=none", "opt=adam", *EVERY, *own) for own in options]
     return [Run(resolve(config), folder / str(n), resume=resume) for n, config in enumerate(configs)]
 
 
@@ -451,6 +454,27 @@ def test_any_byte_that_differs_is_found(tmp_path: Path) -> None:
         verify(path, blocks)
     with pytest.raises(CtrError, match=r"x is of type torch\.complex64"):
         write_tensors(path, {"x": Pieces.of(torch.zeros(1, dtype=torch.complex64))})
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_file_of_many_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
+    """Past the system's cache, where a limit within a page ends it; and on a file system that knows only the cache."""
+    real = os.open
+
+    def cached(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(path, flags, *more, **named)
+
+    if not direct:
+        monkeypatch.setattr(os, "open", cached)
+    monkeypatch.setattr(tensors, "BUFFER", mmap.PAGESIZE)
+    values = torch.arange(10_001, dtype=torch.float32)
+    verify(tmp_path / "x", write_tensors(tmp_path / "x", {"x": Pieces(values.dtype, (10_001,), values.split(3000))}))
+    assert torch.equal(load_file(tmp_path / "x")["x"], values)
+    with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as error:
+        write_tensors(tmp_path / "y", {"x": Pieces.of(values)})
+    assert error.value.filename == str(tmp_path / "y")
 
 
 def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path: Path) -> None:
