@@ -94,12 +94,16 @@ def expect_fit(settings: Settings) -> None:
     if keys:
         its, own = (", ".join(f"{key}={one.get(key)}" for key in keys) for one in (theirs, mine))
         raise ArgumentError(f"init={settings.init.path}: its model has {its}; this run has {own}")
-    if source.opt is None and settings.optimizer.schedule != "constant":
+    if source.opt is not None:
+        return
+    opt = settings.optimizer
+    if opt.schedule != "constant" or opt.budget is not None:
+        key = "opt.lambda_schedule" if opt.budget is None else "opt.budget"
         raise ArgumentError(
-            f"opt.lambda_schedule={settings.optimizer.schedule}: at its end every row is held against lambda21, and "
-            "those of a saved model, which has no optimizer's state, would die; go on with a run that kept its state"
+            f"{key}: at its end every row is held against lambda21, and those of a saved model, which has no "
+            "optimizer's state, would die; go on with a run that kept its state"
         )
-    if source.opt is None and settings.pruning is not None and settings.pruning.score == "effect":
+    if settings.pruning is not None and settings.pruning.score == "effect":
         raise ArgumentError(
             "prune.score=effect ranks rows by the optimizer's state, which a saved model does not have; give "
             "prune.score=norm, or go on with a run that kept its state"

@@ -167,10 +167,14 @@ class BudgetSchedule:
         self.histogram = StrengthHistogram(
             {p: (math.prod(seen_shape(p, dim)), group_size(shape, dim)) for p, (dim, shape) in sizes.items()}
         )
-        for p in self.params:
-            if (present := strengths(optimizer, p)) is not None:
-                self.histogram.set(p, bucket_of(present))
         optimizer.histogram = self.histogram
+        self.take_up()
+
+    def take_up(self) -> None:
+        """Counts the groups as the optimizer's state has them, after that was loaded from elsewhere; sets lambda21."""
+        for p in self.params:
+            if (present := strengths(self.optimizer, p)) is not None:
+                self.histogram.set(p, bucket_of(present))
         self._set(self.histogram.lambda21(self.target()))
 
     @property

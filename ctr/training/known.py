@@ -18,6 +18,7 @@ from torch import Tensor
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.vocabulary import Batches, under
 from ctr.errors import CtrError
+from ctr.optim import BudgetSchedule
 from ctr.training.history import FEATURES, History, write_features
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
@@ -156,6 +157,8 @@ def take_over_(training: TrainingRun, known: Known) -> None:
         mine[name].copy_(value)
     if known.moments is not None:
         _load_moments(training, known.moments)
+    if isinstance(training.schedule, BudgetSchedule):
+        training.schedule.take_up()
     if known.rng is not None:
         torch.set_rng_state(known.rng)
 

@@ -220,6 +220,15 @@ def test_hashed_ids_go_on_too(logs: dict[str, Path], backend: str) -> None:
     assert living <= of_model["features_present"] <= got["features_present"]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_budget_counts_the_rows_of_all_logs(logs: dict[str, Path], backend: str) -> None:
+    keys = ["opt.budget=150", "opt.lambda21=0", f"backend={backend}"]
+    first, of_first = run(logs["today"], f"budget-{backend}", *keys)
+    _, got = run(logs["tomorrow"], f"budget-{backend}", *keys, f"init={first}")
+    assert of_first["features_nonzero"] == got["features_nonzero"] == 150
+    assert got["auc_progressive"] is not None
+
+
 def test_scores_before_learning_change_nothing_else(logs: dict[str, Path]) -> None:
     keys = ("model=opnn", "dataset.test_fraction=0.25")
     _, scored = run(logs["both"], "scored", *keys)
@@ -300,7 +309,8 @@ def test_what_does_not_fit_is_named(logs: dict[str, Path], today: Path, override
         (["init={unkept}"], r"checkpoint.final=true; init=.*model goes on with its rows and net alone"),
         (["init={bare}"], r"which takes checkpoint.final=true$"),
         (["init={hidden}/model"], "hashes in place of values"),
-        (["init={model}", "opt.lambda_schedule=linear"], "lambda_schedule=linear: at its end every row"),
+        (["init={model}", "opt.lambda_schedule=linear"], "lambda_schedule: at its end every row"),
+        (["init={model}", "opt.budget=0.1", "opt.lambda21=0"], "opt.budget: at its end every row"),
         (["init={hashed}", "dataset.encoding=hash", "dataset.num_buckets=400"], "num_buckets=500; this run has .*=400"),
         (
             ["init={hashed}", "dataset.encoding=hash", "dataset.num_buckets=500", "evict=dead"],
