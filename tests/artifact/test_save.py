@@ -20,7 +20,7 @@ from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
 from ctr.training.experiment import Run, run_family
 from tests.artifact.runs import log_of_test_rows, trained
-from tests.commands import composed, job
+from tests.commands import composed, job, jobs
 from tests.datasets.criteo_text import arguments, lines
 
 OPTIMIZERS = ["adam", "adagrad", "momentum", "amsgrad", "sgd", "adahessian"]
@@ -99,6 +99,19 @@ def test_a_pruned_and_retrained_run_leaves_what_its_figures_are_of(tmp_path: Pat
     weight, seen = got["weight"], got["seen"]
     assert torch.equal(got["model"].rows[1:], weight[(weight != 0).any(1) & seen])
     assert got["model"].manifest.rows == round(0.2 * got["result"].features_present)
+
+
+def test_each_run_of_a_family_leaves_its_own_model(tmp_path: Path) -> None:
+    members = [["opt=adam"], *(["opt=adam", "prune=magnitude", f"prune.feature_rate={r}"] for r in (0.1, 0.4))]
+    configs = [composed("train", *arguments(tmp_path, *SMALL, *member)) for member in members]
+    folders = [tmp_path / f"family-{number}" for number in range(3)]
+    assert jobs(configs, folders) == [None] * 3
+    for number, config in enumerate(configs):
+        job(config, tmp_path / f"alone-{number}")
+        one, other = ctr.load(folders[number]), ctr.load(tmp_path / f"alone-{number}")
+        assert torch.equal(one.rows, other.rows)
+        assert one.vocabulary.equals(other.vocabulary)
+    assert len({ctr.load(folder).manifest.rows for folder in folders}) == 3
 
 
 def test_hashed_keys_leave_no_value(tmp_path: Path) -> None:
