@@ -88,7 +88,7 @@ def test_ctr_lists_its_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr(sys, "argv", ["ctr"])
     __main__.main()
     said = capsys.readouterr().out
-    for name in ("train", "prepare", "predict", "features", "reproduce", "dashboard"):
+    for name in ("train", "prepare", "predict", "features", "export", "reproduce", "dashboard"):
         assert f"\n  {name} " in said
     monkeypatch.setattr(sys, "argv", ["ctr", "trian"])
     with pytest.raises(SystemExit) as ended:
