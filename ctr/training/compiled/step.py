@@ -71,6 +71,7 @@ class NativeStep:
         self._threads, self._handle, self._shape = threads, None, (0, 0)
         self._process, self._lock = os.getpid(), threading.Lock()
         self._places = self._where()
+        self._buckets: Tensor | None = None  # those of the rows' histogram
 
     def __del__(self) -> None:
         # The threads that it would wait for are in the process that made it, not in a fork of that.
@@ -273,7 +274,11 @@ class NativeStep:
         if histogram is None or self._weight not in histogram.buckets:
             table.bucket = table.counts = None
             return False
-        table.bucket, table.counts = (t.data_ptr() for t in (histogram.buckets[self._weight], histogram.counts))
+        buckets = histogram.buckets[self._weight]
+        if buckets is not self._buckets:
+            moved = native.allocate(-(-len(buckets) // 4)).view(np.uint8)[: len(buckets)]  # huge pages: half the time
+            self._buckets = histogram.buckets[self._weight] = torch.from_numpy(moved).copy_(buckets)
+        table.bucket, table.counts = self._buckets.data_ptr(), histogram.counts.data_ptr()
         return True
 
     def _set_net(self, t: int) -> None:
