@@ -4,6 +4,7 @@
     python scripts/bench.py --quick                  # under a minute per dataset
     python scripts/bench.py --datasets criteo --opts group_adam --threads 1 --json
     python scripts/bench.py --datasets criteo --from-file data/criteo/prepared/...     # file to model against memory
+    python scripts/bench.py --budget                 # what a budget and an averaged net add to the compiled step
 
 The reference is what one writes in PyTorch: ``nn.Embedding(sparse=True)`` with ``torch.optim.SparseAdam``, and fused
 ``Adam`` on the net; same model, same batches. Tables have their full size, the ids of a field follow Zipf's law,
@@ -39,7 +40,9 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
 from ctr.native.library import allocate, available
+from ctr.optim import BudgetSchedule
 from ctr.progress import bar
+from ctr.training.average import NetAverage
 from ctr.training.compiled.forward import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.training.compiled.step import NativeStep
 from ctr.training.optimizers import make_optimizers
@@ -265,6 +268,39 @@ def end_to_end(
     return entry(dataset, case, opt, "native, from file", size, threads, seconds["memory"], seconds["file"])
 
 
+def additions(dataset: str, case: Case, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """One compiled step of Group Adam by itself, with a budget, and with the average of its net, on the same table."""
+    per_turn = max(2, TURN_ROWS // size)
+    batches = make_batches(case, per_turn * (rounds + 1), size)
+    step = compiled(case, "group_adam", threads)
+    optimizer = step.row_optimizer
+    optimizer.param_groups[0]["lambda21"] = 0.0
+    schedule = BudgetSchedule(optimizer, 0.02)
+    net = NetAverage([p for group in step.net_optimizer.param_groups for p in group["params"]], 1.0, 1)
+
+    def with_budget(batch: Batch) -> None:
+        optimizer.histogram = schedule.histogram
+        step.train(batch)
+        schedule.step()
+
+    def without(batch: Batch) -> None:
+        optimizer.histogram = None
+        step.train(batch)
+
+    def averaged(batch: Batch) -> None:
+        without(batch)
+        net.step(1)
+
+    steps = {"native": without, "budget": with_budget, "average": averaged}
+    # In either order: the first to come finds the caches colder.
+    halves = [turns(order, batches, rounds, per_turn) for order in (steps, dict(reversed(steps.items())))]
+    seconds = {name: [*halves[0][name], *halves[1][name]] for name in steps}
+    return [
+        entry(dataset, case, "group_adam", name, size, threads, seconds["native"], times)
+        for name, times in seconds.items()
+    ]
+
+
 def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
@@ -298,6 +334,7 @@ def main() -> None:
         metavar="FOLDER",
         help="prepared rows of the one dataset named: end to end, reader included",
     )
+    parser.add_argument("--budget", action="store_true", help="what a budget and an averaged net add to the step")
     parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; group_adam unless --opts says others")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -325,7 +362,9 @@ def main() -> None:
                     for threads in args.threads:
                         torch.set_num_threads(threads)
                         case = CASES[dataset].scaled(rows, dim)
-                        if args.from_file is None:
+                        if args.budget:
+                            found = additions(dataset, case, size, threads, rounds)
+                        elif args.from_file is None:
                             found = measure(dataset, case, opts, size, threads, rounds)
                         else:
                             folder = args.from_file

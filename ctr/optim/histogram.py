@@ -67,12 +67,13 @@ class StrengthHistogram:
 
     def lambda21(self, survivors: float) -> float:
         """The lambda21 that so many groups survive; 0.0 where there are no more."""
-        from_top = np.cumsum(self.counts.numpy()[:0:-1])
-        if survivors >= from_top[-1]:
+        counts = self.counts.numpy()
+        from_top = counts[:0:-1].cumsum()
+        place = int(from_top.searchsorted(survivors, side="right"))  # the first bucket from the top with more
+        if place == len(from_top):
             return 0.0
-        place = int(np.searchsorted(from_top, survivors, side="right"))  # the first bucket from the top with more
         bucket = BUCKETS - 1 - place
-        share = (from_top[place] - survivors) / int(self.counts[bucket])
+        share = (from_top[place] - survivors) / counts[bucket]
         return float(_EDGES[bucket] + (_EDGES[bucket + 1] - _EDGES[bucket]) * share)
 
 

@@ -116,7 +116,7 @@ class BudgetSchedule:
         schedule.finish()  # exactly 500,000 groups are left
 
     Each step of the optimizer notes the norms of the groups that it touches in a histogram
-    (:class:`~ctr.optim.histogram.StrengthHistogram`), from which the next lambda21 is read: so many of the touched
+    (:class:`~ctr.optim.histogram.StrengthHistogram`). Every 10 steps lambda21 is read from it: so many of the touched
     groups exceeded it at their last touch. :meth:`finish` ranks the touched groups by their present norms over sqrt(d),
     equal ones by their place, and keeps exactly the strongest; a group of norm 0 never lives.
 
@@ -129,6 +129,7 @@ class BudgetSchedule:
         total_steps: T; not needed for a constant budget.
         shape: how many may live at step t, of n touched so far, with a final number N below n: ``"constant"``: N;
             ``"linear"``: n + (N - n) t/T; ``"geometric"``: n^(1 - t/T) N^(t/T).
+        every: steps from one setting of lambda21 to the next.
 
     Attributes:
         histogram: of the groups' strengths.
@@ -142,7 +143,12 @@ class BudgetSchedule:
     SHAPES = ("constant", "linear", "geometric")
 
     def __init__(
-        self, optimizer: GroupOptimizer, budget: int | float, total_steps: int | None = None, shape: str = "constant"
+        self,
+        optimizer: GroupOptimizer,
+        budget: int | float,
+        total_steps: int | None = None,
+        shape: str = "constant",
+        every: int = 10,
     ) -> None:
         is_number = isinstance(budget, Real) and not isinstance(budget, bool)
         if not is_number or not (0 < budget < 1 or (isinstance(budget, Integral) and budget >= 2)):
@@ -153,6 +159,9 @@ class BudgetSchedule:
             raise ValueError(f"shape {shape!r} needs total_steps")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every!r}")
+        self.every = every
         self.optimizer, self.budget, self.total_steps, self.shape = optimizer, budget, total_steps, shape
         self.steps = 0
         groups = self._groups()
@@ -194,9 +203,10 @@ class BudgetSchedule:
         return final + (touched - final) * left if self.shape == "linear" else final * (touched / final) ** left
 
     def step(self) -> None:
-        """Moves one step on and sets the lambda21 of the next optimizer step."""
+        """Moves one step on; every so many, sets the lambda21 of the next optimizer steps."""
         self.steps += 1
-        self._set(self.histogram.lambda21(self.target()))
+        if self.steps % self.every == 0:
+            self._set(self.histogram.lambda21(self.target()))
 
     def finish(self) -> int:
         """Leaves exactly the strongest groups, as many as the budget; returns how many live.
@@ -215,6 +225,7 @@ class BudgetSchedule:
             "budget": self.budget,
             "total_steps": self.total_steps,
             "shape": self.shape,
+            "every": self.every,
             "steps": self.steps,
             "lambda21": self.lambda21,
             "buckets": [self.histogram.buckets[p] for p in self.params],
@@ -232,7 +243,7 @@ class BudgetSchedule:
                 f"the budget was saved for tensors of {[len(each) for each in saved]} groups, "
                 f"the optimizer has {[len(each) for each in mine]}"
             )
-        for name in ("budget", "total_steps", "shape", "steps"):
+        for name in ("budget", "total_steps", "shape", "every", "steps"):
             setattr(self, name, state_dict[name])
         for p, buckets in zip(self.params, saved, strict=True):
             self.histogram.set(p, buckets)

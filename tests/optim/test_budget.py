@@ -71,7 +71,7 @@ def test_exactly_the_strongest_rows_are_left(member: Member, threshold: str) -> 
 def test_the_number_of_survivors_follows_the_budget(threshold: str, norm: str) -> None:
     """Rows above lambda21 are counted by a test of a copy with it; the rest of a bucket is the histogram's error."""
     opt, p = made(FAMILY[5], threshold=threshold, norm=norm, lambda1=1e-5, lambda2=1e-4)
-    schedule = BudgetSchedule(opt, 20)
+    schedule = BudgetSchedule(opt, 20, every=1)
     for t in range(60):
         walk(opt, p, schedule, range(t, t + 1))
         if t > 10:
@@ -138,7 +138,7 @@ def test_a_dead_row_that_is_chosen_comes_back_by_the_rule_of_the_step(threshold:
 def test_several_tables_share_one_budget_by_their_norms_over_the_root_of_their_dims() -> None:
     a, b, bias = nn.Parameter(torch.zeros(4, 4)), nn.Parameter(torch.zeros(3, 1)), nn.Parameter(torch.zeros(5))
     opt = GroupSGD([{"params": [a]}, {"params": [b]}, {"params": [bias], "group_dim": None}], lr=1.0, threshold="hard")
-    schedule = BudgetSchedule(opt, 3)
+    schedule = BudgetSchedule(opt, 3, every=1)
     give(opt, a, torch.tensor([1.0, 2, 3, 4])[:, None].expand(4, 4))  # strengths 1, 2, 3, 4
     give(opt, b, torch.tensor([[3.5], [0.5], [2.5]]))
     give(opt, bias, torch.ones(5))
@@ -250,6 +250,8 @@ def test_what_a_budget_does_not_go_with_is_refused() -> None:
         BudgetSchedule(made(FAMILY[0])[0], 5, shape="linear")
     with pytest.raises(ValueError, match="total_steps must be at least 1"):
         BudgetSchedule(made(FAMILY[0])[0], 5, 0)
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        BudgetSchedule(made(FAMILY[0])[0], 5, every=0)
     opt = made(FAMILY[0])[0]
     BudgetSchedule(opt, 5)
     with pytest.raises(ValueError, match="has a budget already"):

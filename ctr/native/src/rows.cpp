@@ -151,25 +151,15 @@ std::uint8_t bucket_of(float norm, float root_dim) {
 
 template <int fixed, Rule rule>
 void update_all(const Table& table, const RowOptions& o, const std::vector<std::int32_t>& ids, const float* sum,
-                std::array<std::int32_t, BUCKETS>& moved) {
+                float* norms) {
     const int dim = table.dim, second = (buffers(rule) - 1) * dim;
-    const float root_dim = std::sqrt(float(dim));
     const std::size_t n = ids.size();
     for (std::size_t k = 0; k < n; ++k) {
-        if (k + AHEAD < n) {
-            prefetch(row_of(table, ids[k + AHEAD]), table.stride);
-            if (table.bucket) __builtin_prefetch(table.bucket + ids[k + AHEAD], 1);
-        }
+        if (k + AHEAD < n) prefetch(row_of(table, ids[k + AHEAD]), table.stride);
         float* row = row_of(table, ids[k]);
         // At the first touch, and hardly ever after: a write to `seen` at every touch would be a cache miss more.
         if (row[second] == 0) table.seen[ids[k]] = 1;
-        const float norm = update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o);
-        if (table.bucket) {
-            std::uint8_t& bucket = table.bucket[ids[k]];
-            --moved[bucket];
-            bucket = bucket_of(norm, root_dim);
-            ++moved[bucket];
-        }
+        norms[k] = update<fixed, rule>(row, sum + std::ptrdiff_t(k) * dim, dim, o);
     }
 }
 
@@ -244,12 +234,28 @@ void RowUpdate::find(const Table& table, const std::int32_t* ids, const std::vec
 }
 
 void RowUpdate::apply(const Table& table, const RowOptions& o) {
+    norm_.resize(unique_.size());
     with_dim(table.dim, [&](auto dim) {
         if (o.rule == ADAM)
-            update_all<dim, ADAM>(table, o, unique_, sum_.data(), moved_);
+            update_all<dim, ADAM>(table, o, unique_, sum_.data(), norm_.data());
         else
-            update_all<dim, ADAGRAD>(table, o, unique_, sum_.data(), moved_);
+            update_all<dim, ADAGRAD>(table, o, unique_, sum_.data(), norm_.data());
     });
+    if (table.bucket) count(table);
+}
+
+// A loop of its own: a count that waits for the norm of its row would hold up the rows after it.
+void RowUpdate::count(const Table& table) {
+    const float root_dim = std::sqrt(float(table.dim));
+    const std::size_t n = unique_.size();
+    for (std::size_t k = 0; k < n; ++k) {
+        if (k + AHEAD < n) __builtin_prefetch(table.bucket + unique_[k + AHEAD], 1);
+        std::uint8_t& bucket = table.bucket[unique_[k]];
+        const std::uint8_t now = bucket_of(norm_[k], root_dim);
+        --moved_[bucket];
+        ++moved_[now];
+        bucket = now;
+    }
 }
 
 void RowUpdate::settle(std::int64_t* counts) {

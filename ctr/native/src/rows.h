@@ -73,6 +73,7 @@ class RowUpdate {
   private:
     void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
     void apply(const Table& table, const RowOptions& options);
+    void count(const Table& table);
 
     struct Slot {
         std::int32_t id, place;  // the place in unique_, or -1
@@ -82,6 +83,7 @@ class RowUpdate {
     std::vector<std::int32_t> unique_;    // ids in order of first appearance
     std::vector<std::int32_t> place_;     // the next id of the batch belongs to unique_[place]
     std::vector<float> sum_;              // gradients [unique, dim]
+    std::vector<float> norm_;             // [unique], as update() returns them
     std::array<std::int32_t, BUCKETS> moved_{};  // rows that came into a bucket, less those that left it
 };
 

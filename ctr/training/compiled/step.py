@@ -63,6 +63,7 @@ class NativeStep:
         self._move_net()
         self._rows, self._options, self._loss = native.RowOptions(), native.NetOptions(), ctypes.c_double()
         self._forward = Forward(model, self._table_struct, self._params_struct, self._offsets, threads)
+        self._buckets: Tensor | None = None  # those of the rows' histogram
 
     def __reduce__(self) -> Any:
         raise TypeError("a NativeStep cannot be copied or pickled: its state_dict() can")
@@ -182,7 +183,11 @@ class NativeStep:
         if histogram is None or self._weight not in histogram.buckets:
             table.bucket = table.counts = None
             return False
-        table.bucket, table.counts = (t.data_ptr() for t in (histogram.buckets[self._weight], histogram.counts))
+        buckets = histogram.buckets[self._weight]
+        if buckets is not self._buckets:
+            moved = native.allocate(-(-len(buckets) // 4)).view(np.uint8)[: len(buckets)]  # huge pages: half the time
+            self._buckets = histogram.buckets[self._weight] = torch.from_numpy(moved).copy_(buckets)
+        table.bucket, table.counts = self._buckets.data_ptr(), histogram.counts.data_ptr()
         return True
 
     def _set_net(self, t: int) -> None:
