@@ -139,6 +139,7 @@ class Run:
                 parameters=flatten(self.settings.values),
                 files=[composed],
                 earlier="" if begun is None else f"attributes.run_id = '{begun['run_id']}'",
+                runs_again=True,
             )
             self.tracker = LastingTracker(tracker, self.folder / UNTRACKED)
 

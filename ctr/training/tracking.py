@@ -106,6 +106,7 @@ class MlflowTracker:
         parameters: the run's configuration, by dotted name.
         files: to be kept from the start.
         earlier: a search for a run to go on with, under the new name, instead of making one; the latest that matches.
+        runs_again: the earlier run is running again, until it is finished. Else it keeps its status in the meantime.
 
     Attributes:
         run_id: MLflow's.
@@ -125,6 +126,7 @@ class MlflowTracker:
         parameters: Mapping[str, object] | None = None,
         files: Collection[Path] = (),
         earlier: str = "",
+        runs_again: bool = False,
     ) -> None:
         quiet()
         self.uri = uri
@@ -136,7 +138,7 @@ class MlflowTracker:
             _close_left(self._client, self._experiment_id)
             found = self._client.search_runs([self._experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
-            run = self._renew(found[0], run_name) if found else self._new(run_name, tags or {})
+            run = self._renew(found[0], run_name, runs_again) if found else self._new(run_name, tags or {})
             self.run_id = str(run.info.run_id)
             try:
                 self._parameters({} if found else parameters or {})  # they cannot be changed
@@ -147,9 +149,9 @@ class MlflowTracker:
                     self.finish(status_of(error))
                 raise
 
-    def _renew(self, run: Run, name: str) -> Run:
-        self._client.update_run(run.info.run_id, status="RUNNING", name=name)
-        if (mark := processes.mark()) is not None:
+    def _renew(self, run: Run, name: str, runs_again: bool) -> Run:
+        self._client.update_run(run.info.run_id, status="RUNNING" if runs_again else None, name=name)
+        if runs_again and (mark := processes.mark()) is not None:
             self._client.set_tag(run.info.run_id, PROCESS, mark)
         return run
 
