@@ -13,27 +13,20 @@ are an error.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import types
 
-from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also
-from ctr.datasets.lines import BLOCK_BYTES
+from ctr.datasets.columns import TEXT
+from ctr.datasets.locate import locate_files
+from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, read_parquet
 from ctr.datasets.schema import Block, Dataset, Field, Reading
-from ctr.datasets.text import no_valid_row, read_header, read_tables, shown
-from ctr.errors import ArgumentError, DataError
+from ctr.datasets.text import Table, read_header, read_tables
+from ctr.errors import DataError
 
-BATCH_ROWS = 1 << 16
-_TRUTHS = {
-    word: str(int(value)) for value in (False, True) for word in (f"{value}", f"{value}".lower(), f"{value}".upper())
-}
-TRUTH = also(LABEL, "0 or 1, or False or True", {"0.0": "0", "1.0": "1", **_TRUTHS})
-NUMBER = also(FLOAT, FLOAT.expected, {"nan": None, "NaN": None, "NAN": None, **_TRUTHS})
+ENDINGS = tuple(f".{kind}{packed}" for kind in ("csv", "tsv", "txt") for packed in ("", ".gz", ".bz2", ".zip"))
+ENDINGS += (".parquet", ".pq")
 USUAL_DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -57,54 +50,51 @@ def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), deli
 
     columns = {label: TRUTH, **dict.fromkeys(categorical, TEXT), **dict.fromkeys(dense, NUMBER)}
 
-    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
-        (path,) = paths
-        tables = _parquet(path, columns, reading) if _is_parquet(path) else _csv(path, reading)
-        for table in tables:
-            numbers = [table[name].fill_null(0).to_numpy() for name in dense]
-            rows = len(table[label])
-            yield Block(
-                label=table[label].to_numpy(),
-                fields=[table[name] for name in categorical],
-                dense=np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32),
-            )
+    expected = f"a header with the columns {', '.join(names)}, separated by {delimiter!r}"
 
-    def _csv(path: Path, reading: Reading) -> Iterator[dict[str, pa.Array]]:
-        expected = f"a header with the columns {', '.join(names)}, separated by {delimiter!r}"
+    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
+        _expect_same_columns(paths, delimiter, expected)
+        for path in paths:
+            for table in read_parquet(path, columns, reading) if is_parquet(path) else _csv(path, reading):
+                numbers = [table[name].fill_null(0).to_numpy() for name in dense]
+                yield Block(
+                    label=table[label].to_numpy(),
+                    fields=[table[name] for name in categorical],
+                    dense=np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0), np.float32),
+                )
+
+    def _csv(path: Path, reading: Reading) -> Iterator[Table]:
         header = read_header(path, delimiter, expected)
         if twice := sorted(name for name, count in Counter(header).items() if count > 1):
-            raise DataError(path, 1, f"more than one column is called {_listed(twice)}; expected {expected}")
-        _check_names(path, names, header, _other_delimiter(header, delimiter))
+            raise DataError(path, 1, f"more than one column is called {listed(twice)}; expected {expected}")
+        check_names(path, names, header, _other_delimiter(header, delimiter))
         of_header = {name: columns.get(name) for name in header}
-        for table in read_tables(path, of_header, delimiter, reading, header=True, quoted=True):
-            yield table.columns
+        return read_tables(path, of_header, delimiter, reading, header=True, quoted=True)
 
     return Dataset(
         name="csv",
         fields=tuple(Field(name, "text") for name in categorical),
         dense=tuple(dense),
         read=read,
-        locate=_locate,
-        where="wherever it is: this is the format for one's own",
-        modules=("ctr.datasets.csv",),
+        locate=lambda raw: locate_files(raw, ENDINGS),
+        several=True,
+        modules=("ctr.datasets.csv", "ctr.datasets.parquet"),
         options={"label": label, "categorical": list(categorical), "dense": list(dense), "delimiter": delimiter},
     )
 
 
-def _locate(raw: Path) -> list[Path]:
-    if raw.is_dir():
-        raise ArgumentError(f"{raw}: is a folder; name the CSV or Parquet file with dataset.raw")
-    return [raw]
-
-
-def _check_names(path: Path, names: Sequence[str], found: Sequence[str], hint: str = "") -> None:
-    if missing := [name for name in names if name not in found]:
-        raise ArgumentError(f"{path}: no column {', '.join(missing)}; the columns are {_listed(found)}{hint}")
-
-
-def _listed(names: Sequence[str]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= 500 else f"{text[:500]}..."
+def _expect_same_columns(paths: Sequence[Path], delimiter: str, expected: str) -> None:
+    """Compares the columns of several files, before the first is read: the last may come hours later."""
+    if len(paths) == 1:
+        return
+    of_first: list[str] = []
+    for path in paths:
+        names = column_names(path) if is_parquet(path) else read_header(path, delimiter, expected)
+        of_first = of_first or names
+        missing, more = [sorted(set(a) - set(b)) for a, b in ((of_first, names), (names, of_first))]
+        if missing or more:
+            parts = [f"{what} {listed(some)}" for what, some in (("without", missing), ("with", more)) if some]
+            raise DataError(path, None, f"not the columns of {paths[0]}: {' and '.join(parts)}")
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
@@ -114,107 +104,3 @@ def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
         return ""
     shown = others[0].replace("\t", r"\t")
     return f"; if they are separated by {shown}: \"dataset.delimiter='{shown}'\""
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
-    except OSError as error:
-        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
-
-
-def _parquet(path: Path, columns: Mapping[str, ColumnType], reading: Reading) -> Iterator[dict[str, pa.Array]]:
-    """The columns that have a type, block by block; rows that are not of it are bad rows."""
-    with path.open("rb") as file:
-        while piece := file.read(BLOCK_BYTES):
-            reading.advance(path, 0, piece)
-    first = kept = 0
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            rows, found = file.metadata.num_rows, file.schema_arrow.names
-            _check_names(path, list(columns), found)
-            if twice := [name for name in columns if found.count(name) > 1]:
-                raise DataError(path, None, f"more than one column is called {_listed(twice)}")
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
-                table = _checked(path, batch, columns, first, reading)
-                first, kept = first + len(batch), kept + len(next(iter(table.values())))
-                yield table
-                reading.advance(path, path.stat().st_size * first // max(rows, first, 1), b"")
-    except UnicodeDecodeError:
-        raise DataError(path, None, "not a sound Parquet file: a column's name is not UTF-8") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(path, None, f"not a sound Parquet file: {reason}") from None
-    if first != rows:
-        raise DataError(path, None, f"not a sound Parquet file: {first:,} rows in it instead of {rows:,}")
-    if kept == 0:
-        raise no_valid_row(path, reading)
-
-
-def _checked(
-    path: Path, batch: pa.RecordBatch, expected: Mapping[str, ColumnType], first: int, reading: Reading
-) -> dict[str, pa.Array]:
-    columns: dict[str, tuple[pa.Array, ColumnType]] = {}
-    typed: dict[str, pa.Array] = {}
-    bad = np.zeros(len(batch), bool)
-    earliest, problem = len(batch), ""
-    for name, type_ in expected.items():
-        try:
-            values, type_ = columns[name] = _readable(batch[name], type_)
-        except pa.ArrowException:
-            raise DataError(path, None, f"column {name} is of type {batch[name].type}, which does not fit") from None
-        try:
-            typed[name] = type_.parse(values)
-            continue
-        except ValueError:
-            wrong = type_.invalid(values)
-        assert wrong.any(), name
-        if wrong[:earliest].any():
-            earliest = int(np.argmax(wrong))
-            value = (values if values.type == pa.binary() else batch[name])[earliest].as_py()
-            problem = f"column {name} is {shown(value)}; expected {type_.expected}"
-        bad |= wrong
-    if not problem:
-        return typed
-    reading.skip(int(bad.sum()), DataError(path, None, f"row {first + earliest + 1:,}: {problem}"))
-    return {name: type_.parse(values.filter(pa.array(~bad))) for name, (values, type_) in columns.items()}
-
-
-def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType]:
-    """A column of Parquet as the text that it is in a CSV file, or as the numbers that it holds, and the type of it."""
-    if isinstance(values, pa.DictionaryArray):
-        values = values.dictionary_decode()
-    if type_ in _OF_NUMBERS and any(is_(values.type) for is_ in _NUMBERS):
-        return pc.cast(values, pa.float64() if type_ is TRUTH else pa.float32(), safe=False), _OF_NUMBERS[type_]
-    is_text = any(is_(values.type) for is_ in _TEXTS)
-    texts = pc.cast(pc.cast(values, pa.string()) if type_ is TEXT and not is_text else values, pa.binary())
-    texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
-    return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
-
-
-def _numeric(
-    type_: ColumnType, wrong: Callable[[np.ndarray], np.ndarray], convert: Callable[[np.ndarray], pa.Array]
-) -> ColumnType:
-    """The same for a column that holds numbers."""
-
-    def floats(values: pa.Array) -> np.ndarray:
-        return values.to_numpy(zero_copy_only=False)  # null: nan
-
-    def parse(values: pa.Array) -> pa.Array:
-        if wrong(floats(values)).any():
-            raise ValueError("number")
-        return convert(floats(values))
-
-    return ColumnType(type_.expected, parse, lambda values: wrong(floats(values)))
-
-
-_NUMBERS = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
-_TEXTS = (
-    *(types.is_string, types.is_large_string, types.is_string_view),
-    *(types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
-)
-_OF_NUMBERS = {
-    TRUTH: _numeric(TRUTH, lambda floats: ~np.isin(floats, (0, 1)), lambda floats: pa.array(floats, pa.uint8())),
-    NUMBER: _numeric(NUMBER, np.isinf, lambda floats: pa.array(floats, from_pandas=True)),  # nan: null
-}

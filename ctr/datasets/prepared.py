@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from ctr.datasets.checked import CheckedReader, CheckedWriter
 from ctr.datasets.encode import Encoder
+from ctr.datasets.locate import located
 from ctr.datasets.manifest import MANIFEST, Input, Manifest, Recipe, Split, SplitRule, stamps
 from ctr.datasets.rows import Rows, RowWriter
 from ctr.datasets.schema import BadRows, Dataset, Reading
@@ -62,7 +63,7 @@ class Prepared:
 
 def prepare(
     dataset: Dataset,
-    raw: Path,
+    raw: Path | Sequence[Path],
     folder: Path,
     *,
     source: Literal["raw", "generated"] = "raw",
@@ -80,7 +81,7 @@ def prepare(
 
     Args:
         dataset: the raw format.
-        raw: the raw log, a file or a folder.
+        raw: the raw log, a file or a folder, or several.
         folder: where the prepared rows go; replaced as a whole if the input, the settings or the code changed.
         source: ``"raw"`` or ``"generated"``, kept in the manifest.
         num_buckets: number of buckets that ids are hashed into; None for exact one-hot ids.
@@ -93,7 +94,7 @@ def prepare(
         DataError: the raw log is missing or not as expected; nothing is left behind. Without ``verify`` also damaged
             prepared rows, where another split has to be counted.
     """
-    paths = dataset.locate(raw)
+    paths = located(dataset, raw)
     for path in paths:
         if not path.is_file():
             raise DataError(path, None, "no such file")

@@ -127,8 +127,9 @@ class Dataset:
         dense: names of the dense columns.
         read: the rows of a raw log, block by block, in order.
         locate: the files to read, in order, given what the user named (a file or a folder).
-        where: where the real data is to be had, for messages.
         modules: the modules, beside the shared ones, whose code decides what the prepared rows look like.
+        where: where the real data is to be had, for messages; empty for a format of one's own.
+        several: the user may name several files, and a glob.
         options: the settings of this format that decide what the prepared rows look like.
         write_sample: writes generated rows in the raw format; None: there is no generator.
         sample_name: file or folder name of such a sample.
@@ -142,8 +143,9 @@ class Dataset:
     dense: tuple[str, ...]
     read: Read
     locate: Callable[[Path], list[Path]]
-    where: str
     modules: tuple[str, ...]
+    where: str = ""
+    several: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     write_sample: WriteSample | None = None
     sample_name: str = "sample"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class DataSettings:
         module: that it is in; None for this package.
         options: the format's own options.
         source: ``"raw"`` reads the log at ``raw``; ``"sample"`` generates one.
-        raw: a file or a folder.
+        raw: a file, a folder or a glob; or several.
         prepared: where prepared rows are kept, a folder for each raw log and encoding.
         num_buckets: of the hashed encoding; None for exact one-hot ids.
         split: which rows test.
@@ -43,7 +44,7 @@ class DataSettings:
     """
 
     name: str
-    raw: Path
+    raw: tuple[Path, ...]
     prepared: Path
     split: SplitRule
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -80,11 +81,14 @@ def check(settings: DataSettings) -> None:
         raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction")
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
-    if settings.source == "raw" and not settings.raw.exists():
+    missing = [raw for raw in settings.raw if not (raw.exists() or (dataset.several and glob.has_magic(str(raw))))]
+    if settings.source == "raw" and missing:
+        if not dataset.where:
+            raise ArgumentError(f"{missing[0]}: no such file or folder; name the log with dataset.raw=PATH")
         fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
         without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(
-            f"no raw log at {settings.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
+            f"no raw log at {missing[0]}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
             f"{fetch}{without}"
         )
     if settings.source == "sample" and dataset.write_sample is None:
@@ -106,18 +110,17 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
     """
     dataset, root = settings.format, settings.prepared
     origin: Literal["raw", "generated"] = "generated"
+    raws = settings.raw
     if settings.source == "sample":
-        raw = _sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet)
-    else:
-        raw = settings.raw
-        if not any((folder / GENERATED_MARK).exists() for folder in (raw, raw.parent)):
-            origin = "raw"
-    place = digest([str(raw.resolve()), dataset.options])[:8]
+        raws = (_sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet),)
+    elif not any((folder / GENERATED_MARK).exists() for raw in raws for folder in (raw, raw.parent)):
+        origin = "raw"
+    place = digest([*(str(raw.resolve()) for raw in raws), dataset.options])[:8]
     kind = "onehot" if settings.num_buckets is None else f"hash{settings.num_buckets}"
     with nullcontext() if quiet else rows_bar("prepare") as progress:
         data = prepare(
             dataset,
-            raw,
+            raws,
             root / f"{settings.source}-{kind}-{place}",
             source=origin,
             num_buckets=settings.num_buckets,
