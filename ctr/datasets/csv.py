@@ -12,89 +12,236 @@ are an error.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
-from ctr.datasets.columns import TEXT
+from ctr.datasets.columns import TEXT, ColumnType
+from ctr.datasets.dates import first_fall
+from ctr.datasets.guess import SAMPLE_ROWS, Wanted, roles
 from ctr.datasets.locate import locate_files
-from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, read_parquet
-from ctr.datasets.schema import Block, Dataset, Field, Reading
+from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, misplaced, read_parquet
+from ctr.datasets.schema import Block, Dataset, Field, Read, Reading
 from ctr.datasets.text import Table, read_header, read_tables
-from ctr.errors import DataError
+from ctr.datasets.times import AUTO, FORMATS, days_of_times, time_type
+from ctr.datasets.transforms import SPEC, SPECS, parse
+from ctr.errors import ArgumentError, DataError
 
 ENDINGS = tuple(f".{kind}{packed}" for kind in ("csv", "tsv", "txt") for packed in ("", ".gz", ".bz2", ".zip"))
 ENDINGS += (".parquet", ".pq")
 USUAL_DELIMITERS = (",", ";", "\t", "|")
 
 
-def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), delimiter: str = ",") -> Dataset:
-    """The format of one's own file.
+def make(
+    label: str = AUTO,
+    categorical: Any = AUTO,
+    dense: Any = None,
+    ignore: Sequence[str] = (),
+    delimiter: str = ",",
+    time: str | None = None,
+    time_format: str = AUTO,
+    order: Literal["check", "sort"] = "check",
+    transform: Sequence[str] = (),
+    transform_default: str = AUTO,
+) -> Dataset:
+    """The format of one's own log.
 
     Args:
-        label: name of the column that holds 0 or 1.
-        categorical: names of the columns whose values become one-hot features, in model order.
-        dense: names of the columns that hold numbers.
+        label: name of the column that holds 0 or 1; auto: the one called label, click, clicked or y.
+        categorical: names of the columns whose values become one-hot features, in model order; auto: those that look
+            like it. A list may hold auto beside names.
+        dense: the same for the columns that hold numbers; None: auto if ``categorical`` is, else none.
+        ignore: columns that auto leaves out.
         delimiter: one character; of a CSV file. A backslash and a t stand for a tab.
+        time: name of the column with the time of each row.
+        time_format: one of `ctr.datasets.times.FORMATS`, or a pattern of strptime; auto: told by the first values.
+        order: what happens to a row that is earlier than the one before it: an error, or all rows are sorted by time.
+        transform: what becomes of columns that hold numbers: ``NAME:TRANSFORM``, see `ctr.datasets.transforms`.
+        transform_default: what becomes of the others; auto: chosen by their values in the training rows.
     """
     delimiter = {r"\t": "\t"}.get(delimiter, delimiter)
-    names = [label, *categorical, *dense]
-    if not categorical:
-        raise ValueError("dataset.categorical is empty; name at least one column")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"named more than once in dataset.label, categorical and dense: {', '.join(repeated)}")
-    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
-        raise ValueError(f"dataset.delimiter={delimiter!r}; expected one ASCII character such as , or \\t")
-
-    columns = {label: TRUTH, **dict.fromkeys(categorical, TEXT), **dict.fromkeys(dense, NUMBER)}
-
-    expected = f"a header with the columns {', '.join(names)}, separated by {delimiter!r}"
-
-    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
-        _expect_same_columns(paths, delimiter, expected)
-        for path in paths:
-            for table in read_parquet(path, columns, reading) if is_parquet(path) else _csv(path, reading):
-                numbers = [table[name].fill_null(0).to_numpy() for name in dense]
-                yield Block(
-                    label=table[label].to_numpy(),
-                    fields=[table[name] for name in categorical],
-                    dense=np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0), np.float32),
-                )
-
-    def _csv(path: Path, reading: Reading) -> Iterator[Table]:
-        header = read_header(path, delimiter, expected)
-        if twice := sorted(name for name, count in Counter(header).items() if count > 1):
-            raise DataError(path, 1, f"more than one column is called {listed(twice)}; expected {expected}")
-        check_names(path, names, header, _other_delimiter(header, delimiter))
-        of_header = {name: columns.get(name) for name in header}
-        return read_tables(path, of_header, delimiter, reading, header=True, quoted=True)
-
-    return Dataset(
+    categorical = _names("categorical", categorical)
+    if dense is None:
+        dense = [AUTO] if AUTO in categorical else []
+    of_column = parse(transform)
+    if not re.fullmatch(SPEC, transform_default):
+        raise ValueError(f"dataset.transform_default={transform_default}; expected {SPECS}")
+    wanted = Wanted(
+        label=label,
+        categorical=categorical,
+        dense=list(dict.fromkeys([*_names("dense", dense), *of_column])),
+        ignore=list(ignore),
+        time=time,
+        time_format=time_format,
+    )
+    _check(wanted, delimiter, order)
+    options: dict[str, Any] = {
+        "label": label,
+        "categorical": wanted.categorical,
+        "dense": wanted.dense,
+        "ignore": wanted.ignore,
+    }
+    options |= {"delimiter": delimiter, "time": time, "time_format": time_format, "order": order}
+    options |= {"transform": list(transform), "transform_default": transform_default}
+    transforms = {name: of_column.get(name, transform_default) for name in wanted.dense}
+    if set(transforms.values()) == {"none"}:
+        transforms = {}
+    buckets = [name for name, chosen in transforms.items() if chosen.startswith("bucket")]
+    common = Dataset(
         name="csv",
-        fields=tuple(Field(name, "text") for name in categorical),
-        dense=tuple(dense),
-        read=read,
+        fields=tuple(Field(name, "text") for name in (*wanted.categorical, *buckets)),
+        dense=tuple(wanted.dense),
+        read=_unsettled,
         locate=lambda raw: locate_files(raw, ENDINGS),
         several=True,
-        modules=("ctr.datasets.csv", "ctr.datasets.parquet"),
-        options={"label": label, "categorical": list(categorical), "dense": list(dense), "delimiter": delimiter},
+        modules=tuple(f"ctr.datasets.{name}" for name in ("csv", "parquet", "times", "dates")),
+        options=options,
+        default_test_days=None if time is None else lambda days: days[-1:],
+        sort=order == "sort",
+        transforms=transforms,
+    )
+    if AUTO in (label, *wanted.categorical, *wanted.dense) or (time is not None and time_format == AUTO):
+        return replace(common, settle=lambda paths: _settled(paths, wanted, options))
+    return replace(common, read=_reader(wanted, delimiter, order, np.nan if transforms else 0.0))
+
+
+def _unsettled(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
+    raise RuntimeError("the columns are not known before Dataset.settle")
+
+
+def _settled(paths: Sequence[Path], wanted: Wanted, options: dict[str, Any]) -> Dataset:
+    """The format with the columns that the first rows of the first file show."""
+    sample = _sample(paths[0], options["delimiter"])
+    check_names(paths[0], [name for name in wanted.names if name != AUTO], [*sample])
+    try:
+        found = roles(sample, wanted)
+    except ArgumentError as error:
+        raise ArgumentError(f"{paths[0]}: {error}") from None
+    settled = {"label": found.label, "categorical": found.categorical, "dense": found.dense, "ignore": []}
+    return replace(
+        make(**{**options, **settled, "time_format": found.time_format}), note=found.table, warnings=found.warnings
     )
 
 
-def _expect_same_columns(paths: Sequence[Path], delimiter: str, expected: str) -> None:
+def _names(key: str, given: Any) -> list[str]:
+    names = [given] if given == AUTO else given
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"dataset.{key}={given}; expected auto or a list of names: dataset.{key}=[a,b]")
+    return list(names)
+
+
+def _check(wanted: Wanted, delimiter: str, order: str) -> None:
+    if not wanted.categorical:
+        raise ValueError("dataset.categorical is empty; name at least one column")
+    if repeated := sorted({name for name in wanted.names if name != AUTO and wanted.names.count(name) > 1}):
+        raise ValueError(
+            f"named more than once in dataset.label, categorical, dense, ignore and time: {', '.join(repeated)}"
+        )
+    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"dataset.delimiter={delimiter!r}; expected one ASCII character such as , or \\t")
+    if order not in ("check", "sort"):
+        raise ValueError(f"dataset.order={order}; expected check or sort")
+    if wanted.time is None and (order == "sort" or wanted.time_format != AUTO):
+        key = "order=sort" if order == "sort" else "time_format"
+        raise ValueError(f"dataset.{key} needs dataset.time, the name of the column that holds the time of each row")
+    if wanted.time_format not in (AUTO, *FORMATS) and "%" not in wanted.time_format:
+        raise ValueError(
+            f"dataset.time_format={wanted.time_format}; expected auto, {', '.join(FORMATS)} or a pattern: %d.%m.%Y"
+        )
+
+
+def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
+    """Reads files whose columns are all known; ``missing`` stands for a number that is not there."""
+    label, time = wanted.label, wanted.time
+    columns = {label: TRUTH, **dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)}
+    if time is not None:
+        columns[time] = time_type(wanted.time_format)
+
+    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
+        _expect_same_columns(paths, delimiter)
+        latest = np.iinfo(np.int64).min
+        for path in paths:
+            for table in _tables(path, columns, delimiter, reading):
+                numbers = [table[name].fill_null(missing).to_numpy() for name in wanted.dense]
+                block = Block(
+                    label=table[label].to_numpy(),
+                    fields=[table[name] for name in wanted.categorical],
+                    dense=np.stack(numbers, axis=1) if numbers else np.empty((len(table), 0), np.float32),
+                )
+                if time is not None:
+                    times = table[time].to_numpy()
+                    if order == "check":
+                        latest = _expect_order(path, table, times, latest)
+                    block = replace(block, day=days_of_times(times), time=times)
+                yield block
+
+    return read
+
+
+def _expect_order(path: Path, table: Table, times: np.ndarray, latest: int) -> int:
+    """The last of some times.
+
+    Raises:
+        DataError: one is earlier than the one before it; ``latest`` comes before all.
+    """
+    if (row := first_fall(times, latest)) is None:
+        return int(times[-1]) if len(times) else latest
+    before, here = (np.datetime64(int(time), "us").item() for time in (times[row - 1] if row else latest, times[row]))
+    raise misplaced(
+        path, int(table.lines[row]), f"{here} comes after {before}: dataset.order=sort puts the rows in order"
+    )
+
+
+def _tables(path: Path, columns: Mapping[str, ColumnType], delimiter: str, reading: Reading) -> Iterator[Table]:
+    if is_parquet(path):
+        return read_parquet(path, columns, reading)
+    header = _header(path, delimiter, list(columns))
+    return read_tables(path, {name: columns.get(name) for name in header}, delimiter, reading, header=True, quoted=True)
+
+
+def _header(path: Path, delimiter: str, names: Sequence[str] = ()) -> list[str]:
+    """The column names of a CSV file, which are all different and have these among them."""
+    with_names = f" with the columns {', '.join(names)}," if names else ""
+    expected = f"a header{with_names} separated by {delimiter!r}"
+    header = read_header(path, delimiter, expected)
+    if twice := sorted(name for name, count in Counter(header).items() if count > 1):
+        raise DataError(path, 1, f"more than one column is called {listed(twice)}; expected {expected}")
+    hint = _other_delimiter(header, delimiter)
+    if hint and not names:
+        raise ArgumentError(f"{path}: only one column, {listed(header)}{hint}")
+    check_names(path, names, header, hint)
+    return header
+
+
+def _sample(path: Path, delimiter: str) -> dict[str, pa.Array]:
+    """The first rows of a file as text, bad ones left out."""
+    names = column_names(path) if is_parquet(path) else _header(path, delimiter)
+    for table in _tables(path, dict.fromkeys(names, TEXT), delimiter, Reading([path], "skip")):
+        if len(table):
+            return {name: table[name][:SAMPLE_ROWS] for name in names}
+    raise AssertionError("readers raise where there is no row")
+
+
+def _expect_same_columns(paths: Sequence[Path], delimiter: str) -> None:
     """Compares the columns of several files, before the first is read: the last may come hours later."""
     if len(paths) == 1:
         return
     of_first: list[str] = []
     for path in paths:
-        names = column_names(path) if is_parquet(path) else read_header(path, delimiter, expected)
+        names = column_names(path) if is_parquet(path) else _header(path, delimiter)
         of_first = of_first or names
         missing, more = [sorted(set(a) - set(b)) for a, b in ((of_first, names), (names, of_first))]
         if missing or more:
             parts = [f"{what} {listed(some)}" for what, some in (("without", missing), ("with", more)) if some]
-            raise DataError(path, None, f"not the columns of {paths[0]}: {' and '.join(parts)}")
+            raise DataError(
+                path, None if is_parquet(path) else 1, f"not the columns of {paths[0]}: {' and '.join(parts)}"
+            )
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str:

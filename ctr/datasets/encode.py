@@ -143,13 +143,13 @@ class Keys:
         self._codes: list[dict[str, int]] = [{} for _ in fields]
         self._texts: list[list[str]] = [[] for _ in fields]
 
-    def of(self, columns: Sequence[pa.Array]) -> np.ndarray:
-        """uint64 [n, F] keys of one array per field."""
-        keys = np.empty((len(columns[0]), len(self.fields)), np.uint64)
-        for number, values in enumerate(columns):
+    def of(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
+        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on."""
+        keys = np.empty((len(columns[0]), len(columns)), np.uint64)
+        for number, values in enumerate(columns, first):
             is_text = self.fields[number].kind == "text"
             numbers = self._text_codes(number, values) if is_text else _integers(values)
-            keys[:, number] = numbers | np.uint64(number << VALUE_BITS)
+            keys[:, number - first] = numbers | np.uint64(number << VALUE_BITS)
         return keys
 
     def _text_codes(self, field: int, values: pa.Array) -> np.ndarray:
@@ -253,9 +253,10 @@ class Encoder:
         self.values_per_field = np.zeros(len(fields), np.int64)
         self._hit = np.zeros(num_buckets or 0, bool)
 
-    def encode(self, columns: Sequence[pa.Array]) -> tuple[np.ndarray, np.ndarray]:
-        """int32 [n, F] ids of one array per field, and the keys (uint64 [m]) seen for the first time, in order."""
-        keys = self.keys.of(columns)
+    def encode(self, columns: Sequence[pa.Array], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """int32 [n, len(columns)] ids of one array per field, from field ``first`` on, and the keys (uint64 [m]) seen
+        for the first time, in order."""
+        keys = self.keys.of(columns, first)
         ids, new = self.index.ids(keys.ravel())
         numbers = (new >> np.uint64(VALUE_BITS)).astype(np.int64)
         self.values_per_field += np.bincount(numbers, minlength=len(self.values_per_field))

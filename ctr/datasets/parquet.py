@@ -34,6 +34,13 @@ def is_parquet(path: Path) -> bool:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
 
 
+def misplaced(path: Path, number: int, problem: str) -> DataError:
+    """What is wrong with a row of a file: that of a Parquet file has a number, that of a text its line."""
+    if is_parquet(path):
+        return DataError(path, None, f"row {number:,}: {problem}")
+    return DataError(path, number, problem)
+
+
 def check_names(path: Path, names: Sequence[str], found: Sequence[str], hint: str = "") -> None:
     if missing := [name for name in names if name not in found]:
         raise ArgumentError(f"{path}: no column {', '.join(missing)}; the columns are {listed(found)}{hint}")
@@ -128,7 +135,11 @@ def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType
     if type_ in _OF_NUMBERS and any(is_(values.type) for is_ in _NUMBERS):
         return pc.cast(values, pa.float64() if type_ is TRUTH else pa.float32(), safe=False), _OF_NUMBERS[type_]
     is_text = any(is_(values.type) for is_ in _TEXTS)
-    texts = pc.cast(pc.cast(values, pa.string()) if type_ is TEXT and not is_text else values, pa.binary())
+    if type_ not in _OF_NUMBERS and not is_text:  # a category, or a time
+        if types.is_floating(values.type) and type_ is not TEXT:
+            values = pc.cast(values, pa.decimal128(38, 6))  # 1714521600.5, never 1.7e9
+        values = pc.cast(values, pa.string())
+    texts = pc.cast(values, pa.binary())
     texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
 

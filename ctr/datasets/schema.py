@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,6 +39,7 @@ class Block:
         dense: float32 [n, K], model inputs that are not one-hot.
         day: int32 [n], YYYYMMDD, the rows of a day together; None where the log names no days.
         test: the rows belong to the test part that the log itself names.
+        time: int64 [n], microseconds since 1970; None where the log names no times.
     """
 
     label: np.ndarray
@@ -46,6 +47,7 @@ class Block:
     dense: np.ndarray
     day: np.ndarray | None = None
     test: bool = False
+    time: np.ndarray | None = None
 
 
 class Reading:
@@ -124,7 +126,9 @@ class Dataset:
     Attributes:
         name: as in ``dataset=<name>``.
         fields: the categorical columns, in model order.
-        dense: names of the dense columns.
+        dense: names of the dense columns; NaN in them is a missing number, and allowed where ``transforms`` are.
+        transforms: how each dense column becomes an input (`ctr.datasets.transforms`), by its name; those that become
+            buckets are the last of ``fields``, and `Block.fields` is without them. Empty: all as they are.
         read: the rows of a raw log, block by block, in order.
         locate: the files to read, in order, given what the user named (a file or a folder).
         modules: the modules, beside the shared ones, whose code decides what the prepared rows look like.
@@ -136,6 +140,9 @@ class Dataset:
         default_test_days: of the days found (YYYYMMDD, in order), those that test if neither the user nor the log
             names a test part; None where the log names no days.
         published: counts of the full log, to compare a prepared one with.
+        sort: the rows are sorted by ``Block.time``; those of one time keep their order. Needs ``Block.day`` too.
+        settle: looks at the files and returns the format with all that depends on them; None: nothing does.
+        note, warnings: what settling found, for the user: a table, and lines with a cause and a remedy.
     """
 
     name: str
@@ -151,3 +158,8 @@ class Dataset:
     sample_name: str = "sample"
     default_test_days: Callable[[list[int]], list[int]] | None = None
     published: Published | None = None
+    transforms: Mapping[str, str] = field(default_factory=dict)
+    sort: bool = False
+    settle: Callable[[Sequence[Path]], Dataset] | None = None
+    note: str = ""
+    warnings: Sequence[str] = ()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import glob
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
 
 from ctr import parts
+from ctr.datasets import transforms
+from ctr.datasets.locate import located
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.schema import BadRows, Dataset
 from ctr.errors import ArgumentError, warn_once
 from ctr.progress import bar, rows_bar
 from ctr.provenance import code_hash, digest, module_paths
+
+log = logging.getLogger("ctr")
 
 GENERATOR_MODULES = (
     *(f"ctr.datasets.synthetic.{name}" for name in ("criteo_avazu", "ipinyou", "click_model")),
@@ -78,7 +83,8 @@ def check(settings: DataSettings) -> None:
     if rule.test_fraction is not None and not 0 < rule.test_fraction < 1:
         raise ArgumentError(f"dataset.test_fraction={rule.test_fraction}; expected a share between 0 and 1")
     if rule.test_days is not None and dataset.default_test_days is None:
-        raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction")
+        named = "; or name the column of their times with dataset.time" if "time" in settings.options else ""
+        raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction{named}")
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
     missing = [raw for raw in settings.raw if not (raw.exists() or (dataset.several and glob.has_magic(str(raw))))]
@@ -115,9 +121,16 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
         raws = (_sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet),)
     elif not any((folder / GENERATED_MARK).exists() for raw in raws for folder in (raw, raw.parent)):
         origin = "raw"
-    place = digest([*(str(raw.resolve()) for raw in raws), dataset.options])[:8]
+    options = dataset.options
+    if dataset.settle is not None:
+        dataset = dataset.settle(located(dataset, raws))
+    fitted_on = [asdict(settings.split)] if dataset.transforms else []
+    place = digest([*(str(raw.resolve()) for raw in raws), options, *fitted_on])[:8]
     kind = "onehot" if settings.num_buckets is None else f"hash{settings.num_buckets}"
-    with nullcontext() if quiet else rows_bar("prepare") as progress:
+    with (
+        nullcontext() if quiet else rows_bar("prepare") as first,
+        nullcontext() if quiet else rows_bar("arrange") as second,
+    ):
         data = prepare(
             dataset,
             raws,
@@ -126,9 +139,12 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
             num_buckets=settings.num_buckets,
             split=settings.split,
             bad_rows=settings.bad_rows,
-            progress=progress,
+            progress=first,
+            progress_arranging=second,
             verify=verify,
         )
+    if data.manifest.transforms and not data.reused and not quiet:
+        log.info("%s", transforms.table(data.manifest.transforms))
     if settings.split.test_days and not quiet:
         _warn_of_later_days(settings.split.test_days, [day for day, _, _ in data.manifest.days])
     return data

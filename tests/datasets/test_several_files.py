@@ -86,7 +86,8 @@ def test_a_file_with_other_columns_is_named_with_the_difference_before_any_is_re
         opened(folder, tmp_path / "out")
     first = folder / "day_1.csv"
     assert (
-        str(error.value) == f"{folder / 'day_10.csv'}: not the columns of {first}: without price and with Price, cost"
+        str(error.value)
+        == f"{folder / 'day_10.csv'}, line 1: not the columns of {first}: without price and with Price, cost"
     )
 
 

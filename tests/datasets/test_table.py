@@ -18,7 +18,7 @@ from ctr.errors import ArgumentError, DataError
 from tests.datasets.logs import Read, read_all
 
 CSV = 'when,bought,city,"unit, of age",age\n1,0,"Paris, TX",y,1.5\n2,1,,m,\n3,0,"say ""hi""",y,-2e1\n'
-OPTIONS = {"label": "bought", "categorical": ["unit, of age", "city"], "dense": ["age"]}
+OPTIONS = {"label": "bought", "categorical": ["unit, of age", "city"], "dense": ["age"], "transform_default": "none"}
 
 
 def make(**changes: object) -> csv.Dataset:
@@ -162,9 +162,15 @@ def test_bad_csv(text: str, line: int, problem: str, tmp_path: Path) -> None:
     ("changes", "problem"),
     [
         ({"categorical": []}, "dataset.categorical is empty"),
-        ({"dense": ["city"]}, "named more than once in dataset.label, categorical and dense: city"),
+        ({"dense": ["city"]}, "named more than once in dataset.label, categorical, dense, ignore and time: city"),
         ({"delimiter": "||"}, "expected one ASCII character"),
         ({"delimiter": '"'}, "expected one ASCII character"),
+        ({"categorical": "city"}, "dataset.categorical=city; expected auto or a list of names"),
+        ({"dense": [1]}, "dataset.dense=.1.; expected auto or a list of names"),
+        ({"time": "city"}, "named more than once in .*: city"),
+        ({"order": "sort"}, "dataset.order=sort needs dataset.time"),
+        ({"time_format": "iso"}, "dataset.time_format needs dataset.time"),
+        ({"time": "when", "time_format": "dd.mm"}, "expected auto, iso, epoch, epoch_ms, yyyymmdd, yymmddhh or a pat"),
     ],
 )
 def test_options_that_cannot_work(changes: dict[str, object], problem: str) -> None:
