@@ -10,6 +10,7 @@ from ctr.datasets.prepared import Prepared
 from ctr.metrics import nonzero_features
 from ctr.provenance import git_sha
 from ctr.training import memory
+from ctr.training.diagnosis import diagnose, unseen_by_field
 from ctr.training.identity import CODE
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
@@ -22,7 +23,8 @@ class Result:
     ``opt_options`` is what the optimizer was given: learning rate, lambdas, ... The figures of pruning are None without
     it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows held out.
     ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
-    system cannot tell (`ctr.training.memory`), from the start of the process.
+    system cannot tell (`ctr.training.memory`), from the start of the process. ``values_unseen`` is the share of the
+    test values that do not occur in training; ``warnings`` are those of `ctr.training.diagnosis`.
     """
 
     dataset: str
@@ -48,6 +50,8 @@ class Result:
     source: str
     rows_skipped: int
     collision_rate: float
+    values_unseen: float
+    warnings: list[str]
     calibration: float | None
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
@@ -73,6 +77,14 @@ def summarise(
     present = int(embedding.seen.sum())
     nonzero = nonzero_features(embedding.weight, embedding.seen)
     split = data.split
+    unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
+    warnings = diagnose(
+        *(settings, data.manifest, split, figures),
+        steps=training.steps,
+        present=present,
+        nonzero=nonzero,
+        unseen=unseen,
+    )
     return Result(
         dataset=settings.data.name,
         model=settings.model.name,
@@ -97,6 +109,8 @@ def summarise(
         source=data.manifest.recipe.source,
         rows_skipped=data.manifest.rows_skipped,
         collision_rate=data.manifest.collision_rate,
+        values_unseen=sum(unseen) / len(unseen),
+        warnings=warnings,
         calibration=_defined(figures.calibration),
         normalised_entropy=_defined(figures.normalised_entropy),
         auc_by_day={str(day): _defined(auc) for day, auc in figures.auc_by_day.items()},
@@ -144,7 +158,8 @@ def table(result: Result, folder: Path) -> str:
     if result.collision_rate:
         lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
     lines["result"] = os.path.relpath(folder / "result.json")
-    return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+    rows = [*lines.items(), *(("warning", warning) for warning in result.warnings)]
+    return "\n".join(f"  {name:<17} {value}" for name, value in rows)
 
 
 def _shown(figure: float | None) -> str:
