@@ -1,7 +1,8 @@
-"""Any CSV or Parquet file with a label column, categorical columns and, where there are any, dense ones.
+"""One's own log: CSV or Parquet files with a label column, categorical columns and, where there are any, dense ones.
 
-Every categorical value is taken as text; a blank one is a value of its own. Dense columns are taken as they are, blank
-as 0: scale them beforehand. Columns that are not named are ignored. The rows should be in order of time: the last test.
+Every categorical value is taken as text; a blank one is a value of its own. Dense columns are transformed
+(`ctr.datasets.transforms`). What the user does not name is told by the first rows (`ctr.datasets.guess`). The rows
+should be in order of time, or have a column of times: the last test.
 
 One rule for both kinds of file. A null of Parquet and an empty text are blank. NaN is blank in a dense column, an error
 in the label, and a value like any other in a categorical column. A label may be True or False. Text is UTF-8 without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -27,13 +27,20 @@ Role = Literal["label", "time", "categorical", "dense", "left out"]
 
 @dataclass(frozen=True)
 class Column:
-    """What a column is taken as, why, and its first values; ``warn``: the user should know."""
+    """What a column is taken as, and why.
+
+    Attributes:
+        name, role, why: for the table.
+        examples: its first values.
+        warn: the user should know, and ``remedy`` says what to do.
+    """
 
     name: str
     role: Role
     why: str
-    examples: str
+    examples: str = ""
     warn: bool = False
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,11 @@ class Roles:
 
     @property
     def warnings(self) -> list[str]:
-        return [f"column {column.name} is {column.role}: {column.why}" for column in self.columns if column.warn]
+        return [
+            f"column {column.name} is {column.role}: {column.why}{'; ' if column.remedy else ''}{column.remedy}"
+            for column in self.columns
+            if column.warn
+        ]
 
 
 def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
@@ -97,10 +108,10 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
     time_format = _time_format(sample, wanted)
     columns = []
     for name, values in sample.items():
-        role, why, warn = _named(name, label, wanted) or _guessed(name, values, wanted)
-        if role == "time":
-            why = f"{why}: {FORMATS[time_format][0] if time_format in FORMATS else time_format}"
-        columns.append(Column(name, role, why, _examples(values), warn))
+        column = _named(name, label, wanted) or _guessed(name, values, wanted)
+        if column.role == "time":
+            column = replace(column, why=f"{column.why}: {time_format}")
+        columns.append(replace(column, examples=_examples(values)))
     found = {role: [column.name for column in columns if column.role == role] for role in ("categorical", "dense")}
     ordered = {
         role: [*(name for name in given if name != AUTO), *(name for name in found[role] if name not in given)]
@@ -138,7 +149,7 @@ def _time_format(sample: Mapping[str, pa.Array], wanted: Wanted) -> str:
     return formats[0]
 
 
-def _named(name: str, label: str, wanted: Wanted) -> tuple[Role, str, bool] | None:
+def _named(name: str, label: str, wanted: Wanted) -> Column | None:
     named: dict[Role, Sequence[str | None]] = {
         "label": [label],
         "time": [wanted.time],
@@ -148,18 +159,18 @@ def _named(name: str, label: str, wanted: Wanted) -> tuple[Role, str, bool] | No
     }
     for role, names in named.items():
         if name in names:
-            return role, "by its name" if role == "label" and wanted.label == AUTO else "as you say", False
+            return Column(name, role, "by its name" if role == "label" and wanted.label == AUTO else "as you say")
     return None
 
 
-def _guessed(name: str, values: pa.Array, wanted: Wanted) -> tuple[Role, str, bool]:
+def _guessed(name: str, values: pa.Array, wanted: Wanted) -> Column:
     rows, values = len(values), values.drop_null()
     distinct = pc.count_distinct(values).as_py()
     if not len(values):
-        return _left_out(f"blank in the first {rows:,} rows", "")
+        return Column(name, "left out", f"blank in the first {rows:,} rows", warn=True)
     if _is_time(values):
         remedy = "" if wanted.time else f"to split by day: dataset.time={name}"
-        return _left_out(f"a time, new in every test ({fitting(values)[0]})", remedy)
+        return Column(name, "left out", f"a time ({fitting(values)[0]}), new in every test", warn=True, remedy=remedy)
     try:
         NUMBER.parse(values.cast(pa.binary()))
         is_number = True
@@ -169,8 +180,8 @@ def _guessed(name: str, values: pa.Array, wanted: Wanted) -> tuple[Role, str, bo
     role: Role = "categorical"
     if len(values) >= ID_ROWS and distinct >= ID_SHARE * len(values) and (whole or not is_number):
         key = "dense" if whole else "categorical"
-        take = f"dataset.{key}=[auto,{name}] takes it"
-        return _left_out(f"nearly one value per row ({distinct:,} in {len(values):,})", take)
+        why = f"nearly one value per row ({distinct:,} in {len(values):,})"
+        return Column(name, "left out", why, warn=True, remedy=f"dataset.{key}=[auto,{name}] takes it")
     if not is_number:
         why = f"text, {distinct:,} values"
     elif pc.any(pc.match_substring_regex(values, "^0[0-9]")).as_py():
@@ -182,11 +193,7 @@ def _guessed(name: str, values: pa.Array, wanted: Wanted) -> tuple[Role, str, bo
     else:
         why = f"numbers, but only {distinct:,} values"
     given = wanted.categorical if role == "categorical" else wanted.dense
-    return (role, why, False) if AUTO in given else ("left out", f"not named ({why})", False)
-
-
-def _left_out(why: str, remedy: str) -> tuple[Role, str, bool]:
-    return "left out", f"{why}{'; ' if remedy else ''}{remedy}", True
+    return Column(name, role, why) if AUTO in given else Column(name, "left out", f"not named ({why})")
 
 
 def _is_time(values: pa.Array) -> bool:
@@ -199,4 +206,5 @@ def _is_time(values: pa.Array) -> bool:
 
 def _examples(values: pa.Array) -> str:
     first = [str(value) for value in pc.unique(values.drop_null()).to_pylist()[:3]]
-    return ", ".join(value if len(value) <= 24 else f"{value[:21]}..." for value in first)
+    text = ", ".join(first)
+    return text if len(text) <= 32 else f"{text[:29]}..."

@@ -41,10 +41,10 @@ def diagnose(
     """
     options = settings.optimizer.options
     train, test = (_days(manifest, ranges) for ranges in (split.train, split.test))
+    rate = of_learning_rate(settings.optimizer.name, options["lr"], steps, settings.model.embedding_init)
     return [
         *of_predictions(figures),
-        *of_features(present, nonzero, options.get("lambda21", 0.0)),
-        *of_learning_rate(settings.optimizer.name, options["lr"], steps, settings.model.embedding_init),
+        *(rate or of_features(present, nonzero, options.get("lambda21", 0.0))),
         *of_ids(manifest.fields, manifest.values_per_field, manifest.rows),
         *of_numbers(manifest.dense, manifest.largest),
         *of_unseen(manifest.fields, unseen),
@@ -60,7 +60,7 @@ def of_predictions(figures: Evaluation) -> list[str]:
     found = []
     if figures.auc == 0.5:
         found.append("AUC is exactly .5: all test rows get the same prediction; lower lambda21, or look at the fields")
-    if figures.normalised_entropy > 1:
+    elif figures.normalised_entropy > 1:
         found.append(
             f"normalised entropy is {figures.normalised_entropy:.4g}, above 1: worse than the click rate alone; "
             "scale the numeric columns (dataset.transform_default=auto), or try another opt.lr"
