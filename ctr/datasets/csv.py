@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ import pyarrow as pa
 
 from ctr.datasets.columns import TEXT, ColumnType
 from ctr.datasets.dates import first_fall
-from ctr.datasets.guess import SAMPLE_ROWS, Wanted, roles
+from ctr.datasets.guess import SAMPLE_ROWS, Roles, Wanted, roles
 from ctr.datasets.locate import locate_files
+from ctr.datasets.manifest import stamps
 from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, misplaced, read_parquet
 from ctr.datasets.schema import Block, Dataset, Field, Read, Reading
 from ctr.datasets.text import Table, read_header, read_tables
@@ -75,21 +77,25 @@ def make(
         raise ValueError(f"dataset.transform_default={transform_default}; expected {SPECS}")
     wanted = Wanted(
         label=label,
-        categorical=categorical,
-        dense=list(dict.fromkeys([*_names("dense", dense), *of_column])),
-        ignore=list(ignore),
+        categorical=tuple(categorical),
+        dense=tuple(dict.fromkeys([*_names("dense", dense), *of_column])),
+        ignore=tuple(ignore),
         time=time,
         time_format=time_format,
     )
     _check(wanted, delimiter, order)
     options: dict[str, Any] = {
         "label": label,
-        "categorical": wanted.categorical,
-        "dense": wanted.dense,
-        "ignore": wanted.ignore,
+        "categorical": list(wanted.categorical),
+        "dense": list(wanted.dense),
+        "ignore": list(ignore),
+        "delimiter": delimiter,
+        "time": time,
+        "time_format": time_format,
+        "order": order,
+        "transform": list(transform),
+        "transform_default": transform_default,
     }
-    options |= {"delimiter": delimiter, "time": time, "time_format": time_format, "order": order}
-    options |= {"transform": list(transform), "transform_default": transform_default}
     transforms = {name: of_column.get(name, transform_default) for name in wanted.dense}
     if set(transforms.values()) == {"none"}:
         transforms = {}
@@ -97,7 +103,7 @@ def make(
     common = Dataset(
         name="csv",
         fields=tuple(Field(name, "text") for name in (*wanted.categorical, *buckets)),
-        dense=tuple(wanted.dense),
+        dense=wanted.dense,
         read=_unsettled,
         locate=lambda raw: locate_files(raw, ENDINGS),
         several=True,
@@ -118,16 +124,22 @@ def _unsettled(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
 
 def _settled(paths: Sequence[Path], wanted: Wanted, options: dict[str, Any]) -> Dataset:
     """The format with the columns that the first rows of the first file show."""
-    sample = _sample(paths[0], options["delimiter"])
-    check_names(paths[0], [name for name in wanted.names if name != AUTO], [*sample])
-    try:
-        found = roles(sample, wanted)
-    except ArgumentError as error:
-        raise ArgumentError(f"{paths[0]}: {error}") from None
+    found = _roles(paths[0], *stamps(paths[:1]), options["delimiter"], wanted)
     settled = {"label": found.label, "categorical": found.categorical, "dense": found.dense, "ignore": []}
     return replace(
         make(**{**options, **settled, "time_format": found.time_format}), note=found.table, warnings=found.warnings
     )
+
+
+@lru_cache
+def _roles(path: Path, stamp: tuple[str, int, int], delimiter: str, wanted: Wanted) -> Roles:
+    """What the columns of a file with this stamp are; many runs of one process ask for the same."""
+    sample = _sample(path, delimiter)
+    check_names(path, [name for name in wanted.names if name != AUTO], [*sample])
+    try:
+        return roles(sample, wanted)
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: {error}") from None
 
 
 def _names(key: str, given: Any) -> list[str]:

@@ -48,9 +48,9 @@ class Wanted:
     """What the user says of the columns: names, or `AUTO` among them for all others that look like it."""
 
     label: str
-    categorical: Sequence[str]
-    dense: Sequence[str]
-    ignore: Sequence[str]
+    categorical: tuple[str, ...]
+    dense: tuple[str, ...]
+    ignore: tuple[str, ...]
     time: str | None
     time_format: str
 

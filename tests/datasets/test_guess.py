@@ -45,7 +45,7 @@ def found(
         name: pa.array([None if value in ("", None) else str(value) for value in values], pa.string())
         for name, values in columns.items()
     }
-    return roles(texts, Wanted(label, categorical, dense, ignore, time, "auto"))
+    return roles(texts, Wanted(label, tuple(categorical), tuple(dense), tuple(ignore), time, "auto"))
 
 
 def test_each_column_gets_its_role() -> None:
