@@ -292,6 +292,7 @@ def _write(
         order = None
         if times:
             of_time, of_day = map(np.concatenate, zip(*times, strict=True))
+            times.clear()
             order = by_time(of_time)
             _note_days(days, of_day if order is None else of_day[order], 0)
         if order is not None or dataset.transforms:
