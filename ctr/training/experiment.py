@@ -52,6 +52,8 @@ from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Trac
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
+MAX_TAG = 5000  # characters that MLflow takes
+
 log = logging.getLogger("ctr")
 
 
@@ -172,6 +174,8 @@ class Run:
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
+        if result.warnings:
+            self.tracker.tags({"warnings": "; ".join(result.warnings)[:MAX_TAG]})
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
         with atomic_path(self.folder / RESULT) as tmp:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 from ctr.artifact import format
 from ctr.datasets.checked import Checksum
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.source import DataSettings
+from ctr.datasets.transforms import Transform
 from ctr.datasets.vocabulary import Batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.provenance import digest
@@ -37,11 +39,15 @@ class Source:
     Attributes:
         identity: hash of all that a run takes over.
         description: see `described`.
+        options: of the raw format, settled.
+        transforms: of its numbers, fitted.
         opt: the optimizer whose state is there; None for a saved model.
     """
 
     identity: str
     description: Mapping[str, Any]
+    options: Mapping[str, Any]
+    transforms: tuple[Transform, ...]
     opt: str | None
 
 
@@ -59,10 +65,10 @@ def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mappin
     return json.loads(json.dumps(flat))  # as read from a file
 
 
-def _description(settings: Settings) -> dict[str, Any]:
+def _description(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
     data, model = settings.data, settings.model
     net = {"name": model.name, "_module": model.module, "embedding_dim": model.embedding_dim, **model.options}
-    return described({"name": data.name, "_module": data.module, **data.options}, data.num_buckets, net)
+    return described({"name": data.name, "_module": data.module, **options}, data.num_buckets, net)
 
 
 def find(path: Path) -> Source:
@@ -75,10 +81,13 @@ def find(path: Path) -> Source:
     if (path / CHECKPOINTS / checkpoint.FINAL).is_dir():
         manifest = checkpoint.read(path / CHECKPOINTS / checkpoint.FINAL)
         known = manifest["known"]
-        return Source(digest([manifest["blocks"], known]), known["description"], known["opt"])
+        transforms = tuple(Transform.from_json(values) for values in known["transforms"])
+        identity = digest([manifest["blocks"], known])
+        return Source(identity, known["description"], known["options"], transforms, known["opt"])
     if (path / format.MANIFEST).is_file():
         saved, files = format.read_manifest(path)
-        return Source(digest(files), _of_saved(path, saved), None)
+        identity = digest([files, saved.dataset_options, [asdict(transform) for transform in saved.transforms]])
+        return Source(identity, _of_saved(path, saved), saved.dataset_options, tuple(saved.transforms), None)
     if not ((path / RESULT).exists() or (path / CONFIG).exists()):
         raise ArgumentError(f"init={path}: no run and no saved model there")
     model = path / MODEL
@@ -99,6 +108,25 @@ def _of_saved(path: Path, manifest: format.Manifest) -> dict[str, Any]:
     return described(dataset, manifest.num_buckets, {**net, **manifest.model_options})
 
 
+def as_known(data: DataSettings, init: InitSettings) -> DataSettings:
+    """The log's format with the columns and the fitted transforms of the model at ``init``: none is found anew.
+
+    Raises:
+        ArgumentError: nothing that a run can go on with, or a column that it has cannot be left out.
+    """
+    source, own = find(init.path), data.format
+    try:
+        settled = own if own.settle_as is None else own.settle_as(source.options)
+    except KeyError:
+        return data  # of another format, which `expect_fit` says
+    except ValueError as error:
+        raise ArgumentError(f"init={init.path}: {error}") from None
+    names = tuple(transform.name for transform in source.transforms)
+    fits = names == (settled.dense if settled.transforms else ())  # else `expect_fit` says what differs
+    options = data.options if own.settle_as is None else settled.options
+    return replace(data, options=options, transforms=source.transforms if fits else ())
+
+
 def expect_fit(settings: Settings) -> None:
     """Compares the model at ``init`` with the run that is to go on with it.
 
@@ -106,11 +134,12 @@ def expect_fit(settings: Settings) -> None:
         ArgumentError: they differ; the message names the keys.
     """
     assert settings.init is not None
-    source, mine = find(settings.init.path), _description(settings)
+    source, mine = find(settings.init.path), _description(settings, settings.data.options)
+    of_log = {f"dataset.{key}" for key in settings.data.format.of_log}
     theirs = dict(source.description)
     if source.opt is not None:
         theirs["opt"], mine["opt"] = source.opt, settings.optimizer.name
-    keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key) and key not in of_log]
     if keys:
         its, own = (", ".join(f"{key}={one.get(key)}" for key in keys) for one in (theirs, mine))
         raise ArgumentError(f"init={settings.init.path}: its model has {its}; this run has {own}")
@@ -129,9 +158,12 @@ def expect_fit(settings: Settings) -> None:
 def leave(folder: Path, settings: Settings, data: Prepared, history: History) -> dict[str, Any]:
     """Writes beside a run's state what else another run needs to go on with it; returns its part of the manifest."""
     blocks = write_features(folder / FEATURES, data, history)
+    options = settings.data.settled_options(data.dataset)
     return {
         "known": {
-            "description": _description(settings),
+            "description": _description(settings, options),
+            "options": dict(options),
+            "transforms": [asdict(transform) for transform in data.manifest.transforms],
             "opt": settings.optimizer.name,
             "logs": history.logs,
             "features": [asdict(block) for block in blocks],

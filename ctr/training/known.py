@@ -89,7 +89,7 @@ def under_known(settings: Settings, data: Prepared, known: Known | None) -> tupl
         final = settings.checkpoint is not None and settings.checkpoint.final
         return data, History.none().after(data) if final else None
     if known.vocabulary is not None:
-        data = under(known.vocabulary, settings.data.format.fields, data)
+        data = under(known.vocabulary, data.dataset.fields, data)
     history = known.history.after(data)
     present = int((history.counts > 0).sum())
     return replace(data, split=replace(data.split, features_train=present)), history
