@@ -62,7 +62,7 @@ DAMAGED = {  # by how often each is chosen
 }  # fmt: skip
 IMPORTED_LATE = (  # by the commands, as they go on
     "mlflow.store.tracking.sqlalchemy_store", "torch._dynamo", "torch.onnx", "plotly.graph_objects",
-    "ctr.studies.registry", "ctr.report.mlflow",
+    "ctr.studies.request", "ctr.studies.table2", "ctr.report.mlflow",
 )  # fmt: skip
 
 

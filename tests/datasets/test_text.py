@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401  # pyarrow loads it late: not memory of a reading
 import pyarrow as pa
 import pytest
 
@@ -225,11 +226,16 @@ def test_dates() -> None:
     assert first_fall(np.array([], np.int64), 4) is None
 
 
+# Never freed: arrays in the traceback of an error outlive it, and return their memory to the pool that they are from.
+POOLS: list[pa.MemoryPool] = []
+
+
 def peak_of(path: Path, bad_rows: BadRows) -> tuple[int, int, str]:
     """Bytes that reading takes at most (of Python and numpy, and of Arrow), the rows left out and the first problem."""
     reading = Reading([path], bad_rows)
     usual = pa.default_memory_pool()
     counting = pa.proxy_memory_pool(usual)
+    POOLS.append(counting)
     pa.set_memory_pool(counting)
     tracemalloc.start()
     try:
