@@ -46,7 +46,7 @@ def diagnose(
     train, test = (_days(manifest, ranges) for ranges in (split.train, split.test))
     rate = of_learning_rate(optimizer.name, optimizer.options["lr"], steps, settings.model.embedding_init)
     return [
-        *(of_predictions(figures) if figures else []),
+        *(of_predictions(figures, bool(manifest.dense)) if figures else []),
         # A budget keeps all of fewer features, and its lambda21 is not the user's to choose.
         *((first and rate) or ([] if budget else of_features(present, nonzero, lambda21))),
         *(of_ids(manifest.fields, manifest.values_per_field, manifest.rows) if first else []),
@@ -56,8 +56,8 @@ def diagnose(
     ]
 
 
-def of_predictions(figures: Evaluation) -> list[str]:
-    """AUC and normalised entropy that a constant prediction reaches."""
+def of_predictions(figures: Evaluation, numbers: bool) -> list[str]:
+    """AUC and normalised entropy that a constant prediction reaches; ``numbers``: the model has numeric inputs."""
     if math.isnan(figures.auc):
         clicks = f"{figures.positives:,} of {figures.rows:,} test rows have label 1"
         return [f"AUC is undefined: {clicks}; choose a test part with both labels (dataset.test_days, test_fraction)"]
@@ -65,10 +65,9 @@ def of_predictions(figures: Evaluation) -> list[str]:
     if figures.auc == 0.5:
         found.append("AUC is exactly .5: all test rows get the same prediction; lower lambda21, or look at the fields")
     elif figures.normalised_entropy > 1:
-        found.append(
-            f"normalised entropy is {figures.normalised_entropy:.4g}, above 1: worse than the click rate alone; "
-            "scale the numeric columns (dataset.transform_default=auto), or try another opt.lr"
-        )
+        remedy = "scale the numeric columns, or try another opt.lr" if numbers else "try another opt.lr"
+        entropy = figures.normalised_entropy
+        found.append(f"normalised entropy is {entropy:.4g}, above 1: worse than the click rate alone; {remedy}")
     return found
 
 

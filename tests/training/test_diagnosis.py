@@ -15,19 +15,23 @@ from ctr.datasets.prepared import prepare
 from ctr.training import diagnosis
 from ctr.training.trainer import Evaluation
 from tests.commands import composed, job
-from tests.datasets.criteo_text import lines, write
+from tests.datasets.criteo_text import arguments, lines, write
 
 SOUND = Evaluation(0.7, 0.4, 1.0, 0.9, rows=100, positives=20, auc_by_day={})
 
 
 def test_predictions() -> None:
-    assert diagnosis.of_predictions(SOUND) == []
-    assert diagnosis.of_predictions(replace(SOUND, normalised_entropy=1.0)) == []
-    (worse,) = diagnosis.of_predictions(replace(SOUND, normalised_entropy=3.24))
+    assert diagnosis.of_predictions(SOUND, True) == []
+    assert diagnosis.of_predictions(replace(SOUND, normalised_entropy=1.0), True) == []
+    (worse,) = diagnosis.of_predictions(replace(SOUND, normalised_entropy=3.24), True)
     assert worse.startswith("normalised entropy is 3.24, above 1: worse than the click rate alone; scale")
-    (half,) = diagnosis.of_predictions(replace(SOUND, auc=0.5))
+    (worse,) = diagnosis.of_predictions(replace(SOUND, normalised_entropy=3.24), False)
+    assert worse.endswith("; try another opt.lr")
+    (half,) = diagnosis.of_predictions(replace(SOUND, auc=0.5), True)
     assert half.startswith("AUC is exactly .5")
-    (undefined,) = diagnosis.of_predictions(replace(SOUND, auc=math.nan, normalised_entropy=math.nan, positives=0))
+    (undefined,) = diagnosis.of_predictions(
+        replace(SOUND, auc=math.nan, normalised_entropy=math.nan, positives=0), True
+    )
     assert undefined.startswith("AUC is undefined: 0 of 100 test rows have label 1; choose")
 
 
@@ -53,6 +57,15 @@ def test_a_learning_rate_that_the_stream_is_too_short_for(opt: str, lr: float, s
     found = diagnosis.of_learning_rate(opt, lr, steps, 0.01)
     assert bool(found) is warned
     assert all(f"opt.lr={lr:g} is too small for {steps:,} steps" in warning for warning in found)
+
+
+def test_a_learning_rate_that_is_too_small_explains_that_no_feature_is_removed(tmp_path: Path) -> None:
+    config = composed("train", *arguments(tmp_path, "tracking=none", "opt.lr=1e-9", "opt.lambda21=1e-3"))
+    job(config, tmp_path / "run")
+    got = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert got["feature_rate"] == 1
+    assert any(warning.startswith("opt.lr=1e-09 is too small") for warning in got["warnings"])
+    assert not any("features are kept" in warning for warning in got["warnings"])
 
 
 def test_ids_and_numbers() -> None:
