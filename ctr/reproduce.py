@@ -115,6 +115,10 @@ def _pool(config: DictConfig, threads: object) -> Pool:
     from ctr.jobs.launchers import launcher
     from ctr.jobs.pool import Pool
 
+    if config.tracking.get("log_model"):
+        raise ArgumentError(
+            "tracking.log_model: a study logs no models; +train.save=model lets each of its runs leave one in jobs="
+        )
     always: dict[str, object] = {"threads": threads, "tracking": config.tracking.name}
     if config.tracking.name != "none":
         always |= {f"tracking.{key}": config.tracking[key] for key in ("uri", "experiment")}

@@ -71,6 +71,8 @@ def _finished(folder: Path) -> str | None:
         return table(Result(**read_result(folder / RESULT)), folder)
     except FileNotFoundError:
         return None
+    except TypeError:  # of another version, with other figures
+        return f"  {'result':<17} {folder / RESULT}"
     except DataError as damage:
         warn_once(f"{damage}; the run does not count as finished")
         return None
@@ -114,11 +116,12 @@ def train_and_print(
         settings, folder, resumes, checkpoints: of the `Run`.
         head: printed before its figures.
     """
+    from ctr.artifact import pyfunc
     from ctr.artifact.save import save_model
     from ctr.training.checkpoint import complete
     from ctr.training.experiment import Run, run_family
 
-    one = Run(settings, folder, save=save_model, checkpoints=checkpoints, resume=resumes)
+    one = Run(settings, folder, save=save_model, to_mlflow=pyfunc.write, checkpoints=checkpoints, resume=resumes)
     if resumes and checkpoints is None and not complete(one.place):
         log.info("no checkpoint in %s yet: the run starts at its first row", one.place)
     try:

@@ -50,11 +50,11 @@ from ctr.config.compose import compose, resolve
 from ctr.datasets.source import open_data
 from ctr.files import TMP_PREFIX
 from ctr.jobs.sweep import RECORD
-from ctr.training.folder import RESULT
+from ctr.training.folder import CONFIG, RESULT
 
 SIGNALS = {"kill9": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}
 DISTURBANCES = (*SIGNALS, "disk", "fsize", "damage")
-SHARE_OF_FRESH, SHARE_OF_TRACKED, SHARE_OF_NEW_DATABASES = 0.05, 0.4, 0.25
+SHARE_OF_FRESH, SHARE_OF_TRACKED, SHARE_OF_NEW_DATABASES, SHARE_OF_RESUMED = 0.05, 0.4, 0.25, 0.5
 ROUNDS_PER_FOLDER = 5
 DAMAGED = {  # by how often each is chosen
     "rows.arrow": 4, "vocabulary.arrow": 1, "manifest.json": 2, "learning_rates.json": 1, "mlflow.db": 2, RESULT: 2,
@@ -142,6 +142,8 @@ class Campaign:
         else:
             self._disturb(play, expected, seconds, tracked, is_fresh, chance)
         before = self._temporary()
+        if play.interrupted and command.kind == "train" and chance.random() < SHARE_OF_RESUMED:
+            self._resume(play, tracked)
         self._settle(play, run, expected)
         if len(self._temporary()) > 3 * self._kills or len(self._temporary()) > len(before):
             play.problems.append(f"temporary files were left: {self._temporary()}")
@@ -178,6 +180,20 @@ class Campaign:
         """A learning rate for ``opt.lr=auto``."""
         if command.variant == "auto" and not [*prepared_folder(work, command).glob(f"*/{learning_rates.RATES}")]:
             Process(partial(_record_rate, command), work).finish()
+
+    def _resume(self, play: Round, tracked: bool) -> None:
+        """Goes on with a run that was interrupted, if it had begun; its figures are those of an undisturbed one."""
+        folder = self.work / "runs" / play.command.variant
+        if (folder / RESULT).exists() or not (folder / CONFIG).exists():
+            return
+        line = play.command.resumption(tracked)
+        ended = Process(partial(forked, play.command.module, line), self.work).finish()
+        play.what += ", resumed"
+        if ended.code == 1 and "not the configuration of a run" in ended.err:  # killed while Hydra wrote it
+            return
+        self._judge(play, ended, {0})
+        if ended.code == 0:
+            self._compare(play, self.undisturbed(play.command, tracked), "the resumed run")
 
     def _run(self, command: Command, tracked: bool) -> Ended:
         return Process(partial(forked, command.module, command.line(tracked)), self.work).finish()

@@ -37,8 +37,14 @@ class Command:
         return f"{self.kind} {self.variant}"
 
     def line(self, tracked: bool) -> tuple[str, ...]:
-        tracking = () if self.kind == "prepare" else (f"tracking={'mlflow' if tracked else 'none'}",)
-        return (*self.arguments, *tracking)
+        return (*self.arguments, *self._tracking(tracked))
+
+    def resumption(self, tracked: bool) -> tuple[str, ...]:
+        """The line that goes on with a run of this one."""
+        return (f"resume=runs/{self.variant}", *self._tracking(tracked))
+
+    def _tracking(self, tracked: bool) -> tuple[str, ...]:
+        return () if self.kind == "prepare" else (f"tracking={'mlflow' if tracked else 'none'}",)
 
 
 def _data(name: str, rows: int, *more: str) -> tuple[str, ...]:
@@ -52,6 +58,7 @@ HASHED = _data(
 AVAZU = _data("avazu", 2000, "dataset.prepared=data/avazu/prepared")
 SMALL = ("model=mlp", "model.embedding_dim=4", "model.hidden=[8]")
 TRAIN = (*CRITEO, *SMALL, "batch_size=64")
+KEPT = "checkpoint.every_steps=3"
 PRUNED = ("opt=adam", "prune=magnitude", "prune.feature_rate=0.3", "prune.finetune=0.2")
 TABLE2 = ("study=table2", *CRITEO, *SMALL, "seeds=[0]", "lambda21=[1e-3]", "finetune=[0.3]", "lr=1e-3")
 
@@ -69,10 +76,10 @@ COMMANDS = (
         Command("prepare", name, "ctr.prepare", data)
         for name, data in (("criteo", CRITEO), ("hashed", HASHED), ("avazu", AVAZU))
     ),
-    _train("native", *TRAIN, "backend=native", "opt.lambda21=1e-2"),
-    _train("torch", *TRAIN, "backend=torch", "opt.lambda21=1e-2"),
-    _train("pruned", *TRAIN, *PRUNED, "backend=native"),
-    _train("hashed", *HASHED, *SMALL, "backend=torch", *PRUNED, "retrain=true"),
+    _train("native", *TRAIN, "backend=native", "opt.lambda21=1e-2", KEPT),
+    _train("torch", *TRAIN, "backend=torch", "opt.lambda21=1e-2", KEPT),
+    _train("pruned", *TRAIN, *PRUNED, "backend=native", KEPT),
+    _train("hashed", *HASHED, *SMALL, "backend=torch", *PRUNED, "retrain=true", KEPT),
     _train("days", *AVAZU, *SMALL, "opt.lambda21=1e-3"),
     _train("auto", *TRAIN, "opt.lr=auto"),
     _sweep("lambdas", *TRAIN, "opt.lambda21=1e-4,1e-3,1e-2"),

@@ -12,14 +12,17 @@ learned from. The ways to go on:
     anew          a new model, trained on all days so far (every few days, as it takes as many passes)
 
 It leaves ``thirty_days.csv``, ``thirty_days.md`` and ``thirty_days.png`` in the folder. Days that are done are not done
-again: after a stop the same command goes on. Each run has a process of its own, so that its memory is its own.
+again: after a stop the same command goes on.
 """
 
 from __future__ import annotations
 
+import ctr.environment  # noqa: F401  # before torch
+
+# isort: split
+
 import argparse
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,11 +33,14 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ctr.artifact.save import save_model
+from ctr.config.compose import compose, resolve
 from ctr.datasets.source import GENERATED_MARK
 from ctr.datasets.synthetic.days import FIRST_DAY, write_day
 from ctr.files import atomic_path, atomic_write_text
 from ctr.progress import bar
 from ctr.report.figures import LOOKS, STYLE
+from ctr.training.experiment import Run, run_family
 from ctr.training.folder import RESULT, read_result
 
 OPTIONS = ("opt.lr=1e-3", "opt.lambda21=1e-3")
@@ -45,10 +51,6 @@ FIXED = (
     "tracking=none",
     "checkpoint.every_minutes=null",
 )
-PROCESSES = multiprocessing.get_context(
-    "forkserver"
-)  # forked from one that has loaded the libraries: that takes seconds
-PROCESSES.set_forkserver_preload(["ctr.artifact.save", "ctr.config.compose", "ctr.training.experiment"])
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ class Way:
     model: bool = False
 
 
-WAYS = (
-    Way("keep", ()),
-    Way("drop, 3 days", ("evict=dead", "evict_after=3")),
-    Way("drop, 0 days", ("evict=dead", "evict_after=0")),
+WAYS = (  # the most memory last: what a process has once held is not all given back
     Way("from model", (), model=True),
+    Way("drop, 0 days", ("evict=dead", "evict_after=0")),
+    Way("drop, 3 days", ("evict=dead", "evict_after=3")),
+    Way("keep", ()),
     Way("anew", None),
 )
 
@@ -95,9 +97,9 @@ class Days:
     overrides: tuple[str, ...]
 
     def runs(self) -> Iterator[tuple[Way, int]]:
-        """Every run, those of a day together."""
-        for day in range(self.days):
-            for way in WAYS:
+        """Every run in its order."""
+        for way in WAYS:
+            for day in range(self.days):
                 if way.keys is not None or (day + 1) % self.anew_every == 0:
                     yield way, day
 
@@ -142,11 +144,7 @@ class Days:
                 keys += [f"init={before / 'model' if way.model else before}", *way.keys]
         else:
             keys += ["save=none"]
-        process = PROCESSES.Process(target=train, args=(keys, folder))
-        process.start()
-        process.join()
-        if process.exitcode != 0:
-            sys.exit(f"error: the run in {folder} failed: python -m ctr.train {' '.join(keys)}")
+        train(keys, folder)
         if way.keys is None:
             shutil.rmtree(raw.parent)
         elif day:
@@ -169,14 +167,10 @@ class Days:
 
 def train(keys: Sequence[str], folder: Path) -> None:
     """What ``python -m ctr.train`` does, without bars."""
-    from ctr.artifact.save import save_model
-    from ctr.config.compose import compose, resolve
-    from ctr.training.experiment import Run, run_family
-
     one = Run(resolve(compose("train", keys)), folder, save=save_model)
     run_family([one], on_rows=lambda rows: None)
     if one.error is not None:
-        raise one.error
+        sys.exit(f"error: {one.error}; in: python -m ctr.train {' '.join(keys)}")
 
 
 def table(found: pd.DataFrame, days: int) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ctr import train
+from ctr.artifact import pyfunc
 from ctr.artifact.save import save_model
 from ctr.config import help, schema
 from ctr.config.compose import compose, resolve
@@ -138,7 +139,7 @@ def jobs(
     """A family of runs within this process, as a worker does it; the error that ended each, or None."""
     planned = keys or [None] * len(configs)
     places = zip(configs, folders, planned, strict=True)
-    runs = [Run(resolve(config), folder, key, save_model) for config, folder, key in places]
+    runs = [Run(resolve(config), folder, key, save_model, pyfunc.write) for config, folder, key in places]
     run_family(runs, on_rows)
     return [run.error for run in runs]
 

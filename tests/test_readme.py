@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from tests.artifact.runs import log_of_test_rows, trained
 from tests.commands import composed
 
 ROOT = Path(__file__).parents[1]
@@ -14,9 +16,15 @@ README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
-def test_the_code_runs() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict[str, object] = {}
+def test_the_code_runs(here: Path) -> None:
+    serving, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    run = trained("dataset=criteo")
+    shutil.copytree(run.folder, here / "runs" / "mine")
+    frame = log_of_test_rows(run, here, labels=True).read_text().splitlines()
+    names: dict[str, object] = {"frame": frame}
+    exec(f"{serving}\np = model.predict(frame)", names)
+    assert len(names["p"]) == len(frame) == run.result["rows_test"]  # type: ignore[arg-type]
+    names = {}
     exec(code, names)
     touched = names["ids"].unique()  # type: ignore[attr-defined]
     assert (names["table"].weight[touched] == 0).all(dim=1).any()  # type: ignore[attr-defined]

@@ -157,11 +157,12 @@ def probabilities(session: InferenceSession, model: SavedModel, rows: Rows) -> n
 
 @dataclass(frozen=True)
 class Aucs:
-    """Of the file and of the saved model, on the same rows."""
+    """Of the file and of the saved model, on the same rows; and the largest difference of their probabilities."""
 
     rows: int
     file: float
     model: float
+    largest: float
 
 
 def locate(model: SavedModel, raw: Path) -> list[Path]:
@@ -198,7 +199,9 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
             count += len(block.label)
             progress(count, reading.fraction)
     label = np.concatenate(labels)
-    return Aucs(count, *(exact_auc(np.concatenate(scores), label) for scores in (file, own)))
+    found, logits = np.concatenate(file), np.concatenate(own)
+    largest = float(np.abs(found - sigmoid(logits)).max())
+    return Aucs(count, exact_auc(found, label), exact_auc(logits, label), largest)
 
 
 def _as_in_log(model: SavedModel, fields: Sequence[pa.Array], dense: np.ndarray) -> Rows:

@@ -16,17 +16,18 @@ from typing import Any, Literal
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ctr.datasets.schema import Field, Kind
 from ctr.datasets.transforms import Transform, outputs_of
-from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.errors import ArgumentError, DataError
 from ctr.files import atomic_folder, read_sealed, sealed
-from ctr.training.folder import MODEL
+from ctr.training.folder import MANIFEST, MODEL
+from ctr.training.tensors import Pieces, write_tensors
 
 FORMAT = 1
-MANIFEST, WEIGHTS, VOCABULARY = "manifest.json", "model.safetensors", "vocabulary.arrow"
+WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.arrow"
 ROWS = "rows"  # the tensor of embedding rows; the net's begin with NET
 NET = "net."
 
@@ -148,7 +149,7 @@ def write(folder: Path, contents: Contents) -> None:
     """Writes a saved model; an older one at ``folder`` is replaced once the new one is on the disk.
 
     Raises:
-        OSError, CtrError: it cannot be written; nothing is left behind.
+        OSError: it cannot be written; nothing is left behind.
     """
     with atomic_folder(folder) as new:
         write_files(new, contents)
@@ -157,13 +158,9 @@ def write(folder: Path, contents: Contents) -> None:
 def write_files(folder: Path, contents: Contents) -> None:
     """Writes the files into an empty folder; see `write`."""
     tensors = {ROWS: contents.rows} | {NET + name: tensor for name, tensor in contents.net.items()}
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
-    except SafetensorError as error:
-        raise CtrError(f"{folder / WEIGHTS}: cannot be written: {error}") from error
+    write_tensors(folder / WEIGHTS, {name: Pieces.of(tensor) for name, tensor in tensors.items()})
     with pa.OSFile(str(folder / VOCABULARY), "wb") as file, pa.ipc.new_file(file, contents.vocabulary.schema) as sink:
         sink.write_table(contents.vocabulary)
-    (folder / WEIGHTS).chmod((folder / VOCABULARY).stat().st_mode)  # safetensors keeps all others out
     files = {name: _stamp(folder / name) for name in (WEIGHTS, VOCABULARY)}
     text = sealed({"format": FORMAT, **asdict(contents.manifest), "files": files})
     (folder / MANIFEST).write_text(text, encoding="utf-8")

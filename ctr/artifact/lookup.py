@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctr.artifact.format import Manifest, SavedField
+from ctr.datasets.columns import HEX32
 from ctr.datasets.encode import Keys, hash_ids, key_index
 from ctr.datasets.hashing import splitmix64
 from ctr.datasets.schema import Field, Kind
@@ -27,8 +28,7 @@ def typed(kind: Kind, texts: pa.Array) -> pa.Array:
         return texts
     if kind == "integer":
         return pc.cast(texts, pa.int64())
-    numbers = [None if text is None else int(text, 16) for text in texts.to_pylist()]
-    return pa.array(numbers, pa.uint32())
+    return HEX32.parse(pc.cast(texts, pa.binary()))
 
 
 def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence[str | None]]) -> list[pa.Array]:
@@ -37,7 +37,7 @@ def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence
 
 
 def hidden(keys: np.ndarray) -> np.ndarray:
-    """uint64 hashes of stable keys: two mixes that differ in their salt, one over the other, so that none is undone."""
+    """uint64 hashes of stable keys: the exclusive or of two mixes, either of which alone could be inverted."""
     first, second = (splitmix64(keys ^ salt) for salt in _SALTS)
     return first ^ second
 

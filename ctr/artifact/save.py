@@ -24,6 +24,7 @@ from ctr.datasets.transforms import apply, undo
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
+from ctr.native.keys import count_ids
 from ctr.training.result import Result
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
@@ -138,7 +139,7 @@ def _counts(data: Prepared, places: np.ndarray, on_rows: Callable[[int], object]
     for start, stop in data.split.train:
         for at in range(start, stop, COUNTED_ROWS):
             ids = data.rows[at : min(at + COUNTED_ROWS, stop)][0]
-            total += np.bincount(places[ids.ravel()], minlength=len(total))
+            count_ids(ids, places, total)
             on_rows(len(ids))
     return total[1:]
 

@@ -23,6 +23,7 @@ from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
 from ctr.training.compiled.forward import MAX_THREADS, Forward, forward_of, unservable
+from ctr.training.folder import MANIFEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +156,7 @@ class SavedModel:
         Raises:
             DataError: they differ, or a probe's key does: this version would look values up in vain.
         """
-        golden, manifest, path = self.manifest.golden, self.manifest, self.folder / format.MANIFEST
+        golden, manifest, path = self.manifest.golden, self.manifest, self.folder / MANIFEST
         if golden.probes is not None:
             columns = typed_columns(manifest.fields, [[value] for value, _ in golden.probes])
             if self._lookup.keys(columns)[0].tolist() != [key for _, key in golden.probes]:
@@ -244,7 +245,7 @@ def _dataset(folder: Path, manifest: Manifest) -> Dataset:
     try:
         dataset = parts.dataset(manifest.dataset, manifest.dataset_module)(**manifest.dataset_options)
     except (TypeError, ValueError) as error:
-        raise DataError(folder / format.MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
+        raise DataError(folder / MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
     assert isinstance(dataset, Dataset)
     names = tuple(name for name, _ in manifest.dense)
     transformed = tuple(transform.name for transform in manifest.transforms)
@@ -252,7 +253,7 @@ def _dataset(folder: Path, manifest: Manifest) -> Dataset:
         *(manifest.typed_fields, names, len(manifest.read_fields)),
     ) or transformed != (names if dataset.transforms else ()):
         raise DataError(
-            folder / format.MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
+            folder / MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
         )
     return dataset
 
@@ -267,7 +268,7 @@ def _net(folder: Path, contents: Contents) -> nn.Module:
         try:
             net = kind(*size, embedding=embedding, generator=torch.Generator(), **manifest.model_options)
         except (TypeError, ValueError) as error:
-            raise DataError(folder / format.MANIFEST, None, f"model={manifest.model}: {error}") from None
+            raise DataError(folder / MANIFEST, None, f"model={manifest.model}: {error}") from None
     embedding.weight.data[1:] = contents.rows
     embedding.seen.fill_(True)
     expected = {name: tensor for name, tensor in net.state_dict().items() if not name.startswith("embedding.")}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from ctr.artifact.saved import SavedModel, sigmoid
 from ctr.datasets.prepared import Progress, read_ahead
 from ctr.datasets.schema import BadRows, Block, Reading
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, CtrError
 from ctr.files import atomic_path
 from ctr.training.build import EVAL_BATCH
 from ctr.training.trainer import Evaluation, measure
@@ -82,7 +82,7 @@ def predict_log(
 
     Raises:
         DataError: the log is not as expected; no file is left.
-        Diverged: a prediction is NaN or infinite.
+        CtrError: a logit is NaN or infinite; no file is left.
     """
     reading = Reading(paths, bad_rows, to_predict=True)
     known = np.zeros(len(model.manifest.fields), np.int64)
@@ -91,6 +91,9 @@ def predict_log(
     with atomic_path(out) as tmp, _Output(tmp) as output:
         for ids, dense, label, day in _batches(model, read_ahead(model.dataset.read(paths, reading))):
             logits = model.logits(ids, dense)
+            if not np.isfinite(logits).all():
+                row = rows + int(np.argmin(np.isfinite(logits)))
+                raise CtrError(f"row {row:,}: its logit is NaN or infinite; look for extreme values in dense columns")
             p = sigmoid(logits)
             output.write(rows, p, label)
             known += (ids > 0).sum(axis=0)

@@ -16,13 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from ctr import parts
+from ctr.artifact import init
 from ctr.config import learning_rates, schema, search
 from ctr.config.data import data_settings
 from ctr.config.schema import MODULE, ModelConfig, TrainConfig
 from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
-from ctr.training import build, init, tracking
+from ctr.training import build, tracking
 from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
@@ -123,7 +124,13 @@ def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
     if values["name"] == "none":
         return None
     tracking.check_uri(values["uri"])
-    return TrackingSettings(values["uri"], values["experiment"], values["tags"])
+    settings = TrackingSettings(**{key: value for key, value in values.items() if key != "name"})
+    if settings.registered_model is not None and not settings.log_model:
+        raise ArgumentError(
+            f"tracking.registered_model={settings.registered_model}: only a logged model can be registered; "
+            "give tracking.log_model=true too"
+        )
+    return settings
 
 
 def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
@@ -134,6 +141,8 @@ def _checkpoint(values: Mapping[str, Any]) -> CheckpointSettings | None:
 
 def _save(values: Mapping[str, Any]) -> SaveSettings | None:
     if values["save"]["name"] == "none":
+        if values["tracking"]["log_model"]:
+            raise ArgumentError("tracking.log_model=true: with save=none there is no model to log; give save=model")
         return None
     if values["model"]["unseen"] != "zero":
         raise ArgumentError(
@@ -178,7 +187,7 @@ def _init(values: Mapping[str, Any]) -> InitSettings | None:
             f"evict={values['evict']} is for dataset.encoding=onehot: hashed ids have a fixed number of rows"
         )
     path = Path(values["init"])
-    return InitSettings(path, init.find(path).identity, values["evict_after"] if evict else None)
+    return InitSettings(path, init.find(path).identity, values["evict_after"] if evict else None, init.load)
 
 
 def _progressive(values: Mapping[str, Any], continues: bool) -> bool:

@@ -127,7 +127,7 @@ def _with_key(group: str, name: str, config: DictConfig) -> list[str]:
     if searchpath is None and HydraConfig.initialized():
         searchpath = HydraConfig.get().searchpath
     within = search.folders(searchpath or ())
-    there = search.choices(group, within) if group in (*GROUPS, "save") else []
+    there = search.choices(group, within) if group in (*GROUPS, "save", "tracking") else []
     return [choice for choice in there if name in set(OmegaConf.create(search.read(f"{group}/{choice}", within)))]
 
 

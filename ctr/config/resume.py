@@ -70,7 +70,7 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
     for key in keys(overrides):
         if _free(key):
             OmegaConf.update(config, key, OmegaConf.select(composed, key), merge=False)
-    config.run_dir = str(folder)
+    config.run_dir = composed.run_dir  # where it is now
     return config
 
 

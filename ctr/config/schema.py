@@ -91,6 +91,8 @@ class TrackingConfig:
     uri: str
     experiment: str
     tags: dict[str, str] = field(default_factory=dict)
+    log_model: bool = False
+    registered_model: str | None = None
 
 
 @dataclass

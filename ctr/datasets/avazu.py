@@ -127,6 +127,7 @@ def make(hour: HourMode = "of_day") -> Dataset:
         derive=lambda columns: _derive(columns, hour),
         line=tuple(COLUMNS),
         label="click",
+        example={"hour": "14103023"},
     )
     vocabularies = {**VOCABULARIES, "hour": 24} if hour == "of_day" else VOCABULARIES
     return Dataset(

@@ -47,7 +47,7 @@ class CheckedWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.blocks: list[Checksum] = []
-        self._sink = HashingFile(path)
+        self._sink = _HashingSink(path)
         self._writer = pa.ipc.new_file(self._sink, schema)
 
     def __enter__(self) -> Self:
@@ -70,8 +70,8 @@ class CheckedWriter:
         self._sink.hash.reset()
 
 
-class HashingFile(io.FileIO):
-    """A new file that hashes what is written to it; ``hash`` may be reset at the end of a block."""
+class _HashingSink(io.FileIO):
+    """A file that hashes what is written to it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path), "wb")

@@ -278,5 +278,10 @@ def make() -> Dataset:
             delimiter="\t",
             blanks=BLANKS,
             locate=lambda raw: locate(raw, to_predict=True),
+            example={
+                "timestamp": "20130612235958123",
+                "useragent": "Mozilla/5.0 (Windows NT 6.1) Chrome/21.0",
+                "slotprice": "5",
+            },
         ),
     )

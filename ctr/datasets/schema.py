@@ -138,6 +138,7 @@ class Inputs:
         delimiter: between the values of a line.
         blanks: texts that mean that there is no value.
         locate: as `Dataset.locate`, of a log that may have no labels; None: the same.
+        example: of columns that fields are derived from, a value as it may be in a log.
     """
 
     columns: Mapping[str, ColumnType]
@@ -147,6 +148,7 @@ class Inputs:
     delimiter: str = ","
     blanks: tuple[str, ...] = ("",)
     locate: Callable[[Path], list[Path]] | None = None
+    example: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
+from ctr.artifact import pyfunc
 from ctr.artifact.save import save_model
 from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
@@ -130,7 +131,8 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily
     for job, folder in zip(jobs, folders, strict=True):
         _clear(folder, keep_checkpoints=job.settings.checkpoint is not None)
     runs = [
-        Run(job.settings, folder, job.key, save_model, resume=True) for job, folder in zip(jobs, folders, strict=True)
+        Run(job.settings, folder, job.key, save_model, pyfunc.write, resume=True)
+        for job, folder in zip(jobs, folders, strict=True)
     ]
     with _logged(folders):
         if CHANGED is not None:

@@ -1,11 +1,11 @@
-"""`ctr.datasets.encode.KeyIndex` in compiled code."""
+"""`ctr.datasets.encode.KeyIndex` in compiled code, and the counting of ids."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ctr.errors import CtrError
-from ctr.native.library import loaded
+from ctr.native.library import available, loaded
 
 
 class NativeKeyIndex:
@@ -50,3 +50,18 @@ class NativeKeyIndex:
     def __del__(self) -> None:
         if getattr(self, "_index", None):
             self._library.ctr_index_free(self._index)
+
+
+def count_ids(ids: np.ndarray, places: np.ndarray, totals: np.ndarray) -> None:
+    """Counts ids by their place: adds 1 to ``totals[places[id]]`` for each.
+
+    Args:
+        ids: int32 [...], all within ``places``.
+        places: int32 [N], all within ``totals``.
+        totals: int64 [R], changed in place.
+    """
+    if not available():
+        totals += np.bincount(places[ids.ravel()], minlength=len(totals))
+        return
+    ids = np.ascontiguousarray(ids, np.int32)
+    loaded().ctr_count(ids.ctypes.data, ids.size, places.ctypes.data, totals.ctypes.data)

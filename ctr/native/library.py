@@ -70,6 +70,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_index_new": (c_void_p, [c_int]),
     "ctr_index_free": (None, [c_void_p]),
     "ctr_index_ids": (c_int64, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "ctr_count": (None, [c_void_p, c_int64, c_void_p, c_void_p]),
     "ctr_index_find": (None, [c_void_p, c_void_p, c_int64, c_void_p]),
 }  # fmt: skip
 

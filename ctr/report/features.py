@@ -43,7 +43,7 @@ def draw(model: SavedModel, path: Path) -> None:
         axes.barh(places, seen, height=0.72, color=SEEN, label="seen in training")
         axes.barh(places, kept, height=0.72, color=KEPT, label="kept (row not zero)")
         axes.set_xscale("log")
-        axes.set_xlim(0.7, 12 * max(seen))
+        axes.set_xlim(0.7, 25 * max(seen))
         axes.set_yticks(places, names)
         axes.set_ylim(-0.7, len(names) - 0.3)
         axes.grid(visible=False, axis="y")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ctr.config.command_line import override
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, DataError
 from ctr.files import atomic_folder, atomic_path, atomic_write_text
 from ctr.report import markdown, page
 from ctr.report.findings import Findings
@@ -35,10 +35,19 @@ def expect_own(folder: Path, others: Mapping[str, str]) -> None:
 
 
 def warn_of_replacing(folder: Path, settings: Mapping[str, object]) -> None:
-    """Prints how an earlier result differs that will be replaced, while there is time to stop."""
-    if not (folder / SETTINGS).exists():
+    """Prints how an earlier result differs that will be replaced, while there is time to stop.
+
+    Raises:
+        DataError: the settings of the earlier result are damaged.
+    """
+    if not (path := folder / SETTINGS).exists():
         return
-    earlier = json.loads((folder / SETTINGS).read_text())
+    try:
+        earlier = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        earlier = None
+    if not isinstance(earlier, dict):
+        raise DataError(path, None, "damaged; expected a JSON object. Delete the file and start again")
     differs = [key for key in {**earlier, **settings} if earlier.get(key) != settings.get(key)]
     if differs:
         was = " ".join(override(key, earlier.get(key)) for key in differs)

@@ -42,7 +42,7 @@ class NetAverage:
 
     @contextmanager
     def exchanged(self) -> Iterator[None]:
-        """The parameters and their mean change places within the block, so that a block within it has them as they were.
+        """The parameters and their mean change places within the block, so that a block within it has them as before.
 
         Before the first step that counts nothing changes.
         """

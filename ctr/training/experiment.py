@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,16 +38,24 @@ from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
-from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT, UNTRACKED, claim
+from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
-from ctr.training.init import leave, load
 from ctr.training.interrupts import Interrupts
-from ctr.training.known import Known, take_over_, under_known
+from ctr.training.known import Known, leave, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
-from ctr.training.tracking import LastingTracker, MlflowTracker, NoTracker, Tracker, flatten, how_to_look, status_of
+from ctr.training.tracking import (
+    LastingTracker,
+    MlflowTracker,
+    NoTracker,
+    Tracker,
+    WriteModel,
+    flatten,
+    how_to_look,
+    status_of,
+)
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
@@ -81,6 +88,7 @@ class Run:
         key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
             None: the run was not planned.
         save: needed where the settings ask for a saved model.
+        to_mlflow: needed where they ask for one in MLflow.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
 
@@ -94,13 +102,15 @@ class Run:
         folder: Path,
         key: str | None = None,
         save: Save | None = None,
+        to_mlflow: WriteModel | None = None,
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
     ) -> None:
-        if settings.save is not None and save is None:
-            raise ValueError("the settings ask for a saved model, but nothing was given that saves it")
-        self.settings, self.folder, self.key, self.save = settings, folder, key, save
+        logs = settings.tracking is not None and settings.tracking.log_model
+        if (settings.save is not None and save is None) or (logs and to_mlflow is None):
+            raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
+        self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
         self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
@@ -117,8 +127,8 @@ class Run:
         composed = self.folder / CONFIG
         for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
-        if (self.folder / MODEL).exists():
-            shutil.rmtree(self.folder / MODEL)
+        if self.settings.save is not None or (self.folder / MODEL / MANIFEST).is_file():
+            clear_model(self.folder)
         # Also over Hydra's own, which does not have the settled values.
         atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
         if (tracking := self.settings.tracking) is not None:
@@ -178,6 +188,9 @@ class Run:
             self.tracker.tags({"warnings": "; ".join(result.warnings)[:MAX_TAG]})
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
+        if self.settings.tracking is not None and self.settings.tracking.log_model:
+            assert self.to_mlflow is not None
+            self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
@@ -201,6 +214,8 @@ class Run:
             if self.tracker.error is not None:
                 rest = os.path.relpath(self.tracker.path)
                 lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+            if self.tracker.logged_model is not None:
+                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
         return "\n".join(lines)
 
 
@@ -250,7 +265,7 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
-    base = None if settings.init is None else load(settings, settings.init)
+    base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
         for run in runs:

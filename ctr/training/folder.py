@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError
-from ctr.files import read_sealed
+from ctr.files import TMP_PREFIX, read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 CHECKPOINTS = "checkpoints"  # `ctr.training.checkpoint`
-MODEL = "model"  # a folder: the saved model (`ctr.artifact`)
+MODEL, MANIFEST = "model", "manifest.json"  # the folder of the saved model (`ctr.artifact`), and the file that marks it
 UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.training.tracking.LastingTracker`)
 LOCK = ".lock"  # of a folder in use
 
@@ -39,6 +40,23 @@ def claim(folder: Path, name: str = LOCK) -> FileLock:
 def reserve(folder: Path) -> None:
     """Takes a folder for the run that will `claim` it next in this process."""
     _reserved[folder.resolve()] = claim(folder)
+
+
+def clear_model(folder: Path) -> None:
+    """Removes the model that an older run left in a folder.
+
+    Raises:
+        CtrError: there is something else of that name.
+    """
+    for left in folder.glob(f"{TMP_PREFIX}*-{MODEL}"):  # by one that was killed while it saved
+        shutil.rmtree(left)
+    model = folder / MODEL
+    if (model / MANIFEST).is_file():
+        shutil.rmtree(model)
+    elif model.exists():
+        raise CtrError(
+            f"{model} is there, and is no saved model; move it away, give another run_dir=PATH, or save=none"
+        )
 
 
 def read_result(path: Path) -> dict[str, Any]:

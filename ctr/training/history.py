@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
 from ctr.datasets.prepared import VOCABULARY_SCHEMA, Prepared
 from ctr.datasets.rows import RowSource
 from ctr.datasets.vocabulary import Batches, batches
+from ctr.native.keys import count_ids
 
 FEATURES = "features.arrow"
 NEVER = np.iinfo(np.uint16).max
@@ -65,13 +65,11 @@ class History:
 
 def count_features(rows: RowSource, ranges: Sequence[tuple[int, int]], num_features: int) -> np.ndarray:
     """How often each feature occurs in some rows, int64 [num_features]."""
-    counts = torch.zeros(num_features, dtype=torch.int64)
-    one = torch.ones(1, dtype=torch.int64)
+    counts, places = np.zeros(num_features, np.int64), np.arange(num_features, dtype=np.int32)
     for start, stop in ranges:
         for at in range(start, stop, COUNTED_ROWS):
-            ids = torch.from_numpy(rows[at : min(at + COUNTED_ROWS, stop)][0].flatten())  # a copy that may be written
-            counts.index_add_(0, ids, one.expand(len(ids)))
-    return counts.numpy()
+            count_ids(rows[at : min(at + COUNTED_ROWS, stop)][0], places, counts)
+    return counts
 
 
 def write_features(path: Path, data: Prepared, history: History) -> list[Checksum]:

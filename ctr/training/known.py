@@ -6,8 +6,10 @@ starts with what the seed gives row i of any table. Both are thus as in one run 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.vocabulary import Batches, under
 from ctr.errors import CtrError
-from ctr.training.history import History
+from ctr.training.history import FEATURES, History, write_features
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
 
@@ -75,6 +77,43 @@ class Known:
         assert self.moments is not None
         (state,) = self.moments["row_optimizer"]["state"].values()
         return {**state, "seen": state["seen"][keep]}
+
+
+def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run must have in common with the model that it goes on with, by key of the configuration.
+
+    Args:
+        dataset: name, module and options of the raw format.
+        num_buckets: of the hashed encoding; None for exact one-hot ids.
+        model: name, module, dimension and options of the model; how new rows begin may differ.
+    """
+    encoding = {"encoding": "onehot"} if num_buckets is None else {"encoding": "hash", "num_buckets": num_buckets}
+    parts = {"dataset": {**dataset, **encoding}, "model": model}
+    flat = {f"{part}.{key}".removesuffix(".name"): value for part in parts for key, value in parts[part].items()}
+    return json.loads(json.dumps(flat))  # as read from a file
+
+
+def description(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`described` of a run whose raw format has these options, settled."""
+    data, model = settings.data, settings.model
+    net = {"name": model.name, "_module": model.module, "embedding_dim": model.embedding_dim, **model.options}
+    return described({"name": data.name, "_module": data.module, **options}, data.num_buckets, net)
+
+
+def leave(folder: Path, settings: Settings, data: Prepared, history: History) -> dict[str, Any]:
+    """Writes beside a run's state what else another run needs to go on with it; returns its part of the manifest."""
+    blocks = write_features(folder / FEATURES, data, history)
+    options = settings.data.settled_options(data.dataset)
+    return {
+        "known": {
+            "description": description(settings, options),
+            "options": dict(options),
+            "transforms": [asdict(transform) for transform in data.manifest.transforms],
+            "opt": settings.optimizer.name,
+            "logs": history.logs,
+            "features": [asdict(block) for block in blocks],
+        }
+    }
 
 
 def under_known(settings: Settings, data: Prepared, known: Known | None) -> tuple[Prepared, History | None]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
 from ctr.training.budget import Budget
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
+
+if TYPE_CHECKING:
+    from ctr.training.known import Known
 
 # Keys that do not change what a run computes: where its files are, what is kept, and who watches.
 PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init")
@@ -48,11 +51,13 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
-    """Where MLflow keeps the run."""
+    """Where MLflow keeps the run; whether with its saved model, and under which name that is registered."""
 
     uri: str
     experiment: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    log_model: bool = False
+    registered_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,13 @@ class InitSettings:
         identity: hash of what is there.
         evict_after: rows that are zero, or never trained, and were in no training row of the last so many logs, are
             dropped first; None keeps every row.
+        load: reads it.
     """
 
     path: Path
     identity: str
     evict_after: int | None
+    load: Callable[[Settings], Known]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ctr.training import database, processes
 from ctr.training.database import SQLITE
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Run
+    from mlflow.entities import LoggedModel, Metric, Run
     from mlflow.models import Model
     from mlflow.tracking import MlflowClient
 
@@ -209,7 +209,8 @@ class MlflowTracker:
         with explained(self.uri):
             self._client.log_text(self.run_id, text, name)
 
-    def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
+    def model(self, folder: Path, write: WriteModel, registered: str | None) -> str:
+        """Keeps a saved model, see `Tracker`; returns the URI by which it can be loaded."""
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
@@ -225,18 +226,21 @@ class MlflowTracker:
                 raise
             self._client.finalize_logged_model(id_, "READY")
             self._client.log_outputs(self.run_id, [LoggedModelOutput(id_, step=0)])
-            if registered is not None:
-                self._register(registered, id_)
+        return f"models:/{id_}" if registered is None else self._register(registered, entry)
 
-    def _register(self, name: str, model_id: str) -> None:
+    def _register(self, name: str, entry: LoggedModel) -> str:
         from mlflow.exceptions import MlflowException
 
-        try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        self._client.create_model_version(name, f"models:/{model_id}", self.run_id, model_id=model_id)
+        with explained(self.uri):
+            try:
+                self._client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            # Not models:/<id>, which MLflow would look up in the store of its global setting.
+            place, id_ = entry.artifact_location, entry.model_id
+            version = self._client.create_model_version(name, place, self.run_id, model_id=id_)
+        return f"models:/{name}/{version.version}"
 
     def finish(self, status: Status) -> None:
         self.flush()
@@ -258,11 +262,13 @@ class LastingTracker:
 
     Attributes:
         error: why the store takes nothing any more; None while it does.
+        logged_model: URI of the model that it has taken.
     """
 
     def __init__(self, tracker: MlflowTracker, path: Path) -> None:
         self._tracker, self.path = tracker, path
         self.error: str | None = None
+        self.logged_model: str | None = None
         self._kept: list[dict[str, object]] = []
 
     @property
@@ -288,8 +294,15 @@ class LastingTracker:
                 self._give_up(error)
 
     def model(self, folder: Path, write: WriteModel, registered: str | None) -> None:
-        record: dict[str, object] = {"kind": "model", "folder": str(folder), "registered": registered}
-        self._hand_on(lambda: self._tracker.model(folder, write, registered), record)
+        """As the others; where a model alone cannot be kept, the rest of the record still is."""
+        if self.error is not None:
+            self._kept.append({"kind": "model", "folder": str(folder), "registered": registered})
+            return
+        try:
+            self.logged_model = self._tracker.model(folder, write, registered)
+        except Exception as error:
+            log.warning("warning: the model is not logged: %s. The run goes on; the model is in %s", error, folder)
+            log.debug("%s", error, exc_info=error)
 
     def finish(self, status: Status) -> None:
         self._hand_on(lambda: self._tracker.finish(status), {"kind": "finish", "status": status})
@@ -333,6 +346,7 @@ def _milliseconds() -> int:
 def quiet() -> None:
     """Settings for MLflow before it is loaded: no telemetry, no long waits, and its errors are ours to print."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # Else minutes pass at a server that is not there, or that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")

@@ -270,7 +270,7 @@ def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None) -> Ev
 
 
 def measure(logits: np.ndarray, truth: np.ndarray, days: np.ndarray | None = None) -> Evaluation:
-    """The figures of float [n] logits against [n] labels; days and errors as for `evaluate`."""
+    """The figures of float32 [n] logits against labels [n], 0 or 1; days and errors are those of `evaluate`."""
     if not np.isfinite(logits).all():
         raise Diverged("the model predicts NaN or infinity; lower the learning rate")
     return Evaluation(

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import ctr
+from ctr import train
 from ctr.artifact.save import save_model
 from ctr.config.compose import resolve
 from ctr.datasets.prepared import read_vocabulary
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
 from ctr.training.experiment import Run, run_family
@@ -30,12 +31,12 @@ def watched(folder: Path, *overrides: str) -> dict[str, Any]:
     """What is in memory when a run saves its model, and the model loaded."""
     held: dict[str, Any] = {}
 
-    def save(path: Path, settings: Any, data: Any, training: Any, result: Any, on_rows: Any) -> None:
+    def save(path: Path, settings: Any, data: Any, training: Any, result: Any, *more: Any) -> None:
         embedding, optimizer = training.model.embedding, training.learner.row_optimizer
         held.update(weight=embedding.weight.detach().clone(), seen=embedding.seen.clone(), data=data, result=result)
         held["D"] = torch.cat([D.clone() for _, _, D, _ in optimizer.stored_rows(embedding.weight)])
         before = torch.get_rng_state()
-        save_model(path, settings, data, training, result, on_rows)
+        save_model(path, settings, data, training, result, *more)
         held["random"] = torch.equal(before, torch.get_rng_state())
 
     run = Run(resolve(composed("train", *arguments(folder, *SMALL, *overrides))), folder / "run", save=save)
@@ -151,9 +152,37 @@ def test_a_run_that_leaves_none_removes_an_older_one(tmp_path: Path) -> None:
         ctr.load(tmp_path / "run")
 
 
+def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/mine.txt").write_text("x")
+    with pytest.raises(CtrError, match="model is there, and is no saved model; move it away, give another run_dir"):
+        job(composed("train", *arguments(tmp_path, *SMALL)), tmp_path / "run")
+    job(composed("train", *arguments(tmp_path, *SMALL, "save=none")), tmp_path / "run")
+    assert (tmp_path / "run/model/mine.txt").read_text() == "x"
+
+
+def test_a_model_that_has_kept_nothing(tmp_path: Path) -> None:
+    got = watched(tmp_path, "opt.lambda21=1e3")
+    assert got["result"].features_nonzero == 0
+    assert len(got["model"].rows) == 1
+    assert len(set(got["model"].predict([lines(1)[0]]).tolist())) == 1
+    assert got["model"].features().empty
+
+
 def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing was given that saves it"):
+    with pytest.raises(ValueError, match="nothing was given that saves or logs it"):
         Run(resolve(composed("train", *arguments(tmp_path))), tmp_path)
+
+
+def test_a_sweep_leaves_models_only_if_it_is_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, told in enumerate(([], ["save=model"])):
+        place = [f"run_dir=sweep-{number}", "jobs=jobs", "opt.lambda21=1e-3,1e-2"]
+        monkeypatch.setattr("sys.argv", ["ctr.train", "-m", *arguments(here, *SMALL, *place, *told)])
+        train.main()
+        for job_number in range(2):  # the second sweep does again what was finished without a model
+            assert Path(f"sweep-{number}/{job_number}/result.json").exists()
+            assert Path(f"sweep-{number}/{job_number}/model").exists() == bool(told)
+    assert len([ctr.load(folder) for folder in Path("jobs").iterdir() if folder.is_dir()]) == 2
 
 
 def test_a_study_leaves_models_only_if_it_is_told_to(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import ctr
 from ctr.artifact import saved, stream
 from ctr.artifact.saved import SavedModel
 from ctr.datasets import lines
-from ctr.errors import ArgumentError, DataError
+from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.native.library import available
 from tests.artifact.runs import Trained, log_of_test_rows, trained
 from tests.commands import composed, job, result
@@ -171,19 +171,36 @@ def test_nothing_is_kept_of_unknown_texts() -> None:
     assert ([len(texts) for texts in keys._texts], model._lookup._index.count) == before
 
 
+@pytest.mark.slow
 def test_real_samples(samples: Path, tmp_path: Path) -> None:
     """The last lines of the real logs, as files of their own."""
-    cases = {"criteo": ("criteo/train.txt", 0), "avazu": ("avazu/train.csv", 1)}
+    cases = {"criteo": ("criteo/train.txt", 0), "avazu": ("avazu/train.csv", 1), "ipinyou": ("ipinyou", 0)}
     for dataset, (name, header) in cases.items():
         place = [f"dataset={dataset}", f"dataset.raw={samples / name}", f"dataset.prepared={tmp_path / dataset}"]
-        job(composed("train", *place, "tracking=none", "opt.lambda21=1e-3"), tmp_path / f"run-{dataset}")
+        days = ["dataset.test_days=[20130611,20130612]"] if dataset == "ipinyou" else []
+        job(composed("train", *place, *days, "tracking=none", "opt.lambda21=1e-3"), tmp_path / f"run-{dataset}")
         figures = result(tmp_path / f"run-{dataset}")
-        text = (samples / name).read_text().splitlines(keepends=True)
-        log = tmp_path / Path(name).name
-        log.write_text("".join([*text[:header], *text[-figures["rows_test"] :]]))
+        log = tmp_path / "log" / Path(name).name
+        log.parent.mkdir(exist_ok=True)
+        if days:
+            log.mkdir()
+            for path in [path for day in figures["auc_by_day"] for path in (samples / name).glob(f"*.{day}.txt")]:
+                (log / path.name).write_bytes(path.read_bytes())
+        else:
+            text = (samples / name).read_text().splitlines(keepends=True)
+            log.write_text("".join([*text[:header], *text[-figures["rows_test"] :]]))
         found, _ = predicted(ctr.load(tmp_path / f"run-{dataset}"), log, tmp_path / "p.parquet")
         assert found.figures is not None
         assert found.figures.auc == figures["auc"]
+
+
+def test_a_prediction_that_is_no_number_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained("dataset=criteo")
+    model = ctr.load(run.folder)
+    monkeypatch.setattr(model, "logits", lambda ids, dense: np.where(np.arange(len(ids)) == 3, np.nan, dense[:, 0]))
+    with pytest.raises(CtrError, match=r"^row 3: its logit is NaN or infinite; look for extreme values"):
+        predicted(model, log_of_test_rows(run, tmp_path, labels=False), tmp_path / "p.csv")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_the_name_of_the_file_says_its_form() -> None:

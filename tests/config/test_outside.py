@@ -80,7 +80,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
 def test_the_page_shows_the_files() -> None:
     page = (DOCS / "extending.md").read_text()
     shown = re.findall(r"`examples/(\S+)`[^\n]*\n\n```\w+\n(.*?)```", page, re.DOTALL)
-    files = [path for path in EXAMPLES.rglob("*.*") if path.suffix in (".py", ".yaml", ".toml")]
+    files = [EXAMPLES / "pyproject.toml", *(EXAMPLES / "ctr_shop").rglob("*.*")]
+    files = [path for path in files if path.suffix in (".py", ".yaml", ".toml")]
     assert {name for name, _ in shown} == {
         path.relative_to(EXAMPLES).as_posix() for path in files if path.name != "__init__.py"
     }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr.datasets.encode import Encoder, KeyIndex, hash_ids
+from ctr.datasets.encode import Encoder, KeyIndex, Keys, hash_ids
 from ctr.datasets.schema import Field
 from ctr.errors import CtrError
 
@@ -121,3 +121,14 @@ def test_number_of_buckets_is_checked(num_buckets: int) -> None:
 def test_integers_too_large_for_a_key() -> None:
     with pytest.raises(CtrError, match="beyond 55 bits"):
         Encoder([Field("a", "integer")]).encode([pa.array([2**54])])
+
+
+def test_known_keys_are_found_and_texts_that_are_not_known_leave_nothing() -> None:
+    fields = [Field("a", "text"), Field("b", "integer")]
+    keys, index = Keys(fields), KeyIndex()
+    ids, _ = index.ids(keys.of([pa.array(["x", "y", None]), pa.array([1, None, 3])]).ravel())
+    assert ids.tolist() == [0, 1, 2, 3, 4, 5]
+    for _ in range(2):
+        asked = keys.of([pa.array(["new", "y", None, "x"]), pa.array([3, 1, None, 2])], grow=False)
+        assert index.find(asked.ravel()).tolist() == [-1, 5, 2, 1, 4, 3, 0, -1]
+    assert keys.of([pa.array(["z"]), pa.array([1])])[0, 0] == 2  # the next number

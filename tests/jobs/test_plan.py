@@ -14,6 +14,7 @@ from ctr.jobs import plan
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job, Planner
 from ctr.training import build
+from ctr.training.settings import CheckpointSettings
 from tests.commands import composed
 from tests.datasets.criteo_text import lines, write
 
@@ -125,3 +126,17 @@ def test_composed_and_built_once_per_choice_of_groups(planner: Planner, monkeypa
 def test_wrong_overrides_are_named(planner: Planner, overrides: dict[str, object], text: str) -> None:
     with pytest.raises(Exception, match=text):
         planner.plan({"opt": "group_adam", **overrides})
+
+
+def test_jobs_write_checkpoints_only_where_a_key_asks(tmp_path: Path) -> None:
+    """What they compute is the same."""
+    write(tmp_path / "train.txt", lines(60))
+    plain = a_planner(tmp_path).plan({"dataset": "criteo"})
+    asked = a_planner(tmp_path, **{"checkpoint.every_steps": 5}).plan({"dataset": "criteo"})
+    assert plain.settings.checkpoint is None
+    assert asked.settings.checkpoint == CheckpointSettings(every_minutes=10, every_steps=5, keep=2, final=False)
+    assert (plain.key, plain.family) == (asked.key, asked.family)
+    with pytest.raises(ArgumentError, match=r"checkpoint\.keep=0; expected at least 1"):
+        a_planner(tmp_path, **{"checkpoint.keep": 0}).plan({"dataset": "criteo"})
+    with pytest.raises(ArgumentError, match=r"checkpoint\.every_minutes=0\.0; expected more than 0, or null"):
+        a_planner(tmp_path, **{"checkpoint.every_minutes": 0}).plan({"dataset": "criteo"})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ctr.datasets.encode import KeyIndex
-from ctr.native.keys import NativeKeyIndex
+from ctr.native.keys import NativeKeyIndex, count_ids
 from tests.native.built import needs_kernels
 
 pytestmark = needs_kernels
@@ -21,6 +21,15 @@ def test_equals_the_numpy_index(spread, capacity):
             np.testing.assert_array_equal(mine, other)
             assert mine.dtype == other.dtype
         assert ours.count == theirs.count
+        some = rng.integers(0, spread, size, dtype=np.uint64)
+        known = dict(zip(keys.tolist(), ours.ids(keys)[0].tolist(), strict=True))
+        for index in (ours, theirs):
+            before = index.count
+            found = index.find(some)
+            assert found.dtype == np.int32
+            np.testing.assert_array_equal(index.ids(some[found >= 0])[0], found[found >= 0])
+            assert all(key not in known for key in some[found < 0].tolist())
+            assert index.count == before
 
 
 def test_extreme_keys_and_repeats():
@@ -28,3 +37,16 @@ def test_extreme_keys_and_repeats():
     ids, new = NativeKeyIndex().ids(keys)
     assert ids.tolist() == [0, 1, 0, 2, 1]
     assert new.tolist() == [0, 2**64 - 1, 1]
+
+
+def test_ids_are_counted_by_their_place(monkeypatch):
+    rng = np.random.default_rng(0)
+    places = rng.integers(0, 7, 50, dtype=np.int32)
+    ids = rng.integers(0, 50, (40, 3), dtype=np.int32)[:, ::2]
+    expected = [sum(places[id] == place for id in ids.ravel()) for place in range(7)]
+    for compiled in (True, False):
+        totals = np.ones(7, np.int64)
+        if not compiled:
+            monkeypatch.setattr("ctr.native.keys.available", lambda: False)
+        count_ids(ids, places, totals)
+        assert totals.tolist() == [count + 1 for count in expected]

@@ -62,6 +62,18 @@ def test_an_empty_folder_and_an_earlier_result_are_replaced(tmp_path: Path, caps
     assert "with seeds=[4,7]: it will be replaced" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", [b"", b'{"seeds": ', b"\xff{}", b"[" * 100_000, b"[]", b"null"])
+def test_damaged_settings_of_an_earlier_result_are_named(content: bytes, tmp_path: Path) -> None:
+    given = ["study=table2", *SAMPLE, "folder=out", "tracking=none"]
+    reproduced(nothing, *given)
+    settings = tmp_path / "out" / "settings.json"
+    settings.write_bytes(content)
+    with pytest.raises(CtrError, match=r"^out/settings.json: damaged; expected .*[Dd]elete the file and start again$"):
+        reproduced(no_study, *given)
+    settings.unlink()
+    reproduced(nothing, *given)
+
+
 def test_what_cannot_be_written_or_read_is_said_before_anything_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

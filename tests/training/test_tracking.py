@@ -130,7 +130,7 @@ def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, m
     assert isinstance(error, OSError)
     assert watchers[-1].told[-1] == "FAILED"
     assert "FINISHED" not in watchers[-1].told
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", ".lock"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", ".lock", "model"}  # which is whole
 
 
 def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after(
@@ -260,7 +260,7 @@ def test_a_database_that_fails_in_the_middle_of_a_run(
     """What reached it and what is beside the result are the whole record."""
     path, run = tmp_path / "mlflow.db", tmp_path / "run"
     shutil.copy(ready_database, path)
-    options = ["tracking=mlflow", f"tracking.uri=sqlite:///{path}", "window=2"]
+    options = ["tracking=mlflow", f"tracking.uri=sqlite:///{path}", "window=2", "save=none"]
     with ExitStack() as undo:
         begun: list[int] = []
 

@@ -114,6 +114,14 @@ std::int64_t ctr_index_ids(void* index, const std::uint64_t* keys, std::int64_t 
     return static_cast<KeyIndex*>(index)->ids(keys, n, ids, fresh);
 }
 
+// Adds to totals[place of the id] for every id.
+void ctr_count(const std::int32_t* ids, std::int64_t n, const std::int32_t* places, std::int64_t* totals) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        if (i + AHEAD < n) __builtin_prefetch(places + ids[i + AHEAD]);
+        ++totals[places[ids[i]]];
+    }
+}
+
 void ctr_index_find(const void* index, const std::uint64_t* keys, std::int64_t n, std::int32_t* ids) {
     static_cast<const KeyIndex*>(index)->look_up(keys, n, ids);
 }

@@ -5,7 +5,6 @@ A run with ``checkpoint.final=true`` has left its whole state, and a saved model
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,16 +16,15 @@ from torch import Tensor
 
 from ctr.artifact import format
 from ctr.datasets.checked import Checksum
-from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import DataSettings
 from ctr.datasets.transforms import Transform
 from ctr.datasets.vocabulary import Batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.provenance import digest
 from ctr.training import checkpoint
-from ctr.training.folder import CHECKPOINTS, CONFIG, MODEL, RESULT
-from ctr.training.history import FEATURES, NEVER, History, read_features, write_features
-from ctr.training.known import Known
+from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT
+from ctr.training.history import FEATURES, NEVER, History, read_features
+from ctr.training.known import Known, described, description
 from ctr.training.settings import InitSettings, Settings
 
 PIECE_ROWS = 1 << 18  # read at a time
@@ -38,7 +36,7 @@ class Source:
 
     Attributes:
         identity: hash of all that a run takes over.
-        description: see `described`.
+        description: see `ctr.training.known.described`.
         options: of the raw format, settled.
         transforms: of its numbers, fitted.
         opt: the optimizer whose state is there; None for a saved model.
@@ -51,26 +49,6 @@ class Source:
     opt: str | None
 
 
-def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run must have in common with the model that it goes on with, by key of the configuration.
-
-    Args:
-        dataset: name, module and options of the raw format.
-        num_buckets: of the hashed encoding; None for exact one-hot ids.
-        model: name, module, dimension and options of the model; how new rows begin may differ.
-    """
-    encoding = {"encoding": "onehot"} if num_buckets is None else {"encoding": "hash", "num_buckets": num_buckets}
-    parts = {"dataset": {**dataset, **encoding}, "model": model}
-    flat = {f"{part}.{key}".removesuffix(".name"): value for part in parts for key, value in parts[part].items()}
-    return json.loads(json.dumps(flat))  # as read from a file
-
-
-def _description(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
-    data, model = settings.data, settings.model
-    net = {"name": model.name, "_module": model.module, "embedding_dim": model.embedding_dim, **model.options}
-    return described({"name": data.name, "_module": data.module, **options}, data.num_buckets, net)
-
-
 def find(path: Path) -> Source:
     """What is there.
 
@@ -80,18 +58,20 @@ def find(path: Path) -> Source:
     """
     if (path / CHECKPOINTS / checkpoint.FINAL).is_dir():
         manifest = checkpoint.read(path / CHECKPOINTS / checkpoint.FINAL)
+        if "known" not in manifest:
+            raise ArgumentError(f"init={path}: the run was made by an earlier version, which did not keep its values")
         known = manifest["known"]
         transforms = tuple(Transform.from_json(values) for values in known["transforms"])
         identity = digest([manifest["blocks"], known])
         return Source(identity, known["description"], known["options"], transforms, known["opt"])
-    if (path / format.MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         saved, files = format.read_manifest(path)
         identity = digest([files, saved.dataset_options, [asdict(transform) for transform in saved.transforms]])
         return Source(identity, _of_saved(path, saved), saved.dataset_options, tuple(saved.transforms), None)
     if not ((path / RESULT).exists() or (path / CONFIG).exists()):
         raise ArgumentError(f"init={path}: no run and no saved model there")
     model = path / MODEL
-    other = f"; init={model} goes on with its rows and net alone" if (model / format.MANIFEST).is_file() else ""
+    other = f"; init={model} goes on with its rows and net alone" if (model / MANIFEST).is_file() else ""
     raise ArgumentError(
         f"init={path}: the run has not kept the state at its end, which takes checkpoint.final=true{other}"
     )
@@ -134,7 +114,7 @@ def expect_fit(settings: Settings) -> None:
         ArgumentError: they differ; the message names the keys.
     """
     assert settings.init is not None
-    source, mine = find(settings.init.path), _description(settings, settings.data.options)
+    source, mine = find(settings.init.path), description(settings, settings.data.options)
     of_log = {f"dataset.{key}" for key in settings.data.format.of_log}
     theirs = dict(source.description)
     if source.opt is not None:
@@ -155,28 +135,14 @@ def expect_fit(settings: Settings) -> None:
         )
 
 
-def leave(folder: Path, settings: Settings, data: Prepared, history: History) -> dict[str, Any]:
-    """Writes beside a run's state what else another run needs to go on with it; returns its part of the manifest."""
-    blocks = write_features(folder / FEATURES, data, history)
-    options = settings.data.settled_options(data.dataset)
-    return {
-        "known": {
-            "description": _description(settings, options),
-            "options": dict(options),
-            "transforms": [asdict(transform) for transform in data.manifest.transforms],
-            "opt": settings.optimizer.name,
-            "logs": history.logs,
-            "features": [asdict(block) for block in blocks],
-        }
-    }
-
-
-def load(settings: Settings, init: InitSettings) -> Known:
-    """The model to go on with, without the rows that are to be dropped.
+def load(settings: Settings) -> Known:
+    """The model that a run is to go on with, without the rows that are to be dropped.
 
     Raises:
         CtrError: it is damaged, or has changed since the run was planned.
     """
+    init = settings.init
+    assert init is not None
     found = find(init.path)
     if found.identity != init.identity:
         raise CtrError(f"init={init.path} has changed since the run was planned; start it again")

@@ -1,0 +1,502 @@
+"""Runs that are stopped go on from their checkpoints with the figures of runs that never were, to the last bit."""
+
+import errno
+import json
+import mmap
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ctr.config.compose import resolve
+from ctr.datasets.prepared import Prepared
+from ctr.errors import CtrError, DataError, warn_once
+from ctr.files import TMP_PREFIX, read_sealed, sealed
+from ctr.optim import OPTIMIZERS
+from ctr.provenance import digest
+from ctr.training import checkpoint, memory, snapshot, tensors
+from ctr.training.checkpoint import load_final
+from ctr.training.experiment import Run, run_family
+from ctr.training.interrupts import Interrupts
+from ctr.training.tensors import Pieces, verify, write_tensors
+from ctr.training.trainer import train
+from tests.datasets.criteo_text import lines, write
+from tests.limits import file_size_limit
+from tests.native.built import BACKENDS, needs_kernels
+from tests.training.runs import configuration, equal, magnitude, new_run, untimed
+
+NATIVE = ("adam", "adagrad", "group_adam", "group_adagrad")
+PLAIN = [name.removeprefix("group_") for name in OPTIMIZERS]
+EVERY = ["checkpoint.every_steps=2"]
+STEPS = 11  # 342 rows in batches of 32
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory for a copy: each checkpoint is whole when the run goes on, so that tests know which there are."""
+    monkeypatch.setattr(memory, "available", lambda: 0)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a log, and of undisturbed runs."""
+    return tmp_path_factory.mktemp("log")
+
+
+def go(
+    log: Path, folder: Path, *overrides: str, on_rows: Callable[[int], None] = lambda rows: None, **more: Any
+) -> Run:
+    """One run within this process."""
+    run = Run(resolve(configuration(log, "save=none", *overrides)), folder, **more)
+    run_family([run], on_rows)
+    if run.error is not None:
+        raise run.error
+    return run
+
+
+def whole(log: Path, *overrides: str) -> dict[str, Any]:
+    """The figures of a run that nothing disturbs, made once."""
+    computed = [option for option in overrides if not option.startswith("checkpoint.")]
+    folder = log / digest(computed)
+    if not (folder / "result.json").exists():
+        go(log, folder, *computed, "checkpoint.every_minutes=null")
+    return untimed(json.loads((folder / "result.json").read_text()))
+
+
+def stop_at(call: int) -> Callable[[int], None]:
+    """Interrupts the run in this call of ``on_rows``: a step of training, or a batch of an evaluation."""
+    left = [call]
+
+    def on_rows(rows: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    return on_rows
+
+
+def stopped(log: Path, folder: Path, call: int, *overrides: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(log, folder, *overrides, on_rows=stop_at(call))
+
+
+def figures(run: Run) -> dict[str, Any]:
+    return untimed(json.loads((run.folder / "result.json").read_text()))
+
+
+def found(folder: Path) -> list[tuple[str, int]]:
+    """Phase and steps of each checkpoint, the oldest first."""
+    manifests = [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9]*/manifest.json"))]
+    return [(manifest["phase"], manifest["steps"]) for manifest in manifests]
+
+
+@pytest.mark.parametrize(
+    ("backend", "opt"),
+    [
+        *(("torch", opt) for opt in [*PLAIN, *OPTIMIZERS]),
+        *(pytest.param("native", opt, marks=needs_kernels) for opt in NATIVE),
+    ],
+)
+@pytest.mark.usefixtures("waiting")
+def test_every_optimizer_goes_on_to_the_last_bit(log: Path, tmp_path: Path, backend: str, opt: str) -> None:
+    """With a schedule where there is one, dropout, and a window that is half full at the stop."""
+    options = [
+        f"opt={opt}",
+        f"backend={backend}",
+        "model=opnn",
+        "model.hidden=[70,3]",
+        "window=3",
+        "opt.lr=0.01",
+        *EVERY,
+    ]
+    options += ["opt.lambda_schedule=cubic", "opt.lambda21=0.002"] if opt in OPTIMIZERS else []
+    call = random.Random(f"{backend} {opt}").randint(3, STEPS)
+    stopped(log, tmp_path, call, *options)
+    steps = (call - 1) // 2 * 2  # it stops in the step's call, before the checkpoint
+    assert found(tmp_path / "checkpoints")[-1] == ("train", steps)
+    rows: list[int] = []
+    torch.manual_seed(99)  # a new process begins with another state
+    again = go(log, tmp_path, *options, resume=True, on_rows=rows.append)
+    assert rows[0] == 32 * steps
+    assert sum(rows) == 342 + 58
+    assert figures(again) == whole(log, *options)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+# Calls of `on_rows`: 8 steps, 3 of fine-tuning (or 11), a test, 11 steps of retraining, its test.
+PARTS = {
+    3: "train",
+    8: "train",
+    9: "train",
+    11: "fine-tune",
+    12: "trained",
+    16: "retrain",
+    23: "retrain",
+    24: "retrain",
+}
+
+
+@pytest.mark.parametrize("call", PARTS)
+@pytest.mark.parametrize("finetune", [0.3, pytest.param(0.0, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("waiting")
+def test_pruned_runs_go_on_from_any_part(log: Path, tmp_path: Path, call: int, finetune: float) -> None:
+    """Before the first pruning, between, after the last one, and in the retraining."""
+    options = ["opt=adam", "checkpoint.every_steps=1", "retrain=true", *magnitude(0.2, finetune)]
+    stopped(log, tmp_path, call, *options)
+    rows: list[int] = []
+    again = go(log, tmp_path, *options, resume=True, on_rows=rows.append)
+    assert figures(again) == whole(log, *options)
+    assert again.checkpoints.folder == tmp_path / "checkpoints"
+    assert not again.checkpoints.folder.exists()
+    begun = {part: first for first, part in reversed(PARTS.items())}
+    if call >= begun["trained"]:  # what was trained is not trained again
+        assert rows[0] == 342
+    if call >= begun["retrain"]:
+        assert rows[2] == 32 * min(call - 13, 10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_copy_is_of_its_moment(data: Prepared, tmp_path: Path, backend: Any) -> None:
+    """The run goes on while it is written; only rows that a batch has held are in it."""
+    whole = new_run(data, backend=backend, lambda21=1e-3)
+    train(whole)
+    run = new_run(data, backend=backend, lambda21=1e-3)
+    train(run, until=9)
+    touched = run.model.embedding.seen.clone()
+    kept = run.learner.rows(0, len(touched))[touched].clone()
+    taken = snapshot.take(run, copy=True)
+    train(run)
+    verify(tmp_path / "state", write_tensors(tmp_path / "state", taken.tensors))
+    stored = load_file(tmp_path / "state")  # by the library
+    assert 0 < touched.sum() < len(touched)
+    assert torch.equal(stored["rows"], kept)
+    assert torch.equal(stored["model.embedding.seen"], touched)
+    assert snapshot.size(new_run(data, backend=backend)) == 0
+    second = new_run(data, backend=backend, lambda21=1e-3)
+    with snapshot.opened(tmp_path / "state", taken.values, taken.columns) as opened:
+        assert torch.equal(opened.ids, touched.nonzero().squeeze(1))
+        snapshot.restore(second, opened)
+    train(second)
+    assert equal(second.state_dict(), whole.state_dict())
+
+
+@needs_kernels
+@pytest.mark.usefixtures("waiting")
+@pytest.mark.parametrize("opt", ["group_adam", "adagrad"])
+@pytest.mark.parametrize("first", ["native", "torch"])
+def test_another_backend_goes_on_within_rounding(
+    log: Path, tmp_path: Path, first: str, opt: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    second = "torch" if first == "native" else "native"
+    stopped(log, tmp_path, 7, f"backend={first}", f"opt={opt}", *EVERY)
+    again = figures(go(log, tmp_path, f"backend={second}", f"opt={opt}", *EVERY, resume=True))
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"warning: since the checkpoint changed: backend was {first}, is {second}. ")
+    expected = whole(log, f"backend={first}", f"opt={opt}")
+    assert again["auc"] == pytest.approx(expected["auc"], abs=2e-3)
+    assert again["logloss"] == pytest.approx(expected["logloss"], abs=1e-4)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[random.Random(5).randrange(len(content))] ^= 4
+    path.write_bytes(content)
+
+
+def foreign(folder: Path) -> None:
+    values = read_sealed(folder / "manifest.json")
+    (folder / "manifest.json").write_text(sealed({**values, "format": 99}))
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "a bit of the tensors": lambda folder: flip(folder / "state.safetensors"),
+    "a bit of the manifest": lambda folder: flip(folder / "manifest.json"),
+    "cut": lambda folder: os.truncate(folder / "state.safetensors", 1000),
+    "empty": lambda folder: (folder / "state.safetensors").write_bytes(b"") and None,
+    "no tensors": lambda folder: (folder / "state.safetensors").unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+    "another format": foreign,
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+@pytest.mark.usefixtures("waiting")
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    log: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    stopped(log, tmp_path, 9, *EVERY)
+    folder = tmp_path / "checkpoints"
+    assert found(folder) == [("train", 6), ("train", 8)]
+    (folder / f"{TMP_PREFIX}half").mkdir()  # of a killed process
+    DAMAGE[what](folder / "000004")
+    rows: list[int] = []
+    again = go(log, tmp_path, *EVERY, resume=True, on_rows=rows.append)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert str(folder / "000004") in warning
+    assert warning.endswith("this checkpoint is passed over")
+    assert rows[0] == 32 * 6
+    assert figures(again) == whole(log)
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("waiting")
+def test_without_a_whole_checkpoint_it_starts_at_the_first_row(log: Path, tmp_path: Path) -> None:
+    stopped(log, tmp_path, 9, *EVERY)
+    for path in (tmp_path / "checkpoints").glob("*/state.safetensors"):
+        flip(path)
+    rows: list[int] = []
+    go(log, tmp_path, *EVERY, resume=True, on_rows=rows.append)
+    assert rows[0] == 32
+
+
+@pytest.mark.usefixtures("waiting")
+def test_other_data_or_settings_are_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.mkdir()
+    stopped(log, tmp_path, 9, "seed=3", *EVERY)
+    with pytest.raises(CtrError, match=r"checkpoints/000004 is of another run: seed was 3, is 4\. "):
+        go(log, tmp_path, "seed=4", *EVERY, resume=True)
+    write(log / "train.txt", lines(400, seed=1))
+    with pytest.raises(CtrError, match="of another run: the data's hash was "):
+        go(log, tmp_path, "seed=3", *EVERY, resume=True)
+    assert found(tmp_path / "checkpoints") == [("train", 6), ("train", 8)]
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_new_run_in_the_same_folder(log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same run's checkpoints stay until it has its own; those of another run go."""
+    stopped(log, tmp_path, 9, *EVERY)
+    folder = tmp_path / "checkpoints"
+    stopped(log, tmp_path, 2, *EVERY)
+    assert found(folder) == [("train", 6), ("train", 8)]
+    assert f"is of the same run at step 8: resume={tmp_path} goes on from there" in caplog.text
+    stopped(log, tmp_path, 3, *EVERY)
+    assert found(folder) == [("train", 8), ("train", 2)]
+    stopped(log, tmp_path, 2, "seed=7", *EVERY)
+    assert found(folder) == []
+
+
+@pytest.mark.usefixtures("waiting")
+def test_how_many_stay(log: Path, tmp_path: Path) -> None:
+    stopped(log, tmp_path, 10, "checkpoint.every_steps=1", "checkpoint.keep=3")
+    assert found(tmp_path / "checkpoints") == [("train", 7), ("train", 8), ("train", 9)]
+
+
+@pytest.mark.parametrize("retrain", ["false", "true"])
+def test_the_end_of_training_can_stay(log: Path, tmp_path: Path, retrain: str) -> None:
+    options = ["opt.lambda21=0.01", "checkpoint.every_steps=4", "checkpoint.final=true", f"retrain={retrain}"]
+    run = go(log, tmp_path, *options)
+    assert {path.name for path in (run.folder / "checkpoints").iterdir()} == {"final"}
+    final = load_final(run.folder)
+    got = figures(run)
+    assert (final.phase, final.steps) == ("trained", STEPS)
+    assert final.manifest["identity"]["data_hash"] == got["data_hash"]
+    with final.stored() as stored:
+        assert len(stored.ids) == got["features_present"]
+        weights = stored.rows[:][:, :8]
+        assert stored.columns == ["weight", "u", "m", "v"]
+    assert int(weights.any(dim=1).sum()) == got["features_nonzero"]
+    flip(run.folder / "checkpoints" / "final" / "state.safetensors")
+    with pytest.raises(DataError, match=r"final/state\.safetensors: bytes .* are not as written"):
+        load_final(run.folder)
+    assert not (go(log, tmp_path, *options[:1]).folder / "checkpoints").exists()  # of the run before
+    with pytest.raises(CtrError, match=r"final: no such folder; a run leaves it with checkpoint\.final=true"):
+        load_final(run.folder)
+
+
+@pytest.mark.parametrize("left", [0, 2**40])
+def test_a_disk_that_is_full_does_not_end_the_run(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """While the run waits, and in the thread that writes a copy."""
+    monkeypatch.setattr(memory, "available", lambda: left)
+    expected = whole(log)
+    with file_size_limit(30_000):
+        run = go(log, tmp_path, *EVERY)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"warning: no checkpoint could be written: {tmp_path / 'checkpoints' / '000001'}")
+    assert "a limit on the size of files is reached" in warning
+    assert figures(run) == expected
+    assert not run.checkpoints.folder.exists()
+
+
+def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the thread still writes is given up, and nothing of it is left."""
+    begun, ended = threading.Event(), threading.Event()
+    real = checkpoint.write_tensors
+
+    def slow(path: Path, tensors: dict[str, Pieces]) -> Any:
+        begun.set()
+        assert ended.wait(20)
+        return real(path, tensors)
+
+    def close(self: Any) -> None:
+        assert begun.wait(20)
+        self._cancelled.set()
+        ended.set()
+        closed(self)
+
+    closed = checkpoint.Checkpoints.close
+    monkeypatch.setattr(memory, "available", lambda: 2**40)
+    monkeypatch.setattr(checkpoint, "write_tensors", slow)
+    monkeypatch.setattr(checkpoint.Checkpoints, "close", close)
+    run = go(log, tmp_path, *EVERY)
+    assert figures(run)["rows_train"] == 342
+    assert not (run.folder / "checkpoints").exists()
+
+
+def members(log: Path, folder: Path, options: list[list[str]], *, resume: bool) -> list[Run]:
+    configs = [configuration(log, "save=none", "opt=adam", *EVERY, *own) for own in options]
+    return [Run(resolve(config), folder / str(n), resume=resume) for n, config in enumerate(configs)]
+
+
+@pytest.mark.parametrize("call", [6, 12, 20, *(pytest.param(call, marks=pytest.mark.slow) for call in (2, 9, 15, 28))])
+@pytest.mark.usefixtures("waiting")
+def test_a_family_goes_on(log: Path, tmp_path: Path, call: int) -> None:
+    """Stopped in the shared part, in a run's own, and with some of its runs finished."""
+    options = [magnitude(0.2), magnitude(0.2, 0.3), [], [*magnitude(0.1, 0.6), "retrain=true"], magnitude(0.1, 0.3)]
+    first = members(log, tmp_path, options, resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_family(first, stop_at(call))
+    second = members(log, tmp_path, options, resume=True)
+    missing = [run for run, before in zip(second, first, strict=True) if before.result is None]
+    rows: list[int] = []
+    run_family(missing, rows.append)
+    assert [run.error for run in missing] == [None] * len(missing)
+    for run, own in zip(second, options, strict=True):
+        assert figures(run) == whole(log, "opt=adam", *own)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_interruptions_wait_until_they_may_act() -> None:
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.pending == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.act()
+    with pytest.raises(KeyboardInterrupt), Interrupts():  # at the latest at the end
+        os.kill(os.getpid(), signal.SIGINT)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)  # a second one at once
+        interrupts.pending = None
+    with pytest.raises(KeyboardInterrupt), Interrupts(active=False):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the system's: never touched
+
+
+def test_sigterm_waits_too_and_does_not_hasten() -> None:
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        with Interrupts() as interrupts:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert not got
+            interrupts.act()
+            assert got == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(got) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_memory_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least of what the machine and the control group have."""
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    5000 kB\n")
+    monkeypatch.setattr(memory, "PROC", tmp_path / "self")
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "LIMITS", ((limit, "memory.current", "inactive_file"),))
+    assert memory.available() == 5000 * 1024
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
+    limit.write_text("max\n")
+    assert memory.available() == 5000 * 1024
+    limit.write_text("4000000\n")
+    assert memory.available() == 2_000_000
+    (tmp_path / "meminfo").unlink()
+    limit.unlink()
+    assert memory.available() is None
+
+
+def test_any_byte_that_differs_is_found(tmp_path: Path) -> None:
+    """Tensors of all types come back by the library, also those of no or one number."""
+    path = tmp_path / "tensors"
+    made = {
+        "words": torch.arange(7, dtype=torch.uint8), "flags": torch.tensor([True, False]), "one": torch.tensor(2.5),
+        "none": torch.zeros(0, 3), "wide": torch.rand(5, 3, dtype=torch.float64), "ids": torch.tensor([2**40]),
+    }  # fmt: skip
+    pieces = {name: Pieces.of(tensor) for name, tensor in made.items()}
+    pieces["cut"] = Pieces(torch.float32, (5, 2), iter(torch.arange(10.0).view(5, 2).split(2)))
+    blocks = write_tensors(path, pieces)
+    assert equal(load_file(path), {**made, "cut": torch.arange(10.0).view(5, 2)})
+    content = path.read_bytes()
+    for place in range(0, len(content), 5):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DataError, match="not as written"):
+            verify(path, blocks)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(DataError, match=rf"{len(content) + 1:,} bytes; expected {len(content):,}"):
+        verify(path, blocks)
+    with pytest.raises(CtrError, match=r"x is of type torch\.complex64"):
+        write_tensors(path, {"x": Pieces.of(torch.zeros(1, dtype=torch.complex64))})
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_file_of_many_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool) -> None:
+    """Past the system's cache, where a limit within a page ends it; and on a file system that knows only the cache."""
+    real = os.open
+
+    def cached(path: Any, flags: int, *more: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(path, flags, *more, **named)
+
+    if not direct:
+        monkeypatch.setattr(os, "open", cached)
+    monkeypatch.setattr(tensors, "BUFFER", mmap.PAGESIZE)
+    values = torch.arange(10_001, dtype=torch.float32)
+    verify(tmp_path / "x", write_tensors(tmp_path / "x", {"x": Pieces(values.dtype, (10_001,), values.split(3000))}))
+    assert torch.equal(load_file(tmp_path / "x")["x"], values)
+    with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as error:
+        write_tensors(tmp_path / "y", {"x": Pieces.of(values)})
+    assert error.value.filename == str(tmp_path / "y")
+
+
+def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path: Path) -> None:
+    run = new_run(data, "group_adam")
+    train(run, until=2)
+    taken = snapshot.take(run, copy=False)
+    write_tensors(tmp_path / "state", taken.tensors)
+    with (
+        snapshot.opened(tmp_path / "state", taken.values, taken.columns) as stored,
+        pytest.raises(
+            ValueError, match=r"its rows hold \['weight', 'u', 'm', 'v'\]; this optimizer's \['weight', 'u'\]"
+        ),
+    ):
+        snapshot.restore(new_run(data, "group_sgd"), stored)
+    run.metrics = SimpleNamespace(state_dict=lambda: {"logits": object()})  # type: ignore[assignment]
+    with pytest.raises(CtrError, match=r"metrics\.logits of the run's state is of type object"):
+        snapshot.take(run, copy=False)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_checkpoints_are_off_where_nothing_asks_for_them(log: Path, tmp_path: Path) -> None:
+    stopped(log, tmp_path, 9, "checkpoint.every_minutes=null")
+    assert not (tmp_path / "checkpoints").exists()
+    stopped(log, tmp_path, 9, "checkpoint.every_minutes=1e-9")  # each time that it is asked
+    assert found(tmp_path / "checkpoints")[-1] == ("train", 8)
