@@ -25,14 +25,14 @@ def main(overrides: Sequence[str]) -> None:
     out, rows = Path(values["out"]), values["rows"]
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
-    from ctr.artifact.scorer import Scorer
+    from ctr.artifact.scorer import scorer_of
     from ctr.files import atomic_path
 
     onnx.expect_libraries()
     model = load(values["model"], allow_module=values["allow_module"])
     manifest = model.manifest
     log = None if values["raw"] is None else agreement.locate(model, Path(values["raw"]))
-    scorer = Scorer(model.net, model.rows, rows, manifest.dense)
+    scorer = scorer_of(model, rows)
     say("model", f"{os.path.relpath(model.folder)}: {manifest.model} on {manifest.dataset}, {manifest.rows:,} rows of "
         f"{manifest.embedding_dim}")  # fmt: skip
     with atomic_path(out) as file:

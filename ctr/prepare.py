@@ -10,6 +10,8 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
+import logging
+
 import hydra
 from omegaconf import DictConfig
 
@@ -36,6 +38,8 @@ def table(data: Prepared, published: Published | None) -> str:
             f"{name} {count:,}" for name, count in zip(manifest.fields, manifest.values_per_field, strict=True)
         ),
     }
+    if manifest.transforms:
+        lines["numbers"] = "  ".join(f"{transform.name} {transform.kind}" for transform in manifest.transforms)
     if manifest.recipe.num_buckets is not None:
         lines["hash collisions"] = (
             f"{manifest.collision_rate:.4f} of {sum(manifest.values_per_field):,} distinct values "
@@ -53,6 +57,8 @@ search.register()
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="prepare", version_base="1.3")
 def main(config: DictConfig) -> None:
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("ctr").setLevel(logging.INFO)  # what the columns are taken as
     try:
         settings = resolve_data(config)
         print(table(open_data(settings, verify=True), settings.format.published))

@@ -38,7 +38,8 @@ import numpy as np
 from mutants import MAX_LINE, READERS, Log, Mutant, make_logs, make_mutant
 
 from ctr.datasets import lines, text
-from ctr.datasets.schema import BadRows, Reading
+from ctr.datasets.schema import BadRows, Dataset, Reading
+from ctr.datasets.transforms import apply, fit
 from ctr.errors import CtrError, DataError
 from ctr.files import atomic_write_text
 from ctr.progress import bar
@@ -73,12 +74,18 @@ def _attempt(log: Log, mutant: Mutant, folder: Path, bad_rows: BadRows) -> tuple
     try:
         paths = log.dataset.locate(folder / log.raw)
         reading = Reading(paths, bad_rows)
-        for block in log.dataset.read(paths, reading):
+        dataset = log.dataset if log.dataset.settle is None else log.dataset.settle(paths)
+        dense, latest = [], 0
+        for block in dataset.read(paths, reading):
             if {len(block.label), *map(len, block.fields), len(block.dense)} != {len(block.label)}:
                 raise Finding("columns of different lengths")
-            if not np.isin(block.label, (0, 1)).all() or not np.isfinite(block.dense).all():
-                raise Finding("a label or a number that cannot be")
+            if not np.isin(block.label, (0, 1)).all():
+                raise Finding("a label that cannot be")
+            if block.time is not None and block.day is not None and len(block.day):
+                latest = _expect_days(block.day, block.time, latest)
+            dense.append(block.dense)
             rows += len(block.label)
+        _expect_numbers(dataset, np.concatenate(dense))
     except CtrError as error:
         check_message(log, mutant.name, error)
         return error
@@ -87,6 +94,25 @@ def _attempt(log: Log, mutant: Mutant, folder: Path, bad_rows: BadRows) -> tuple
     if reading.rows_skipped and bad_rows == "error":
         raise Finding("strict reading has left rows out")
     return rows, reading.first_skipped
+
+
+def _expect_days(days: np.ndarray, times: np.ndarray, latest: int) -> int:
+    """The last time of a block in order."""
+    if (np.diff(times, prepend=latest) < 0).any():
+        raise Finding("times that are not in order")
+    if days.tolist() != [int(f"{time:%Y%m%d}") for time in times.astype("M8[us]").tolist()]:
+        raise Finding("days that are not those of the times")
+    return int(times[-1])
+
+
+def _expect_numbers(dataset: Dataset, dense: np.ndarray) -> None:
+    """Missing numbers may only be where transforms take them, and what these make of the numbers is finite."""
+    if dataset.transforms:
+        fields, dense = apply(fit(dataset.transforms, [dense], len(dense)), dense)
+        if any(len(field) != len(dense) for field in fields):
+            raise Finding("buckets of another length")
+    if not np.isfinite(dense).all():
+        raise Finding("a number that cannot be")
 
 
 def check_message(log: Log, name: str, error: CtrError) -> None:

@@ -24,10 +24,12 @@ from ctr.datasets.schema import Dataset
 from ctr.datasets.synthetic.criteo_avazu import write_avazu, write_criteo
 from ctr.datasets.synthetic.ipinyou import write_ipinyou
 
-READERS = ("criteo", "avazu", "ipinyou", "ipinyou-joined", "csv", "parquet")
+READERS = ("criteo", "avazu", "ipinyou", "ipinyou-joined", "csv", "parquet", "csv-days")
 ROWS = 8
 MAX_LINE = 2048  # the readers' limit, lowered
 OWN = {"label": "click", "categorical": ["site_id", "C14", "hour"], "dense": ["C15", "C20"]}
+# Files in order of time, with columns that are told by their first rows.
+DAYS = {"time": "hour", "order": "check", "transform": ["C15:bucket:3", "C20:log_standard", "C17:quantile"]}
 
 Random = random.Random
 Mutate = Callable[[bytes, bytes, Random], bytes]  # content, delimiter, random -> content
@@ -183,7 +185,7 @@ def damaged_text(log: Log, random: Random) -> Mutant:
         broken = random.choice((cut, remove, flip, splice))(packed, b"", random)
         # Nobody can tell a file that is cut between two streams from a whole one.
         return Mutant(name, packed if broken == bz2.compress(content[:900]) else broken, total)
-    if len(log.files) > 1 and random.random() < 0.05:  # no file, or that of another day
+    if name.startswith(("imp.", "clk.")) and random.random() < 0.05:  # no file, or that of another day
         others = [other for other in log.files if other != name and other[:3] == name[:3]]
         return Mutant(name, random.choice([None, *(log.files[other] for other in others)]), total)
     broken = content
@@ -276,6 +278,14 @@ def make_logs() -> dict[str, Log]:
     joined = [b"\t".join([b"click", *(name.encode() for name in ipinyou.RAW_COLUMNS)])]
     joined += [b"%d\t%s" % (i % 2, line) for i, line in enumerate(days["imp.20130606.txt"].splitlines())]
     own = csv.make(**OWN)  # type: ignore[arg-type]
+    few = [
+        [row[cells[0].index(name)] for name in (b"click", b"C1", b"site_id", b"C15", b"C17", b"C20")] for row in cells
+    ]
+    timed = [b",".join([b"141021%02d" % number, *row]) for number, row in enumerate(few[1:])]
+    in_days = {
+        f"day_{day}.csv": b"\n".join([b",".join([b"hour", *few[0]]), *timed[3 * number : 3 * number + 3]]) + b"\n"
+        for number, day in enumerate((1, 2, 10))
+    }
     rows = pa.table({name.decode(): [row[i].decode() for row in cells[1:]] for i, name in enumerate(cells[0])})
     packed: list[dict[str, Any]] = [
         {},
@@ -292,6 +302,7 @@ def make_logs() -> dict[str, Log]:
             ipinyou.make(), "train.log.txt", {"train.log.txt": b"\n".join(joined) + b"\n"}, b"\t", headers=1
         ),
         "csv": Log(own, "mine.csv", {"mine.csv": b"\n".join(quoted) + b"\n"}, b",", headers=1),
+        "csv-days": Log(csv.make(**DAYS), "", in_days, b",", headers=1),  # type: ignore[arg-type]
         "parquet": Log(own, "mine", {"mine": variants[0]}, b"", variants=variants),
     }
 

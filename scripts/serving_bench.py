@@ -33,7 +33,7 @@ from ctr import parts
 from ctr.artifact import agreement, format, onnx
 from ctr.artifact.format import Contents, Golden, Manifest, SavedField
 from ctr.artifact.saved import SavedModel, load
-from ctr.artifact.scorer import RowType, Scorer, Transforms
+from ctr.artifact.scorer import RowType, Scaled, scorer_of
 from ctr.datasets.criteo import VOCABULARIES
 from ctr.datasets.schema import Dataset, Field
 from ctr.models import DCN, FeatureEmbedding
@@ -75,8 +75,8 @@ def made_contents(
     starts = np.cumsum([1, *sizes[:-1]])
     ids = np.where(np.array(sizes) > 0, starts + random.integers(np.maximum(sizes, 1), size=(16, width)), 0)
     raw = torch.from_numpy(random.integers(0, 1000, (16, len(dataset.dense))).astype(float))
-    transforms = [(name, dataset.transforms.get(name, "none")) for name in dataset.dense]
-    dense = Transforms(transforms)(raw) if transforms else None
+    scaling = [(name, dataset.scaling.get(name, "none")) for name in dataset.dense]
+    dense = Scaled(scaling)(raw)[1] if scaling else None
     with torch.no_grad():
         logits = net.from_rows(torch.cat([torch.zeros(1, dim), rows])[torch.from_numpy(ids)], dense)
     values = pa.concat_arrays(texts)
@@ -85,7 +85,8 @@ def made_contents(
         dataset_module=None if dataset.modules[0].startswith("ctr.") else dataset.modules[0],
         dataset_options=dataset.options,
         fields=[SavedField(f.name, f.kind, size, size) for f, size in zip(dataset.fields, sizes, strict=True)],
-        dense=transforms,
+        dense=scaling,
+        transforms=[],
         num_buckets=None,
         keys="raw",
         model=model,
@@ -166,7 +167,7 @@ def timed(load: Callable[[], Any]) -> tuple[float, Any]:
 
 def onnx_file(folder: Path, model: SavedModel, kind: RowType, rows: dict[int, list[agreement.Rows]]) -> Contestant:
     path = folder / f"{kind}.onnx"
-    scorer = Scorer(model.net, model.rows, kind, model.manifest.dense)
+    scorer = scorer_of(model, kind)
     onnx.write(path, onnx.to_onnx(model, scorer))
     seconds, session = timed(lambda: onnx.session(path))
     agreement.check(session, model, scorer)

@@ -42,7 +42,7 @@ def outcome(*overrides: str) -> tuple[int, str]:
         (["dataset=criteo", "dataset.raw=nothing"], "no raw log at nothing"),
         (["dataset=criteo", "dataset.raw=empty"], "empty: the folder has none of train.txt"),
         (["dataset=ipinyou", "dataset.raw=empty"], "empty: no imp.YYYYMMDD.txt of season 2 or 3"),
-        ([*CSV, "dataset.raw=empty"], "empty: is a folder"),
+        ([*CSV, "dataset.raw=empty"], "empty: no log; expected a file that ends with .csv"),
         ([*CSV, "dataset.label=click"], "mine.csv: no column click; the columns are y, a"),
         ([*AVAZU, "dataset.test_days=[20200101]"], r"\[20200101\] not in the log; days found: "),
         (["dataset=criteo", "dataset.raw=train.txt", "dataset.test_fraction=1e-9"], "leaves 50 of 50 rows to train on"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ import torch
 from ctr.artifact.lookup import typed_columns
 from ctr.artifact.onnx import OUTPUT
 from ctr.artifact.saved import SavedModel, sigmoid
-from ctr.artifact.scorer import Scorer, Transforms
+from ctr.artifact.scorer import Scaled, Scorer
 from ctr.datasets.schema import Kind, Reading
+from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError, CtrError
 from ctr.metrics import exact_auc
 from ctr.progress import rows_bar
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-6  # of a probability
 GENERATED_ROWS, BATCH = 512, 8192
-BLANK_SHARE, UNSEEN_SHARE = 0.1, 0.1
+BLANK_SHARE, UNSEEN_SHARE, USUAL_SHARE = 0.1, 0.1, 0.8
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class Difference:
 
 
 def golden_rows(model: SavedModel) -> Rows:
-    """The rows that the model was saved with; their raw numbers are undone transforms."""
+    """The rows that the model was saved with; what the reader did to their numbers is undone."""
     golden, manifest = model.manifest.golden, model.manifest
     assert golden.values is not None
     columns = zip(*golden.values, strict=True)
-    dense = torch.tensor(golden.dense).reshape(len(golden.values), len(manifest.dense))
-    return Rows([pa.array(column, pa.string()) for column in columns], Transforms(manifest.dense).undo(dense).numpy())
+    dense = np.array(golden.dense, np.float32).reshape(len(golden.values), len(manifest.dense))  # None: NaN
+    return Rows([pa.array(column, pa.string()) for column in columns], _raw(model, dense))
 
 
 def generated_rows(model: SavedModel, count: int = GENERATED_ROWS, seed: int = 0) -> Rows:
@@ -73,7 +74,7 @@ def generated_rows(model: SavedModel, count: int = GENERATED_ROWS, seed: int = 0
     random = np.random.default_rng(seed)
     fields, values = model.vocabulary["field"].to_numpy(), model.vocabulary["value"].combine_chunks()
     texts = []
-    for number, field in enumerate(model.manifest.fields):
+    for number, field in enumerate(model.manifest.read_fields):
         known = np.flatnonzero(fields == number)
         kinds = random.random(count)
         column = _unseen(field.kind, random, count)
@@ -82,8 +83,19 @@ def generated_rows(model: SavedModel, count: int = GENERATED_ROWS, seed: int = 0
             column = pc.if_else(pa.array(kinds < 1 - UNSEEN_SHARE), taken, column)
         texts.append(pc.if_else(pa.array(kinds < BLANK_SHARE), pa.scalar(None, pa.string()), column))
     size = count, len(model.manifest.dense)
-    numbers = np.where(random.random(size) < BLANK_SHARE, np.nan, random.integers(-2, 1000, size).astype(float))
-    return Rows(texts, numbers)
+    numbers = random.integers(-2, 1000, size).astype(float)
+    for place, transform in enumerate(model.manifest.transforms):
+        usual = random.random(count) < USUAL_SHARE
+        numbers[usual, place] = _numbers_of(transform, random, int(usual.sum()))
+    return Rows(texts, np.where(random.random(size) < BLANK_SHARE, np.nan, numbers))
+
+
+def _numbers_of(transform: Transform, random: np.random.Generator, count: int) -> np.ndarray:
+    """Numbers about where a transform was fitted, its knots among them."""
+    if transform.knots:
+        return random.choice(transform.knots, count) * random.choice([1, 1, 1.01], count)
+    inputs = random.normal(size=(count, max(len(transform.outputs), 1)))
+    return replace(transform, indicator=False).undo(inputs)
 
 
 def _unseen(kind: Kind, random: np.random.Generator, count: int) -> pa.Array:
@@ -96,7 +108,7 @@ def feed(model: SavedModel, rows: Rows) -> dict[str, np.ndarray]:
     manifest = model.manifest
     texts = [pc.fill_null(column, "").to_numpy(zero_copy_only=False)[:, None] for column in rows.texts]
     numbers = [rows.numbers[:, [number]] for number in range(len(manifest.dense))]
-    names = [*(field.name for field in manifest.fields), *(name for name, _ in manifest.dense)]
+    names = [*(field.name for field in manifest.read_fields), *(name for name, _ in manifest.dense)]
     return dict(zip(names, [*texts, *numbers], strict=True))
 
 
@@ -117,12 +129,14 @@ def check(session: InferenceSession, model: SavedModel, scorer: Scorer) -> Diffe
 
 def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: Rows) -> Difference:
     """Runs the file on some rows; see `check`."""
-    ids, found = model.encode(typed_columns(model.manifest.fields, rows.texts)), probabilities(session, model, rows)
+    columns, found = typed_columns(model.manifest.read_fields, rows.texts), probabilities(session, model, rows)
     numbers = torch.from_numpy(rows.numbers) if model.manifest.dense else None
     with torch.no_grad():
-        stored = scorer(torch.from_numpy(ids).long(), numbers).sigmoid().numpy()
-        dense = None if numbers is None else scorer.transforms(numbers).numpy()
-    own = sigmoid(model.logits(ids, dense))
+        stored = scorer(torch.from_numpy(model.encode(columns)).long(), numbers).sigmoid().numpy()
+        read = rows.numbers.astype(np.float32)
+        if isinstance(scorer.inputs, Scaled):
+            read = scorer.inputs(torch.from_numpy(rows.numbers))[1].numpy()
+    own = sigmoid(model.logits(*model.take(columns, read)))
     for expected in (stored, own) if scorer.kind == "float32" else (stored,):
         worst = int(np.argmax(np.abs(found - expected)))
         if not abs(found[worst] - expected[worst]) <= TOLERANCE:  # NaN too
@@ -178,10 +192,10 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
             for start in range(0, len(block.label), BATCH):
                 part = slice(start, start + BATCH)
                 fields, dense = [values[part] for values in block.fields], block.dense[part]
-                rows = _as_in_log(model, scorer, fields, dense)
+                rows = _as_in_log(model, fields, dense)
                 labels.append(block.label[part])
                 file.append(probabilities(session, model, rows))
-                own.append(model.logits(model.encode(fields), dense))
+                own.append(model.logits(*model.take(fields, dense)))
             count += len(block.label)
             progress(count, reading.fraction)
     label = np.concatenate(labels)
@@ -190,9 +204,14 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
     return Aucs(count, exact_auc(found, label), exact_auc(logits, label), largest)
 
 
-def _as_in_log(model: SavedModel, scorer: Scorer, fields: Sequence[pa.Array], dense: np.ndarray) -> Rows:
-    texts = [canonical(field.kind, values) for field, values in zip(model.manifest.fields, fields, strict=True)]
-    return Rows(texts, scorer.transforms.undo(torch.from_numpy(dense)).numpy())
+def _as_in_log(model: SavedModel, fields: Sequence[pa.Array], dense: np.ndarray) -> Rows:
+    texts = [canonical(field.kind, values) for field, values in zip(model.manifest.read_fields, fields, strict=True)]
+    return Rows(texts, _raw(model, dense))
+
+
+def _raw(model: SavedModel, dense: np.ndarray) -> np.ndarray:
+    """The log's numbers, float64 [n, K], of what the reader makes of them, float32 [n, K]."""
+    return Scaled(model.manifest.dense).undo(torch.from_numpy(dense)).numpy()
 
 
 def canonical(kind: Kind, values: pa.Array) -> pa.Array:

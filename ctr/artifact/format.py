@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ctr.datasets.schema import Field, Kind
+from ctr.datasets.transforms import Transform, outputs_of
 from ctr.errors import ArgumentError, DataError
 from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.training.folder import MANIFEST, MODEL
@@ -54,16 +55,16 @@ class Golden:
     """Rows with the logits that the run itself computed for them.
 
     Attributes:
-        values: [n][F] values as canonical text, None for blank; or None.
+        values: [n] rows of one value per field that the reader yields, as canonical text, None for blank; or None.
         rows: in place of values [n][F] row numbers, 0 for what reads as zero; or None.
-        dense: [n][K] dense columns as the model takes them.
+        dense: [n] rows of the dense columns as the reader yields them, None for a missing number.
         logits: [n].
         probes: where keys are hashed: [F] a generated value per field, and its key; else None.
     """
 
     values: list[list[str | None]] | None
     rows: list[list[int]] | None
-    dense: list[list[float]]
+    dense: list[list[float | None]]
     logits: list[float]
     probes: list[tuple[str, int]] | None = None
 
@@ -74,9 +75,10 @@ class Manifest:
 
     Attributes:
         dataset, dataset_module, dataset_options: the raw format, the module that it is in (None: this package's own),
-            and its options.
-        fields: the categorical columns, in model order.
-        dense: name and transform of each dense column, in model order.
+            and its options, with what the training log has settled.
+        fields: the model's categorical inputs, in its order; the last are buckets of numbers.
+        dense: name of each dense column, and what the reader itself does to it.
+        transforms: how the dense columns become the model's inputs, fitted in training; empty: they are the inputs.
         num_buckets: of the hashed encoding; None for exact one-hot values.
         keys: ``"raw"`` keeps the values themselves, ``"hash"`` 64-bit hashes of them.
         model, model_module, model_options, embedding_dim: the net's class and what it is made with.
@@ -91,6 +93,7 @@ class Manifest:
     dataset_options: dict[str, Any]
     fields: list[SavedField]
     dense: list[tuple[str, str]]
+    transforms: list[Transform]
     num_buckets: int | None
     keys: KeyForm
     model: str
@@ -106,6 +109,16 @@ class Manifest:
     @property
     def typed_fields(self) -> list[Field]:
         return [Field(field.name, field.kind) for field in self.fields]
+
+    @property
+    def read_fields(self) -> list[SavedField]:
+        """The fields that the reader yields: all but the buckets."""
+        return self.fields[: len(self.fields) - sum(transform.kind == "bucket" for transform in self.transforms)]
+
+    @property
+    def num_dense(self) -> int:
+        """Number of dense inputs that the model takes."""
+        return len(outputs_of(self.transforms)) if self.transforms else len(self.dense)
 
 
 @dataclass(frozen=True)
@@ -215,7 +228,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
             golden["probes"] = [tuple(probe) for probe in golden["probes"]]
         fields = [SavedField(**field) for field in values.pop("fields")]
         dense = [(str(name), str(transform)) for name, transform in values.pop("dense")]
-        return Manifest(fields=fields, dense=dense, golden=Golden(**golden), **values), dict(files)
+        transforms = [Transform.from_json(transform) for transform in values.pop("transforms")]
+        golden = Golden(**golden)
+        return Manifest(fields=fields, dense=dense, transforms=transforms, golden=golden, **values), dict(files)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DataError(path, None, f"not a manifest of format {version}") from None
 

@@ -29,11 +29,12 @@ def inputs_of(dataset: Dataset) -> Inputs:
     """What a prediction needs: of a dataset that does not say it, fields and dense columns as its reader has them."""
     if dataset.inputs is not None:
         return dataset.inputs
-    kinds = {field.name: _KINDS[field.kind] for field in dataset.fields}
+    kinds = {field.name: _KINDS[field.kind] for field in dataset.read_fields}
+    missing = np.nan if dataset.transforms else 0
 
     def derive(columns: Columns) -> tuple[list[pa.Array], np.ndarray]:
-        dense = [columns[name].fill_null(0).to_numpy() for name in dataset.dense]
-        rows = len(columns[dataset.fields[0].name])
+        dense = [columns[name].fill_null(missing).to_numpy() for name in dataset.dense]
+        rows = len(next(iter(columns.values())))
         fields = [columns[name] for name in kinds]
         return fields, np.stack(dense, axis=1) if dense else np.empty((rows, 0), np.float32)
 

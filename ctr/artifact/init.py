@@ -6,7 +6,7 @@ A run with ``checkpoint.final=true`` has left its whole state, and a saved model
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ctr.artifact import format
 from ctr.datasets.checked import Checksum
+from ctr.datasets.source import DataSettings
+from ctr.datasets.transforms import Transform
 from ctr.datasets.vocabulary import Batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.provenance import digest
@@ -23,7 +25,7 @@ from ctr.training import checkpoint
 from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT
 from ctr.training.history import FEATURES, NEVER, History, read_features
 from ctr.training.known import Known, described, description
-from ctr.training.settings import Settings
+from ctr.training.settings import InitSettings, Settings
 
 PIECE_ROWS = 1 << 18  # read at a time
 
@@ -35,11 +37,15 @@ class Source:
     Attributes:
         identity: hash of all that a run takes over.
         description: see `ctr.training.known.described`.
+        options: of the raw format, settled.
+        transforms: of its numbers, fitted.
         opt: the optimizer whose state is there; None for a saved model.
     """
 
     identity: str
     description: Mapping[str, Any]
+    options: Mapping[str, Any]
+    transforms: tuple[Transform, ...]
     opt: str | None
 
 
@@ -55,10 +61,13 @@ def find(path: Path) -> Source:
         if "known" not in manifest:
             raise ArgumentError(f"init={path}: the run was made by an earlier version, which did not keep its values")
         known = manifest["known"]
-        return Source(digest([manifest["blocks"], known]), known["description"], known["opt"])
+        transforms = tuple(Transform.from_json(values) for values in known["transforms"])
+        identity = digest([manifest["blocks"], known])
+        return Source(identity, known["description"], known["options"], transforms, known["opt"])
     if (path / MANIFEST).is_file():
         saved, files = format.read_manifest(path)
-        return Source(digest(files), _of_saved(path, saved), None)
+        identity = digest([files, saved.dataset_options, [asdict(transform) for transform in saved.transforms]])
+        return Source(identity, _of_saved(path, saved), saved.dataset_options, tuple(saved.transforms), None)
     if not ((path / RESULT).exists() or (path / CONFIG).exists()):
         raise ArgumentError(f"init={path}: no run and no saved model there")
     model = path / MODEL
@@ -79,6 +88,25 @@ def _of_saved(path: Path, manifest: format.Manifest) -> dict[str, Any]:
     return described(dataset, manifest.num_buckets, {**net, **manifest.model_options})
 
 
+def as_known(data: DataSettings, init: InitSettings) -> DataSettings:
+    """The log's format with the columns and the fitted transforms of the model at ``init``: none is found anew.
+
+    Raises:
+        ArgumentError: nothing that a run can go on with, or a column that it has cannot be left out.
+    """
+    source, own = find(init.path), data.format
+    try:
+        settled = own if own.settle_as is None else own.settle_as(source.options)
+    except KeyError:
+        return data  # of another format, which `expect_fit` says
+    except ValueError as error:
+        raise ArgumentError(f"init={init.path}: {error}") from None
+    names = tuple(transform.name for transform in source.transforms)
+    fits = names == (settled.dense if settled.transforms else ())  # else `expect_fit` says what differs
+    options = data.options if own.settle_as is None else settled.options
+    return replace(data, options=options, transforms=source.transforms if fits else ())
+
+
 def expect_fit(settings: Settings) -> None:
     """Compares the model at ``init`` with the run that is to go on with it.
 
@@ -86,11 +114,12 @@ def expect_fit(settings: Settings) -> None:
         ArgumentError: they differ; the message names the keys.
     """
     assert settings.init is not None
-    source, mine = find(settings.init.path), description(settings)
+    source, mine = find(settings.init.path), description(settings, settings.data.options)
+    of_log = {f"dataset.{key}" for key in settings.data.format.of_log}
     theirs = dict(source.description)
     if source.opt is not None:
         theirs["opt"], mine["opt"] = source.opt, settings.optimizer.name
-    keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key)]
+    keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key) and key not in of_log]
     if keys:
         its, own = (", ".join(f"{key}={one.get(key)}" for key in keys) for one in (theirs, mine))
         raise ArgumentError(f"init={settings.init.path}: its model has {its}; this run has {own}")

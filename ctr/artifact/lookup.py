@@ -67,16 +67,16 @@ class Lookup:
         if not np.array_equal(ids, np.arange(rows, dtype=np.int32)):
             raise CtrError("a value is there twice")
 
-    def keys(self, columns: Sequence[pa.Array]) -> np.ndarray:
-        """uint64 [n, F] keys of one array per field."""
-        keys = self._keys.of(columns, grow=False)
+    def keys(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
+        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on."""
+        keys = self._keys.of(columns, first, grow=False)
         if self._buckets is not None:
             return hash_ids(keys, self._buckets).astype(np.uint64)
         return hidden(keys) if self._hashed else keys
 
-    def rows(self, columns: Sequence[pa.Array]) -> np.ndarray:
-        """int32 [n, F] row numbers of one array per field."""
-        keys = self.keys(columns)
+    def rows(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
+        """int32 [n, len(columns)] row numbers of one array per field, from field ``first`` on."""
+        keys = self.keys(columns, first)
         found = self._index.find(keys.ravel()).reshape(keys.shape)
         found += 1
         return found

@@ -1,8 +1,9 @@
 """A saved model as one ONNX file, from the log's values to the click probability, for whatever runs ONNX.
 
 Each column of the log is an input of its name. A LabelEncoder per field turns values into row numbers, 0 (the row of
-zeros) for those that it does not know; the rows are gathered, widened where they are stored narrow, and go with the
-dense columns through the net and a sigmoid. The file's metadata describes its inputs.
+zeros) for those that it does not know; numbers go through their transforms, some of which give row numbers too. The
+rows are gathered, widened where they are stored narrow, and go with the numbers through the net and a sigmoid. The
+file's metadata describes its inputs.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def to_onnx(model: SavedModel, scorer: Scorer) -> ModelProto:
     from onnx import TensorProto, compose, helper
 
     manifest = model.manifest
-    columns, dense = [field.name for field in manifest.fields], [name for name, _ in manifest.dense]
+    columns, dense = [field.name for field in manifest.read_fields], [name for name, _ in manifest.dense]
     if taken := [name for name in (*columns, *dense) if name == OUTPUT or name.startswith(PREFIX)]:
         raise ArgumentError(f"column {taken[0]}: the file needs this name itself; rename the column")
     net = compose.add_prefix(_net(scorer, len(columns), len(dense)), PREFIX).graph
@@ -110,13 +111,14 @@ def to_onnx(model: SavedModel, scorer: Scorer) -> ModelProto:
 def describe(model: SavedModel, scorer: Scorer) -> dict[str, Any]:
     """What the file says of itself: what it takes, in which form, and where it is from."""
     manifest = model.manifest
+    transforms = {transform.name: transform.kind for transform in manifest.transforms}
     inputs = [
         {"name": field.name, "kind": field.kind, "form": FORMS[field.kind], "derived": field.derived}
-        for field in model.dataset.fields
+        for field in model.dataset.read_fields
     ]
     inputs += [
-        {"name": name, "kind": "number", "form": FORMS["number"], "transform": transform}
-        for name, transform in manifest.dense
+        {"name": name, "kind": "number", "form": FORMS["number"], "transform": transforms.get(name, scaling)}
+        for name, scaling in manifest.dense
     ]
     return {
         "format": FORMAT,
@@ -162,7 +164,7 @@ def _lookup(model: SavedModel) -> Iterator[NodeProto]:
     from onnx import helper
 
     fields, values = model.vocabulary["field"].to_numpy(), model.vocabulary["value"]
-    for number, field in enumerate(model.manifest.fields):
+    for number, field in enumerate(model.manifest.read_fields):
         places = (fields == number).nonzero()[0]
         texts = pc.fill_null(values.take(pa.array(places)), "").to_pylist()
         yield helper.make_node(

@@ -71,7 +71,7 @@ def signature(saved: SavedModel) -> ModelSignature:
 
 def example(saved: SavedModel) -> pd.DataFrame:
     """Some rows as they are in the raw log: the golden ones, with made-up values where those are not raw."""
-    fields, golden = saved.dataset.fields, saved.manifest.golden
+    fields, golden = saved.dataset.read_fields, saved.manifest.golden
     rows = golden.values or [[value for value, _ in golden.probes or ()]]
     values = dict(zip((field.name for field in fields), zip(*rows[:EXAMPLE_ROWS], strict=True), strict=True))
     raw = {field.name: values[field.name] for field in fields if not field.derived}

@@ -20,6 +20,7 @@ from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.schema import Dataset, Field
 from ctr.datasets.stream import Batch
+from ctr.datasets.transforms import apply, undo
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
@@ -80,7 +81,7 @@ def _contents(
     alive = alive_rows(embedding.weight, embedding.seen).cpu()
     places = np.zeros(len(alive), np.int32)  # 0: not kept
     places[alive.numpy()] = np.arange(1, int(alive.sum()) + 1, dtype=np.int32)
-    dataset, num_buckets = settings.data.format, settings.data.num_buckets
+    dataset, transforms, num_buckets = data.dataset, data.manifest.transforms, settings.data.num_buckets
     effects = [torch.linalg.vector_norm(D * x, dim=1).cpu() for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
     more = {
         "count": pa.array(_counts(data, places, on_rows) if counts is None else counts[alive.numpy()]),
@@ -98,14 +99,14 @@ def _contents(
         columns = {"field": pa.nulls(len(buckets), pa.uint8()), "value": pa.array(buckets)}
     schema = format.vocabulary_schema(num_buckets is not None or keys == "hash")
     vocabulary = pa.table({**columns, **more}, schema=schema)
-    transforms = dataset.transforms
     figures = asdict(result)
     manifest = Manifest(
         dataset=settings.data.name,
         dataset_module=settings.data.module,
-        dataset_options=dict(settings.data.options),
+        dataset_options=dict(settings.data.settled_options(dataset)),
         fields=fields,
-        dense=[(name, transforms.get(name, "none")) for name in dataset.dense],
+        dense=[(name, dataset.scaling.get(name, "none")) for name in dataset.dense],
+        transforms=transforms,
         num_buckets=num_buckets,
         keys=keys,
         model=settings.model.name,
@@ -173,14 +174,23 @@ def _golden(
     """Rows of the test part with the logits of the run; generated rows where values are hashed."""
     values: list[list[str | None]] | None = None
     probes = None
+    transforms, read = data.manifest.transforms, len(dataset.read_fields)
     if num_buckets is None and keys == "raw":
-        ids, dense = _test_rows(data)
+        ids, numbers = _test_rows(data)
         vocabulary = _values_of(data, ids)
-        values = [[vocabulary[number] for number in row] for row in ids.tolist()]
+        found = [[vocabulary[number] for number in row] for row in ids.tolist()]
+        values = [row[:read] for row in found]
+        if transforms:
+            numbers = undo(transforms, [list(column) for column in zip(*found, strict=True)][read:], numbers)
+        dense = apply(transforms, numbers)[1] if transforms else numbers
     else:
         random = np.random.default_rng(0)
-        dense = random.random((GOLDEN_ROWS, len(dataset.dense)), np.float32)
-        made = [_generated(field, GOLDEN_ROWS, random) for field in dataset.fields]
+        numbers = random.random((GOLDEN_ROWS, len(dataset.dense)), np.float32)
+        if transforms:
+            numbers[0] = np.nan
+        buckets, dense = apply(transforms, numbers) if transforms else ([], numbers)
+        made = [_generated(field, GOLDEN_ROWS, random) for field in dataset.read_fields]
+        made += [bucket.to_pylist() for bucket in buckets]
         stable = Keys(dataset.fields, stable=True).of(typed_columns(dataset.fields, made))
         if num_buckets is None:  # a generated value is hardly ever one that is known: rows, in place of values
             ids = random.integers(len(places), size=stable.shape, dtype=np.int32)
@@ -188,14 +198,14 @@ def _golden(
             probes = [(str(texts[0]), key) for texts, key in zip(made, hidden(stable[0]).tolist(), strict=True)]
         else:
             ids = hash_ids(stable, num_buckets)
-            values = [list(row) for row in zip(*made, strict=True)]
+            values = [list(row) for row in zip(*made[:read], strict=True)]
     logits = training.learner.predict(
-        Batch(torch.from_numpy(ids), torch.from_numpy(dense) if dataset.dense else None, torch.zeros(len(ids)))
+        Batch(torch.from_numpy(ids), torch.from_numpy(dense) if dense.shape[1] else None, torch.zeros(len(ids)))
     )
     return Golden(
         values=values,
         rows=None if values is not None else places[ids].tolist(),
-        dense=dense.astype(float).tolist(),
+        dense=[[None if number != number else number for number in row] for row in numbers.astype(float).tolist()],
         logits=_finite(logits).tolist(),
         probes=probes,
     )

@@ -18,6 +18,7 @@ from ctr.artifact.frames import inputs_of, model_inputs
 from ctr.artifact.lookup import Lookup, typed_columns
 from ctr.datasets.schema import Dataset
 from ctr.datasets.stream import Batch
+from ctr.datasets.transforms import apply
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
@@ -59,21 +60,36 @@ class SavedModel:
         except CtrError as error:
             raise DataError(folder / format.VOCABULARY, None, str(error)) from None
 
-    def encode(self, columns: Sequence[pa.Array]) -> np.ndarray:
-        """int32 [n, F] row numbers of one typed array per field, as the dataset's reader yields them; 0: unknown."""
-        return self._lookup.rows(columns)
+    def encode(self, fields: Sequence[pa.Array], first: int = 0) -> np.ndarray:
+        """int32 [n, len(fields)] row numbers of one typed array per field, from field ``first`` on; 0: unknown."""
+        return self._lookup.rows(fields, first)
+
+    def take(self, fields: Sequence[pa.Array], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the model takes of what the dataset's reader yields.
+
+        Args:
+            fields: one typed array [n] per field, without the buckets.
+            numbers: float32 [n, K], the dense columns, NaN where missing.
+
+        Returns:
+            int32 [n, F] row numbers, and the dense inputs float32 [n, `Manifest.num_dense`].
+        """
+        if not self.manifest.transforms:
+            return self.encode(fields), numbers
+        buckets, dense = apply(self.manifest.transforms, numbers)
+        return self.encode([*fields, *buckets]), dense
 
     def logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
         """float32 [n] logits, in batches as the run's own evaluation.
 
         Args:
-            ids: int32 [n, F] row numbers, as `encode` gives.
-            dense: float32 [n, K]; may be None where K = 0.
+            ids: int32 [n, F] row numbers, as `take` gives.
+            dense: float32 [n, K] inputs, as `take` gives; may be None where K = 0.
         """
         found = np.empty(len(ids), np.float32)
         for start in range(0, len(ids), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
-            columns = None if dense is None or not self.manifest.dense else torch.from_numpy(dense[part])
+            columns = None if dense is None or not self.manifest.num_dense else torch.from_numpy(dense[part])
             found[part] = self._batch(torch.from_numpy(ids[part]), columns).numpy()
         return found
 
@@ -108,8 +124,7 @@ class SavedModel:
         return dict(zip(names, (ids > 0).mean(axis=0).tolist(), strict=True))
 
     def _inputs(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
-        fields, dense = model_inputs(frame, self.inputs)
-        return self.encode(fields), dense
+        return self.take(*model_inputs(frame, self.inputs))
 
     def features(self) -> pd.DataFrame:
         """What the model has kept, strongest first: one row for each embedding row that is not zero.
@@ -146,11 +161,13 @@ class SavedModel:
             columns = typed_columns(manifest.fields, [[value] for value, _ in golden.probes])
             if self._lookup.keys(columns)[0].tolist() != [key for _, key in golden.probes]:
                 raise DataError(path, None, "this version of ctr hashes values otherwise than the one that saved it")
+        numbers = np.array(golden.dense, np.float32).reshape(len(golden.logits), len(manifest.dense))  # None: NaN
         if golden.values is not None:
-            ids = self.encode(typed_columns(manifest.fields, list(zip(*golden.values, strict=True))))
+            columns = typed_columns(manifest.read_fields, list(zip(*golden.values, strict=True)))
+            ids, dense = self.take(columns, numbers)
         else:
             ids = np.array(golden.rows, np.int32)
-        dense = np.array(golden.dense, np.float32).reshape(len(ids), len(manifest.dense))
+            dense = apply(manifest.transforms, numbers)[1] if manifest.transforms else numbers
         found, expected = self.logits(ids, dense), np.array(golden.logits, np.float32)
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             worst = int(np.argmax(np.abs(found - expected)))
@@ -230,7 +247,11 @@ def _dataset(folder: Path, manifest: Manifest) -> Dataset:
     except (TypeError, ValueError) as error:
         raise DataError(folder / MANIFEST, None, f"dataset={manifest.dataset}: {error}") from None
     assert isinstance(dataset, Dataset)
-    if list(dataset.fields) != manifest.typed_fields or dataset.dense != tuple(name for name, _ in manifest.dense):
+    names = tuple(name for name, _ in manifest.dense)
+    transformed = tuple(transform.name for transform in manifest.transforms)
+    if (list(dataset.fields), dataset.dense, len(dataset.read_fields)) != (
+        *(manifest.typed_fields, names, len(manifest.read_fields)),
+    ) or transformed != (names if dataset.transforms else ()):
         raise DataError(
             folder / MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
         )
@@ -241,7 +262,7 @@ def _net(folder: Path, contents: Contents) -> nn.Module:
     """The model with its table: the rows below one of zeros."""
     manifest = contents.manifest
     kind = parts.model(manifest.model, manifest.model_module)
-    size = manifest.rows + 1, len(manifest.fields), len(manifest.dense)
+    size = manifest.rows + 1, len(manifest.fields), manifest.num_dense
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, to be overwritten
         embedding = FeatureEmbedding(size[0], manifest.embedding_dim, init_scale=0)
         try:

@@ -116,7 +116,7 @@ def _batches(model: SavedModel, blocks: Iterator[Block]) -> Iterator[Part]:
     """ids, dense columns, labels and days of whole batches, several together: cut as in the run's own evaluation."""
     waiting: list[Part] = []
     for block in blocks:
-        waiting.append((model.encode(block.fields), block.dense, block.label, block.day))
+        waiting.append((*model.take(block.fields, block.dense), block.label, block.day))
         rows = sum(len(part[0]) for part in waiting)
         if whole := rows - rows % EVAL_BATCH:
             ready = _joined(waiting)

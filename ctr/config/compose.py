@@ -77,6 +77,8 @@ def resolve(config: DictConfig) -> Settings:
     (values["backend"],) = settled
     data = data_settings(values["dataset"])
     origin = _init(values)
+    if origin is not None:
+        data = init.as_known(data, origin)
     values["progressive"] = _progressive(values, origin is not None)
     watched, saved = _tracking(values["tracking"]), _save(values)
     if lr == learning_rates.AUTO:

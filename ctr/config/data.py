@@ -34,13 +34,13 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
     Raises:
         ArgumentError: a value that cannot work, or no raw log.
     """
-    if not values["raw"] or not values["prepared"]:
-        raise ArgumentError("dataset.raw and dataset.prepared must not be empty")
+    if not values["prepared"]:
+        raise ArgumentError("dataset.prepared must not be empty")
     settings = DataSettings(
         name=values["name"],
         module=values.get(MODULE),
         options={key: value for key, value in values.items() if key not in SHARED_KEYS},
-        raw=Path(values["raw"]),
+        raw=_paths(values["raw"]),
         prepared=Path(values["prepared"]),
         num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
         split=SplitRule(values["test_fraction"], values["test_days"]),
@@ -48,3 +48,10 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
     )
     source.check(settings)
     return settings
+
+
+def _paths(raw: Any) -> tuple[Path, ...]:
+    names = raw if isinstance(raw, list) else [raw]
+    if not names or not all(isinstance(name, str | int | float) and str(name) for name in names):
+        raise ArgumentError(f"dataset.raw={raw}; expected a path, or a list of paths: dataset.raw=[a.csv,b.csv]")
+    return tuple(Path(str(name)) for name in names)

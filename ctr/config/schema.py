@@ -39,7 +39,7 @@ class DatasetConfig:
 
     name: str
     source: Literal["raw", "sample"]
-    raw: str
+    raw: Any  # a path, or a list of paths
     prepared: str
     encoding: Literal["onehot", "hash"]
     num_buckets: int

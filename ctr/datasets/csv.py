@@ -1,7 +1,8 @@
-"""Any CSV or Parquet file with a label column, categorical columns and, where there are any, dense ones.
+"""One's own log: CSV or Parquet files with a label column, categorical columns and, where there are any, dense ones.
 
-Every categorical value is taken as text; a blank one is a value of its own. Dense columns are taken as they are, blank
-as 0: scale them beforehand. Columns that are not named are ignored. The rows should be in order of time: the last test.
+Every categorical value is taken as text; a blank one is a value of its own. Dense columns are transformed
+(`ctr.datasets.transforms`). What the user does not name is told by the first rows (`ctr.datasets.guess`). The rows
+should be in order of time, or have a column of times: the last test.
 
 One rule for both kinds of file. A null of Parquet and an empty text are blank. NaN is blank in a dense column, an error
 in the label, and a value like any other in a categorical column. A label may be True or False. Text is UTF-8 without
@@ -12,106 +13,284 @@ are an error.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from pyarrow import types
 
-from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also
-from ctr.datasets.lines import BLOCK_BYTES
-from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Reading
-from ctr.datasets.text import no_valid_row, read_header, read_tables, shown
+from ctr.datasets.columns import TEXT, ColumnType
+from ctr.datasets.dates import first_fall
+from ctr.datasets.guess import SAMPLE_ROWS, Roles, Wanted, roles
+from ctr.datasets.locate import locate_files
+from ctr.datasets.manifest import stamps
+from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, misplaced, read_parquet
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Read, Reading
+from ctr.datasets.text import Table, read_header, read_tables
+from ctr.datasets.times import AUTO, FORMATS, days_of_times, time_type
+from ctr.datasets.transforms import SPEC, SPECS, parse
 from ctr.errors import ArgumentError, DataError
 
-BATCH_ROWS = 1 << 16
-_TRUTHS = {
-    word: str(int(value)) for value in (False, True) for word in (f"{value}", f"{value}".lower(), f"{value}".upper())
-}
-TRUTH = also(LABEL, "0 or 1, or False or True", {"0.0": "0", "1.0": "1", **_TRUTHS})
-NUMBER = also(FLOAT, FLOAT.expected, {"nan": None, "NaN": None, "NAN": None, **_TRUTHS})
+ENDINGS = tuple(f".{kind}{packed}" for kind in ("csv", "tsv", "txt") for packed in ("", ".gz", ".bz2", ".zip"))
+ENDINGS += (".parquet", ".pq")
 USUAL_DELIMITERS = (",", ";", "\t", "|")
 
 
-def make(label: str, categorical: Sequence[str], dense: Sequence[str] = (), delimiter: str = ",") -> Dataset:
-    """The format of one's own file.
+def make(
+    label: str = AUTO,
+    categorical: Any = AUTO,
+    dense: Any = None,
+    ignore: Sequence[str] = (),
+    delimiter: str = ",",
+    time: str | None = None,
+    time_format: str = AUTO,
+    order: Literal["check", "sort"] = "check",
+    transform: Sequence[str] = (),
+    transform_default: str = AUTO,
+) -> Dataset:
+    """The format of one's own log.
 
     Args:
-        label: name of the column that holds 0 or 1.
-        categorical: names of the columns whose values become one-hot features, in model order.
-        dense: names of the columns that hold numbers.
+        label: name of the column that holds 0 or 1; auto: the one called label, click, clicked or y.
+        categorical: names of the columns whose values become one-hot features, in model order; auto: those that look
+            like it. A list may hold auto beside names.
+        dense: the same for the columns that hold numbers; None: auto if ``categorical`` is, else none.
+        ignore: columns that auto leaves out.
         delimiter: one character; of a CSV file. A backslash and a t stand for a tab.
+        time: name of the column with the time of each row.
+        time_format: one of `ctr.datasets.times.FORMATS`, or a pattern of strptime; auto: told by the first values.
+        order: what happens to a row that is earlier than the one before it: an error, or all rows are sorted by time.
+        transform: what becomes of columns that hold numbers: ``NAME:TRANSFORM``, see `ctr.datasets.transforms`.
+        transform_default: what becomes of the others; auto: chosen by their values in the training rows.
     """
     delimiter = {r"\t": "\t"}.get(delimiter, delimiter)
-    names = [label, *categorical, *dense]
-    if not categorical:
-        raise ValueError("dataset.categorical is empty; name at least one column")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"named more than once in dataset.label, categorical and dense: {', '.join(repeated)}")
-    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
-        raise ValueError(f"dataset.delimiter={delimiter!r}; expected one ASCII character such as , or \\t")
-
-    columns = {label: TRUTH, **dict.fromkeys(categorical, TEXT), **dict.fromkeys(dense, NUMBER)}
-
-    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
-        (path,) = paths
-        optional = label if reading.to_predict else None
-        tables = _parquet(path, columns, reading, optional) if _is_parquet(path) else _csv(path, reading, optional)
-        for table in tables:
-            yield Block(table[label].to_numpy() if label in table else None, *derive(table))
-
-    def derive(table: Columns) -> tuple[list[pa.Array], np.ndarray]:
-        numbers = [table[name].fill_null(0).to_numpy() for name in dense]
-        rows = len(table[categorical[0]])
-        fields = [table[name] for name in categorical]
-        return fields, np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
-
-    def _csv(path: Path, reading: Reading, optional: str | None) -> Iterator[dict[str, pa.Array]]:
-        expected = f"a header with the columns {', '.join(names)}, separated by {delimiter!r}"
-        header = read_header(path, delimiter, expected)
-        if twice := sorted(name for name, count in Counter(header).items() if count > 1):
-            raise DataError(path, 1, f"more than one column is called {_listed(twice)}; expected {expected}")
-        _check_names(path, [name for name in names if name != optional], header, _other_delimiter(header, delimiter))
-        of_header = {name: columns.get(name) for name in header}
-        for table in read_tables(path, of_header, delimiter, reading, header=True, quoted=True):
-            yield table.columns
-
-    return Dataset(
+    categorical = _names("categorical", categorical)
+    if dense is None:
+        dense = [AUTO] if AUTO in categorical else []
+    of_column = parse(transform)
+    if not re.fullmatch(SPEC, transform_default):
+        raise ValueError(f"dataset.transform_default={transform_default}; expected {SPECS}")
+    wanted = Wanted(
+        label=label,
+        categorical=tuple(categorical),
+        dense=tuple(dict.fromkeys([*_names("dense", dense), *of_column])),
+        ignore=tuple(ignore),
+        time=time,
+        time_format=time_format,
+    )
+    _check(wanted, delimiter, order)
+    options: dict[str, Any] = {
+        "label": label,
+        "categorical": list(wanted.categorical),
+        "dense": list(wanted.dense),
+        "delimiter": delimiter,
+        "time": time,
+        "time_format": time_format,
+        "order": order,
+        "transform": list(transform),
+        "transform_default": transform_default,
+    }
+    is_open = AUTO in (label, *wanted.categorical, *wanted.dense)
+    if is_open:  # else nothing is left to be ignored
+        options["ignore"] = list(ignore)
+    transforms = {name: of_column.get(name, transform_default) for name in wanted.dense}
+    if set(transforms.values()) == {"none"}:
+        transforms = {}
+    buckets = [name for name, chosen in transforms.items() if chosen.startswith("bucket")]
+    common = Dataset(
         name="csv",
-        fields=tuple(Field(name, "text") for name in categorical),
-        dense=tuple(dense),
-        read=read,
-        locate=_locate,
-        where="wherever it is: this is the format for one's own",
-        modules=("ctr.datasets.csv",),
-        options={"label": label, "categorical": list(categorical), "dense": list(dense), "delimiter": delimiter},
-        inputs=Inputs(
-            columns={name: type_ for name, type_ in columns.items() if name != label},
-            derive=derive,
-            label=label,
-            delimiter=delimiter,
-        ),
+        fields=tuple(Field(name, "text") for name in (*wanted.categorical, *buckets)),
+        dense=wanted.dense,
+        read=_unsettled,
+        locate=lambda raw: locate_files(raw, ENDINGS),
+        several=True,
+        modules=tuple(f"ctr.datasets.{name}" for name in ("csv", "parquet", "times", "dates")),
+        options=options,
+        default_test_days=None if time is None else lambda days: days[-1:],
+        sort=order == "sort",
+        transforms=transforms,
+        settle_as=lambda known: make(**_filled(options, known)),
+        of_log=("delimiter", "time", "time_format", "order"),
+    )
+    if is_open or (time is not None and time_format == AUTO):
+        return replace(common, settle=lambda paths: _settled(paths, wanted, options))
+    missing = np.nan if transforms else 0.0
+    inputs = Inputs(
+        columns={**dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)},
+        derive=lambda table: _derived(table, wanted, missing),
+        label=label,
+        delimiter=delimiter,
+    )
+    return replace(common, read=_reader(wanted, delimiter, order, missing), inputs=inputs)
+
+
+def _unsettled(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
+    raise RuntimeError("the columns are not known before Dataset.settle")
+
+
+def _settled(paths: Sequence[Path], wanted: Wanted, options: dict[str, Any]) -> Dataset:
+    """The format with the columns that the first rows of the first file show."""
+    found = _roles(paths[0], *stamps(paths[:1]), options["delimiter"], wanted)
+    settled = {"label": found.label, "categorical": found.categorical, "dense": found.dense}
+    return replace(
+        make(**{**options, **settled, "time_format": found.time_format}), note=found.table, warnings=found.warnings
     )
 
 
-def _locate(raw: Path) -> list[Path]:
-    if raw.is_dir():
-        raise ArgumentError(f"{raw}: is a folder; name the CSV or Parquet file with dataset.raw")
-    return [raw]
+def _filled(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with what another log has settled where they say auto; what they name stays."""
+    filled = dict(options)
+    for key in ("label", "transform_default"):
+        filled[key] = known[key] if options[key] == AUTO else options[key]
+    for key in ("categorical", "dense"):
+        if AUTO in options[key] and {*options[key]} - {AUTO} <= {*known[key]}:
+            filled[key] = known[key]
+    if taken := [name for name in options.get("ignore", ()) if name in (*known["categorical"], *known["dense"])]:
+        raise ValueError(f"dataset.ignore={taken}: the model that the run goes on with takes {listed(taken)}")
+    return filled
 
 
-def _check_names(path: Path, names: Sequence[str], found: Sequence[str], hint: str = "") -> None:
-    if missing := [name for name in names if name not in found]:
-        raise ArgumentError(f"{path}: no column {', '.join(missing)}; the columns are {_listed(found)}{hint}")
+@lru_cache
+def _roles(path: Path, stamp: tuple[str, int, int], delimiter: str, wanted: Wanted) -> Roles:
+    """What the columns of a file with this stamp are; many runs of one process ask for the same."""
+    sample = _sample(path, delimiter)
+    check_names(path, [name for name in wanted.names if name != AUTO], [*sample])
+    try:
+        return roles(sample, wanted)
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: {error}") from None
 
 
-def _listed(names: Sequence[str]) -> str:
-    text = ", ".join(names)
-    return text if len(text) <= 500 else f"{text[:500]}..."
+def _names(key: str, given: Any) -> list[str]:
+    names = [given] if given == AUTO else given
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"dataset.{key}={given}; expected auto or a list of names: dataset.{key}=[a,b]")
+    return list(names)
+
+
+def _check(wanted: Wanted, delimiter: str, order: str) -> None:
+    if not wanted.categorical:
+        raise ValueError("dataset.categorical is empty; name at least one column")
+    if repeated := sorted({name for name in wanted.names if name != AUTO and wanted.names.count(name) > 1}):
+        raise ValueError(
+            f"named more than once in dataset.label, categorical, dense, ignore and time: {', '.join(repeated)}"
+        )
+    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise ValueError(f"dataset.delimiter={delimiter!r}; expected one ASCII character such as , or \\t")
+    if order not in ("check", "sort"):
+        raise ValueError(f"dataset.order={order}; expected check or sort")
+    if wanted.time is None and (order == "sort" or wanted.time_format != AUTO):
+        key = "order=sort" if order == "sort" else "time_format"
+        raise ValueError(f"dataset.{key} needs dataset.time, the name of the column that holds the time of each row")
+    if wanted.time_format not in (AUTO, *FORMATS) and "%" not in wanted.time_format:
+        raise ValueError(
+            f"dataset.time_format={wanted.time_format}; expected auto, {', '.join(FORMATS)} or a pattern: %d.%m.%Y"
+        )
+
+
+def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
+    """Reads files whose columns are all known; ``missing`` replaces a number that is not there.
+
+    A log to predict needs neither labels nor times; the times of one without labels are not read.
+    """
+    label, time = wanted.label, wanted.time
+    columns = {label: TRUTH, **dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)}
+    if time is not None:
+        columns[time] = time_type(wanted.time_format)
+
+    def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
+        _expect_same_columns(paths, delimiter)
+        latest = np.iinfo(np.int64).min
+        for path in paths:
+            here = _to_predict(path) if reading.to_predict else columns
+            for table in _tables(path, here, delimiter, reading):
+                fields, dense = _derived(table.columns, wanted, missing)
+                block = Block(table[label].to_numpy() if label in here else None, fields, dense)
+                if time is not None and time in here:
+                    times = table[time].to_numpy()
+                    if order == "check" and not reading.to_predict:
+                        latest = _expect_order(path, table, times, latest)
+                    block = replace(block, day=days_of_times(times), time=times)
+                yield block
+
+    def _to_predict(path: Path) -> dict[str, ColumnType]:
+        names = column_names(path) if is_parquet(path) else _header(path, delimiter)
+        absent = {name for name in (label, time) if name not in names or label not in names}
+        return {name: type_ for name, type_ in columns.items() if name not in absent}
+
+    return read
+
+
+def _derived(table: Columns, wanted: Wanted, missing: float) -> tuple[list[pa.Array], np.ndarray]:
+    numbers = [table[name].fill_null(missing).to_numpy() for name in wanted.dense]
+    rows = len(table[wanted.categorical[0]])
+    fields = [table[name] for name in wanted.categorical]
+    return fields, np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
+
+
+def _expect_order(path: Path, table: Table, times: np.ndarray, latest: int) -> int:
+    """The last of some times.
+
+    Raises:
+        DataError: one is earlier than the one before it; ``latest`` comes before all.
+    """
+    if (row := first_fall(times, latest)) is None:
+        return int(times[-1]) if len(times) else latest
+    before, here = (np.datetime64(int(time), "us").item() for time in (times[row - 1] if row else latest, times[row]))
+    raise misplaced(
+        path, int(table.lines[row]), f"{here} comes after {before}: dataset.order=sort puts the rows in order"
+    )
+
+
+def _tables(path: Path, columns: Mapping[str, ColumnType], delimiter: str, reading: Reading) -> Iterator[Table]:
+    if is_parquet(path):
+        return read_parquet(path, columns, reading)
+    header = _header(path, delimiter, list(columns))
+    return read_tables(path, {name: columns.get(name) for name in header}, delimiter, reading, header=True, quoted=True)
+
+
+def _header(path: Path, delimiter: str, names: Sequence[str] = ()) -> list[str]:
+    """The column names of a CSV file, which are all different and have these among them."""
+    with_names = f" with the columns {', '.join(names)}," if names else ""
+    expected = f"a header{with_names} separated by {delimiter!r}"
+    header = read_header(path, delimiter, expected)
+    if twice := sorted(name for name, count in Counter(header).items() if count > 1):
+        raise DataError(path, 1, f"more than one column is called {listed(twice)}; expected {expected}")
+    hint = _other_delimiter(header, delimiter)
+    if hint and not names:
+        raise ArgumentError(f"{path}: only one column, {listed(header)}{hint}")
+    check_names(path, names, header, hint)
+    return header
+
+
+def _sample(path: Path, delimiter: str) -> dict[str, pa.Array]:
+    """The first rows of a file as text, bad ones left out."""
+    names = column_names(path) if is_parquet(path) else _header(path, delimiter)
+    for table in _tables(path, dict.fromkeys(names, TEXT), delimiter, Reading([path], "skip")):
+        if len(table):
+            return {name: table[name][:SAMPLE_ROWS] for name in names}
+    raise AssertionError("readers raise where there is no row")
+
+
+def _expect_same_columns(paths: Sequence[Path], delimiter: str) -> None:
+    """Compares the columns of several files, before the first is read: the last may come hours later."""
+    if len(paths) == 1:
+        return
+    of_first: list[str] = []
+    for path in paths:
+        names = column_names(path) if is_parquet(path) else _header(path, delimiter)
+        of_first = of_first or names
+        missing, more = [sorted(set(a) - set(b)) for a, b in ((of_first, names), (names, of_first))]
+        if missing or more:
+            parts = [f"{what} {listed(some)}" for what, some in (("without", missing), ("with", more)) if some]
+            raise DataError(
+                path, None if is_parquet(path) else 1, f"not the columns of {paths[0]}: {' and '.join(parts)}"
+            )
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
@@ -121,110 +300,3 @@ def _other_delimiter(header: Sequence[str], delimiter: str) -> str:
         return ""
     shown = others[0].replace("\t", r"\t")
     return f"; if they are separated by {shown}: \"dataset.delimiter='{shown}'\""
-
-
-def _is_parquet(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
-    except OSError as error:
-        raise DataError(path, None, f"cannot be read: {error.strerror}") from None
-
-
-def _parquet(
-    path: Path, columns: Mapping[str, ColumnType], reading: Reading, optional: str | None
-) -> Iterator[dict[str, pa.Array]]:
-    """The columns that have a type, block by block; rows that are not of it are bad rows. One may be absent."""
-    with path.open("rb") as file:
-        while piece := file.read(BLOCK_BYTES):
-            reading.advance(path, 0, piece)
-    first = kept = 0
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            rows, found = file.metadata.num_rows, file.schema_arrow.names
-            columns = {name: type_ for name, type_ in columns.items() if name != optional or name in found}
-            _check_names(path, list(columns), found)
-            if twice := [name for name in columns if found.count(name) > 1]:
-                raise DataError(path, None, f"more than one column is called {_listed(twice)}")
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
-                table = _checked(path, batch, columns, first, reading)
-                first, kept = first + len(batch), kept + len(next(iter(table.values())))
-                yield table
-                reading.advance(path, path.stat().st_size * first // max(rows, first, 1), b"")
-    except UnicodeDecodeError:
-        raise DataError(path, None, "not a sound Parquet file: a column's name is not UTF-8") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(path, None, f"not a sound Parquet file: {reason}") from None
-    if first != rows:
-        raise DataError(path, None, f"not a sound Parquet file: {first:,} rows in it instead of {rows:,}")
-    if kept == 0:
-        raise no_valid_row(path, reading)
-
-
-def _checked(
-    path: Path, batch: pa.RecordBatch, expected: Mapping[str, ColumnType], first: int, reading: Reading
-) -> dict[str, pa.Array]:
-    columns: dict[str, tuple[pa.Array, ColumnType]] = {}
-    typed: dict[str, pa.Array] = {}
-    bad = np.zeros(len(batch), bool)
-    earliest, problem = len(batch), ""
-    for name, type_ in expected.items():
-        try:
-            values, type_ = columns[name] = _readable(batch[name], type_)
-        except pa.ArrowException:
-            raise DataError(path, None, f"column {name} is of type {batch[name].type}, which does not fit") from None
-        try:
-            typed[name] = type_.parse(values)
-            continue
-        except ValueError:
-            wrong = type_.invalid(values)
-        assert wrong.any(), name
-        if wrong[:earliest].any():
-            earliest = int(np.argmax(wrong))
-            value = (values if values.type == pa.binary() else batch[name])[earliest].as_py()
-            problem = f"column {name} is {shown(value)}; expected {type_.expected}"
-        bad |= wrong
-    if not problem:
-        return typed
-    reading.skip(int(bad.sum()), DataError(path, None, f"row {first + earliest + 1:,}: {problem}"))
-    return {name: type_.parse(values.filter(pa.array(~bad))) for name, (values, type_) in columns.items()}
-
-
-def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType]:
-    """A column of Parquet as the text that it is in a CSV file, or as the numbers that it holds, and the type of it."""
-    if isinstance(values, pa.DictionaryArray):
-        values = values.dictionary_decode()
-    if type_ in _OF_NUMBERS and any(is_(values.type) for is_ in _NUMBERS):
-        return pc.cast(values, pa.float64() if type_ is TRUTH else pa.float32(), safe=False), _OF_NUMBERS[type_]
-    is_text = any(is_(values.type) for is_ in _TEXTS)
-    texts = pc.cast(pc.cast(values, pa.string()) if type_ is TEXT and not is_text else values, pa.binary())
-    texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
-    return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
-
-
-def _numeric(
-    type_: ColumnType, wrong: Callable[[np.ndarray], np.ndarray], convert: Callable[[np.ndarray], pa.Array]
-) -> ColumnType:
-    """The same for a column that holds numbers."""
-
-    def floats(values: pa.Array) -> np.ndarray:
-        return values.to_numpy(zero_copy_only=False)  # null: nan
-
-    def parse(values: pa.Array) -> pa.Array:
-        if wrong(floats(values)).any():
-            raise ValueError("number")
-        return convert(floats(values))
-
-    return ColumnType(type_.expected, parse, lambda values: wrong(floats(values)))
-
-
-_NUMBERS = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean)
-_TEXTS = (
-    *(types.is_string, types.is_large_string, types.is_string_view),
-    *(types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
-)
-_OF_NUMBERS = {
-    TRUTH: _numeric(TRUTH, lambda floats: ~np.isin(floats, (0, 1)), lambda floats: pa.array(floats, pa.uint8())),
-    NUMBER: _numeric(NUMBER, np.isinf, lambda floats: pa.array(floats, from_pandas=True)),  # nan: null
-}

@@ -153,17 +153,18 @@ class Keys:
         self._codes: list[dict[str, int]] = [{} for _ in fields]
         self._texts: list[list[str]] = [[] for _ in fields]
 
-    def of(self, columns: Sequence[pa.Array], *, grow: bool = True) -> np.ndarray:
-        """uint64 [n, F] keys of one array per field.
+    def of(self, columns: Sequence[pa.Array], first: int = 0, *, grow: bool = True) -> np.ndarray:
+        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on.
 
         Args:
             columns: as a reader yields them.
+            first: number of the first column's field.
             grow: give a text that is new the next number; else all of them share a key that no known one has, and
                 nothing is kept of them.
         """
-        keys = np.empty((len(columns[0]), len(self.fields)), np.uint64)
-        for number, values in enumerate(columns):
-            keys[:, number] = self.of_field(number, values, grow=grow)
+        keys = np.empty((len(columns[0]), len(columns)), np.uint64)
+        for place, values in enumerate(columns):
+            keys[:, place] = self.of_field(first + place, values, grow=grow)
         return keys
 
     def of_field(self, field: int, values: pa.Array, *, grow: bool = True) -> np.ndarray:
@@ -280,9 +281,10 @@ class Encoder:
         self.values_per_field = np.zeros(len(fields), np.int64)
         self._hit = np.zeros(num_buckets or 0, bool)
 
-    def encode(self, columns: Sequence[pa.Array]) -> tuple[np.ndarray, np.ndarray]:
-        """int32 [n, F] ids of one array per field, and the keys (uint64 [m]) seen for the first time, in order."""
-        keys = self.keys.of(columns)
+    def encode(self, columns: Sequence[pa.Array], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """int32 [n, len(columns)] ids of one array per field, from field ``first`` on, and the keys (uint64 [m]) seen
+        for the first time, in order."""
+        keys = self.keys.of(columns, first)
         ids, new = self.index.ids(keys.ravel())
         numbers = (new >> np.uint64(VALUE_BITS)).astype(np.int64)
         self.values_per_field += np.bincount(numbers, minlength=len(self.values_per_field))

@@ -6,16 +6,26 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ctr.datasets.checked import Checksum
 from ctr.datasets.schema import BadRows
+from ctr.datasets.transforms import Transform
 from ctr.errors import DataError
 from ctr.files import read_sealed, sealed
 
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class SplitRule:
+    """Which rows are to test: those of ``test_days`` (YYYYMMDD) if given, else the last ``test_fraction``; if neither
+    is, the test part that the log itself names."""
+
+    test_fraction: float | None = None
+    test_days: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,8 @@ class Recipe:
         num_buckets: of the hashed encoding; None for exact one-hot ids.
         bad_rows: what happens to rows that are not as expected.
         code: hash of the code that prepares.
+        split: on whose training rows the numbers' transforms are fitted; None: none is, and rows suit any split.
+        transforms: of a known model, which are taken in place of fitting.
     """
 
     dataset: str
@@ -37,6 +49,8 @@ class Recipe:
     num_buckets: int | None
     bad_rows: BadRows
     code: str
+    split: SplitRule | None = None
+    transforms: list[Transform] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -63,15 +77,6 @@ class Input:
 def stamps(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """Path, bytes and time of change of files."""
     return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """Which rows are to test: those of ``test_days`` (YYYYMMDD) if given, else the last ``test_fraction``; if neither
-    is, the test part that the log itself names."""
-
-    test_fraction: float | None = None
-    test_days: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,9 @@ class Manifest:
         rows_skipped, first_skipped: bad rows left out, and the first of them.
         days: (YYYYMMDD, first row, end row) of every day; empty where the log names no days.
         test_part: row ranges of the test part that the log itself names.
-        fields, dense: names of the columns, in model order.
+        fields, dense: names of the model's inputs, in its order.
+        largest: the largest absolute value of each dense input.
+        transforms: how the log's numeric columns became inputs, in its order; empty where they are taken as they are.
         values_per_field: distinct values of each field; blank is one.
         num_features: size of the id space.
         collision_rate: hashed: share of the distinct values that found their bucket taken.
@@ -127,6 +134,8 @@ class Manifest:
     test_part: list[tuple[int, int]]
     fields: list[str]
     dense: list[str]
+    largest: list[float]
+    transforms: list[Transform]
     values_per_field: list[int]
     num_features: int
     collision_rate: float
@@ -161,6 +170,8 @@ class Manifest:
 
 def _from_values(values: dict[str, Any]) -> Manifest:
     del values["data_hash"]
+    recipe = values["recipe"]
+    known = [Transform.from_json(transform) for transform in recipe["transforms"]]
     split = values["split"] and Split(
         rule=SplitRule(**values["split"]["rule"]),
         train=_tuples(values["split"]["train"]),
@@ -169,11 +180,12 @@ def _from_values(values: dict[str, Any]) -> Manifest:
     )
     blocks = {name: [_checksum(*line.split()) for line in lines] for name, lines in values["blocks"].items()}
     nested = {
-        "recipe": Recipe(**values["recipe"]),
+        "recipe": Recipe(**{**recipe, "split": recipe["split"] and SplitRule(**recipe["split"]), "transforms": known}),
         "input": Input(_tuples(values["input"]["files"]), values["input"]["sha256"]),
         "days": _tuples(values["days"]),
         "test_part": _tuples(values["test_part"]),
         "split": split,
+        "transforms": [Transform.from_json(transform) for transform in values["transforms"]],
         "blocks": blocks,
     }
     return Manifest(**{**values, **nested})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -19,22 +19,38 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
+from ctr.datasets.arrange import arrange, by_time, chunks
 from ctr.datasets.checked import CheckedReader, CheckedWriter
 from ctr.datasets.encode import Encoder
+from ctr.datasets.locate import located
 from ctr.datasets.manifest import MANIFEST, Input, Manifest, Recipe, Split, SplitRule, stamps
 from ctr.datasets.rows import MappedRows, Rows, RowWriter
 from ctr.datasets.schema import BadRows, Dataset, Reading
 from ctr.datasets.split import parts, split_rows
+from ctr.datasets.transforms import Transform, fit, outputs_of
 from ctr.errors import CtrError, DataError
 from ctr.files import TMP_PREFIX, atomic_folder, atomic_write_text
 from ctr.provenance import code_hash, module_paths
 
 ROWS, VOCABULARY = "rows.arrow", "vocabulary.arrow"
+READ = "read.arrow"  # rows as they were read, before they are sorted
 VOCABULARY_SCHEMA = pa.schema({"field": pa.uint8(), "value": pa.string()})
 
 # Code that decides what the prepared rows of any format look like.
 SHARED_MODULES = tuple(
-    f"ctr.datasets.{name}" for name in ("checked", "columns", "encode", "hashing", "lines", "prepared", "rows", "text")
+    f"ctr.datasets.{name}"
+    for name in (
+        "arrange",
+        "checked",
+        "columns",
+        "encode",
+        "hashing",
+        "lines",
+        "prepared",
+        "rows",
+        "text",
+        "transforms",
+    )
 )
 MAX_DAY_CHANGES = 10_000  # more mean that the rows are not in order of time
 
@@ -59,10 +75,12 @@ class Vocabulary(Protocol):
 class Prepared:
     """A complete folder of prepared rows, memory-mapped: it stays readable when the folder is replaced.
 
-    ``vocabulary``: see `read_vocabulary`; None where ids are hashed. ``reused``: the folder existed before.
+    ``dataset``: the raw format, with what its files have settled. ``vocabulary``: see `read_vocabulary`; None where
+    ids are hashed. ``reused``: the folder existed before.
     """
 
     folder: Path
+    dataset: Dataset
     manifest: Manifest
     split: Split
     rows: Rows | MappedRows
@@ -72,14 +90,16 @@ class Prepared:
 
 def prepare(
     dataset: Dataset,
-    raw: Path,
+    raw: Path | Sequence[Path],
     folder: Path,
     *,
     source: Literal["raw", "generated"] = "raw",
     num_buckets: int | None = None,
     split: SplitRule,
     bad_rows: BadRows = "error",
+    transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
+    progress_arranging: Progress | None = None,
     verify: bool = False,
 ) -> Prepared:
     """Opens the prepared rows of a raw log; prepares them first if needed.
@@ -90,25 +110,31 @@ def prepare(
 
     Args:
         dataset: the raw format.
-        raw: the raw log, a file or a folder.
+        raw: the raw log, a file or a folder, or several.
         folder: where the prepared rows go; replaced as a whole if the input, the settings or the code changed.
         source: ``"raw"`` or ``"generated"``, kept in the manifest.
         num_buckets: number of buckets that ids are hashed into; None for exact one-hot ids.
         split: which rows test; an empty rule takes the test part that the log names, or else the format's test days.
         bad_rows: ``"error"`` raises at the first bad row, ``"skip"`` leaves bad rows out.
+        transforms: of a known model, for numbers that are to be transformed; empty: they are fitted.
         progress: called after every block with (rows so far, share of the input read).
+        progress_arranging: the same for a second pass over the rows (`ctr.datasets.arrange`).
         verify: checks every byte now, instead of each block when it is first read.
 
     Raises:
         DataError: the raw log is missing or not as expected; nothing is left behind. Without ``verify`` also damaged
             prepared rows, where another split has to be counted.
     """
-    paths = dataset.locate(raw)
+    paths = located(dataset, raw)
     for path in paths:
         if not path.is_file():
             raise DataError(path, None, "no such file")
+    if dataset.settle is not None:
+        dataset = dataset.settle(paths)
     code = code_hash(module_paths([*SHARED_MODULES, *dataset.modules]))
-    recipe = Recipe(dataset.name, dataset.options, source, num_buckets, bad_rows, code)
+    known = list(transforms) if dataset.transforms else []
+    fitted_on = split if dataset.transforms and not known else None
+    recipe = Recipe(dataset.name, dataset.options, source, num_buckets, bad_rows, code, fitted_on, known)
     names = [field.name for field in dataset.fields], list(dataset.dense)
     found = None
     with suppress(DataError):  # another process may be replacing the folder: checked again under the lock
@@ -125,20 +151,25 @@ def prepare(
             if found is None:
                 for leftover in folder.parent.glob(f"{TMP_PREFIX}*-{folder.name}"):
                     shutil.rmtree(leftover)
+                if dataset.note:
+                    log.info("%s", dataset.note)
+                for warning in dataset.warnings:
+                    log.warning("warning: %s", warning)
                 with atomic_folder(folder) as tmp:
-                    manifest = _write(dataset, paths, tmp, recipe, progress)
+                    manifest = _write(dataset, paths, tmp, recipe, split, progress, progress_arranging)
                     _keep_other_files(folder, tmp, manifest)
                 found = manifest, *_map(folder, manifest)
                 # Only now: an impossible split must not discard the rows.
-                ranges = split_rows(found[1], _explicit(split, dataset, manifest), manifest.days, manifest.test_part)
+                rule = _explicit(split, dataset, manifest.days, manifest.test_part)
+                ranges = split_rows(found[1], rule, manifest.days, manifest.test_part)
                 atomic_write_text(folder / MANIFEST, replace(manifest, split=ranges).to_json())
     manifest, rows, vocabulary = found
-    rule = _explicit(split, dataset, manifest)
+    rule = _explicit(split, dataset, manifest.days, manifest.test_part)
     recorded = manifest.split
     if recorded is None or recorded.rule != rule:
         recorded = split_rows(rows, rule, manifest.days, manifest.test_part)
         manifest = replace(manifest, split=recorded)
-    return Prepared(folder, manifest, recorded, rows, vocabulary, reused)
+    return Prepared(folder, dataset, manifest, recorded, rows, vocabulary, reused)
 
 
 def _open(
@@ -181,8 +212,12 @@ def _misfit(manifest: Manifest, names: tuple[list[str], list[str]]) -> str | Non
             return "numbers of rows or features"
         if not 0 <= manifest.positives <= rows:
             return "positives"
-        if (manifest.fields, manifest.dense) != names or len(manifest.values_per_field) != len(manifest.fields):
+        transforms = manifest.transforms
+        columns = [transform.name for transform in transforms] if transforms else manifest.dense
+        if (manifest.fields, columns) != names or len(manifest.values_per_field) != len(manifest.fields):
             return "columns"
+        if len(manifest.largest) != len(manifest.dense) or (transforms and outputs_of(transforms) != manifest.dense):
+            return "numbers"
         if features != (sum(manifest.values_per_field) if onehot else manifest.recipe.num_buckets):
             return "values per field"
         if days and not (_in_order(days, rows) and sum(stop - start for start, stop in days) == rows):
@@ -223,36 +258,72 @@ def _keep_other_files(old: Path, new: Path, manifest: Manifest) -> None:
             shutil.copyfile(path, new / path.name)
 
 
-def _write(dataset: Dataset, paths: list[Path], folder: Path, recipe: Recipe, progress: Progress | None) -> Manifest:
+def _write(
+    dataset: Dataset,
+    paths: list[Path],
+    folder: Path,
+    recipe: Recipe,
+    split: SplitRule,
+    progress: Progress | None,
+    progress_arranging: Progress | None,
+) -> Manifest:
     """Writes rows, vocabulary and manifest into an empty folder."""
     files = stamps(paths)
     reading = Reading(paths, recipe.bad_rows)
     encoder = Encoder(dataset.fields, recipe.num_buckets)
+    shape = len(dataset.read_fields), len(dataset.dense)
     rows = positives = 0
     days: list[tuple[int, int, int]] = []
     test_part: list[tuple[int, int]] = []
+    times: list[tuple[np.ndarray, np.ndarray]] = []  # and days, where the rows are to be sorted
+    transforms = recipe.transforms
     with ExitStack() as outputs:
-        writer = outputs.enter_context(RowWriter(folder / ROWS, len(dataset.fields), len(dataset.dense)))
         vocabulary = None
         if recipe.num_buckets is None:
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
-        for block in read_ahead(dataset.read(paths, reading)):
-            assert block.label is not None
-            ids, new = encoder.encode(block.fields)
-            writer.write(ids, block.dense, block.label)
-            if vocabulary is not None:
-                vocabulary.write_batch(encoder.keys.vocabulary(new))
-            if block.day is not None:
-                _note_days(days, block.day, rows)
-                if len(days) > MAX_DAY_CHANGES:
-                    raise DataError(paths[-1], None, f"over {MAX_DAY_CHANGES:,} changes of day: not in order of time")
-            if block.test:
-                start = test_part.pop()[0] if test_part and test_part[-1][1] == rows else rows
-                test_part.append((start, rows + len(block.label)))
-            rows += len(block.label)
-            positives += int(block.label.sum())
-            if progress is not None:
-                progress(rows, reading.fraction)
+        with RowWriter(folder / ROWS, *shape) as writer:
+            for block in read_ahead(dataset.read(paths, reading)):
+                assert block.label is not None
+                ids, new = encoder.encode(block.fields)
+                writer.write(ids, block.dense, block.label)
+                if vocabulary is not None:
+                    vocabulary.write_batch(encoder.keys.vocabulary(new))
+                if dataset.sort:
+                    assert block.time is not None
+                    assert block.day is not None
+                    times.append((block.time, block.day))
+                elif block.day is not None:
+                    _note_days(days, block.day, rows)
+                    if len(days) > MAX_DAY_CHANGES:
+                        problem = f"over {MAX_DAY_CHANGES:,} changes of day: not in order of time"
+                        raise DataError(paths[-1], None, problem)
+                if block.test:
+                    start = test_part.pop()[0] if test_part and test_part[-1][1] == rows else rows
+                    test_part.append((start, rows + len(block.label)))
+                rows += len(block.label)
+                positives += int(block.label.sum())
+                if progress is not None:
+                    progress(rows, reading.fraction)
+        order = None
+        if times:
+            of_time, of_day = map(np.concatenate, zip(*times, strict=True))
+            times.clear()
+            order = by_time(of_time)
+            _note_days(days, of_day if order is None else of_day[order], 0)
+        if order is not None or dataset.transforms:
+            (folder / ROWS).rename(folder / READ)
+            read = Rows(folder / READ, writer.blocks, *shape)
+            if dataset.transforms and not transforms:
+                train, _ = parts(rows, _explicit(split, dataset, days, test_part), days, test_part)
+                transforms = fit(
+                    dataset.transforms,
+                    (dense for _, dense, _ in chunks(read, order, train)),
+                    sum(stop - start for start, stop in train),
+                )
+            num_dense = len(outputs_of(transforms)) if transforms else shape[1]
+            with RowWriter(folder / ROWS, len(dataset.fields), num_dense) as writer:
+                arrange(read, order, transforms, encoder, writer, vocabulary, progress_arranging)
+            (folder / READ).unlink()
     manifest = Manifest(
         recipe=recipe,
         input=Input(files, reading.sha256),
@@ -261,7 +332,9 @@ def _write(dataset: Dataset, paths: list[Path], folder: Path, recipe: Recipe, pr
         rows_skipped=reading.rows_skipped,
         first_skipped=reading.first_skipped,
         fields=[field.name for field in dataset.fields],
-        dense=list(dataset.dense),
+        dense=outputs_of(transforms) if transforms else list(dataset.dense),
+        largest=writer.largest.tolist(),
+        transforms=transforms,
         values_per_field=encoder.values_per_field.tolist(),
         num_features=encoder.num_features,
         collision_rate=encoder.collision_rate,
@@ -286,11 +359,13 @@ def _note_days(days: list[tuple[int, int, int]], column: np.ndarray, first_row: 
         days.append((day, begin, first_row + int(stop)))
 
 
-def _explicit(rule: SplitRule, dataset: Dataset, manifest: Manifest) -> SplitRule:
+def _explicit(
+    rule: SplitRule, dataset: Dataset, days: list[tuple[int, int, int]], test_part: list[tuple[int, int]]
+) -> SplitRule:
     """Fills in the format's own test days where neither the rule nor the log says which rows test."""
-    if rule != SplitRule() or dataset.default_test_days is None or manifest.test_part:
+    if rule != SplitRule() or dataset.default_test_days is None or test_part:
         return rule
-    return SplitRule(test_days=dataset.default_test_days(sorted({day for day, _, _ in manifest.days})))
+    return SplitRule(test_days=dataset.default_test_days(sorted({day for day, _, _ in days})))
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:

@@ -32,9 +32,14 @@ class RowSource(Protocol):
 
 
 class RowWriter(CheckedWriter):
-    """Appends blocks of rows to a new file; a context manager that completes it."""
+    """Appends blocks of rows to a new file; a context manager that completes it.
+
+    Attributes:
+        largest: float32 [K], the largest absolute value in each dense column so far.
+    """
 
     def __init__(self, path: Path, num_fields: int, num_dense: int) -> None:
+        self.largest = np.zeros(num_dense, np.float32)
         self._schema = _schema(num_fields, num_dense)
         super().__init__(path, self._schema)
 
@@ -42,6 +47,7 @@ class RowWriter(CheckedWriter):
         """Appends ids int32 [n, F], dense float32 [n, K], label uint8 [n]."""
         columns = {"ids": self._lists("ids", ids), "label": pa.array(label)}
         if dense.shape[1]:
+            self.largest = np.fmax(self.largest, np.abs(dense).max(axis=0, initial=0))
             columns["dense"] = self._lists("dense", dense)
         self.write_batch(pa.record_batch(columns, schema=self._schema))
 
@@ -57,6 +63,9 @@ class Rows:
         blocks: its checksums; each block is checked when it is first read.
         num_fields, num_dense: F and K.
 
+    Attributes:
+        starts: int64 [blocks + 1], the first row of each block, and the number of rows.
+
     Raises:
         DataError: no such file, or not the one that the checksums and columns are of. Reading raises it as well.
     """
@@ -66,11 +75,11 @@ class Rows:
         if not self.file.schema.equals(_schema(num_fields, num_dense)):
             raise DataError(path, None, f"no rows of {num_fields} fields and {num_dense} dense columns")
         self._blocks: list[Columns | None] = [None] * len(self.file)
-        self._starts = np.cumsum([0, *(block.rows for block in blocks[: len(self.file)])])
+        self.starts = np.cumsum([0, *(block.rows for block in blocks[: len(self.file)])])
         self._none = np.empty((0, num_fields), np.int32), np.empty((0, num_dense), np.float32), np.empty(0, np.uint8)
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return int(self.starts[-1])
 
     def __getitem__(self, rows: slice) -> Columns:
         """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, without a copy where they
@@ -92,10 +101,10 @@ class Rows:
     def _parts(self, rows: slice) -> Iterator[Columns]:
         """Consecutive rows as they lie in the blocks."""
         start, stop, _ = rows.indices(len(self))
-        block = int(np.searchsorted(self._starts, start, side="right")) - 1
+        block = int(np.searchsorted(self.starts, start, side="right")) - 1
         while start < stop:
-            first = int(self._starts[block])
-            end = min(stop, int(self._starts[block + 1]))
+            first = int(self.starts[block])
+            end = min(stop, int(self.starts[block + 1]))
             yield _cut(self._columns(block), start - first, end - first)
             start, block = end, block + 1
 

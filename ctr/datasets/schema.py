@@ -41,6 +41,7 @@ class Block:
         dense: float32 [n, K], model inputs that are not one-hot.
         day: int32 [n], YYYYMMDD, the rows of a day together; None where the log names no days.
         test: the rows belong to the test part that the log itself names.
+        time: int64 [n], microseconds since 1970; None where the log names no times.
     """
 
     label: np.ndarray | None
@@ -48,6 +49,7 @@ class Block:
     dense: np.ndarray
     day: np.ndarray | None = None
     test: bool = False
+    time: np.ndarray | None = None
 
 
 class Reading:
@@ -129,7 +131,8 @@ class Inputs:
 
     Attributes:
         columns: the type of each column that is needed, by name.
-        derive: typed columns [n] by name -> one array per field, and dense float32 [n, K], as in `Block`.
+        derive: typed columns [n] by name -> one array per field, and dense float32 [n, K], as in `Block`: before their
+            transforms.
         line: the names of all columns of a line, in its order; None where a header names them.
         label: name of the label's column, which may be absent; None: the rows of ``line`` have none.
         delimiter: between the values of a line.
@@ -155,19 +158,29 @@ class Dataset:
     Attributes:
         name: as in ``dataset=<name>``.
         fields: the categorical columns, in model order.
-        dense: names of the dense columns.
+        dense: names of the dense columns; NaN in them is a missing number, and allowed where ``transforms`` are.
+        transforms: how each dense column becomes an input (`ctr.datasets.transforms`), by its name; those that become
+            buckets are the last of ``fields``, and `Block.fields` is without them. Empty: all as they are.
         read: the rows of a raw log, block by block, in order.
         locate: the files to read, in order, given what the user named (a file or a folder).
-        where: where the real data is to be had, for messages.
         modules: the modules, beside the shared ones, whose code decides what the prepared rows look like.
+        where: where the real data is to be had, for messages; empty for a format of one's own.
+        several: the user may name several files, and a glob.
         options: the settings of this format that decide what the prepared rows look like.
         write_sample: writes generated rows in the raw format; None: there is no generator.
         sample_name: file or folder name of such a sample.
         default_test_days: of the days found (YYYYMMDD, in order), those that test if neither the user nor the log
             names a test part; None where the log names no days.
         published: counts of the full log, to compare a prepared one with.
-        transforms: what the reader does to a dense column, by its name; one that is not there is taken as it is. Kept
-            with a saved model for those that serve it elsewhere.
+        sort: the rows are sorted by ``Block.time``; those of one time keep their order. Needs ``Block.day`` too.
+        settle: looks at the files and returns the format with all that depends on them; None: nothing does. Its options
+            make it again.
+        note, warnings: what settling found, for the user: a table, and lines with a cause and a remedy.
+        settle_as: takes what the options leave open from the options that another log has settled; None: it is all
+            said.
+        of_log: options that say how a log is written, and nothing of the model: that of tomorrow may differ in them.
+        scaling: what the reader itself does to a dense column, by its name; one that is not there is taken as it is.
+            Kept with a saved model for those that serve it elsewhere.
         inputs: how rows become the model's inputs without the reader, to predict a data frame or single lines; None:
             they must have the fields and dense columns as the reader yields them, and logs need labels.
     """
@@ -177,12 +190,26 @@ class Dataset:
     dense: tuple[str, ...]
     read: Read
     locate: Callable[[Path], list[Path]]
-    where: str
     modules: tuple[str, ...]
+    where: str = ""
+    several: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     write_sample: WriteSample | None = None
     sample_name: str = "sample"
     default_test_days: Callable[[list[int]], list[int]] | None = None
     published: Published | None = None
     transforms: Mapping[str, str] = field(default_factory=dict)
+    sort: bool = False
+    settle: Callable[[Sequence[Path]], Dataset] | None = None
+    note: str = ""
+    warnings: Sequence[str] = ()
+    settle_as: Callable[[Mapping[str, Any]], Dataset] | None = None
+    of_log: tuple[str, ...] = ()
+    scaling: Mapping[str, str] = field(default_factory=dict)
     inputs: Inputs | None = None
+
+    @property
+    def read_fields(self) -> tuple[Field, ...]:
+        """The fields that the reader yields: all but the buckets."""
+        buckets = sum(transform.startswith("bucket") for transform in self.transforms.values())
+        return self.fields[: len(self.fields) - buckets]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import glob
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
 
 from ctr import parts
+from ctr.datasets import transforms
+from ctr.datasets.locate import located
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.schema import BadRows, Dataset
+from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError, warn_once
 from ctr.progress import bar, rows_bar
 from ctr.provenance import code_hash, digest, module_paths
+
+log = logging.getLogger("ctr")
 
 GENERATOR_MODULES = (
     *(f"ctr.datasets.synthetic.{name}" for name in ("criteo_avazu", "ipinyou", "click_model")),
@@ -34,16 +41,17 @@ class DataSettings:
         module: that it is in; None for this package.
         options: the format's own options.
         source: ``"raw"`` reads the log at ``raw``; ``"sample"`` generates one.
-        raw: a file or a folder.
+        raw: a file, a folder or a glob; or several.
         prepared: where prepared rows are kept, a folder for each raw log and encoding.
         num_buckets: of the hashed encoding; None for exact one-hot ids.
         split: which rows test.
         bad_rows: what happens to rows that are not as expected.
         sample_rows, sample_seed: size and seed of a generated log.
+        transforms: of the numbers, as a known model has them; empty: they are fitted.
     """
 
     name: str
-    raw: Path
+    raw: tuple[Path, ...]
     prepared: Path
     split: SplitRule
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +61,7 @@ class DataSettings:
     sample_rows: int = 300_000
     sample_seed: int = 0
     module: str | None = None
+    transforms: tuple[Transform, ...] = ()
 
     @property
     def format(self) -> Dataset:
@@ -66,6 +75,10 @@ class DataSettings:
         except ValueError as error:
             raise ArgumentError(str(error)) from error
 
+    def settled_options(self, dataset: Dataset) -> Mapping[str, Any]:
+        """The options that make the format with what its files have settled."""
+        return self.options if dataset.settle_as is None else dataset.options
+
 
 def check(settings: DataSettings) -> None:
     """Refuses what cannot work before anything is read or written.
@@ -77,14 +90,18 @@ def check(settings: DataSettings) -> None:
     if rule.test_fraction is not None and not 0 <= rule.test_fraction < 1:
         raise ArgumentError(f"dataset.test_fraction={rule.test_fraction}; expected a share from 0 to below 1")
     if rule.test_days is not None and dataset.default_test_days is None:
-        raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction")
+        named = "; or name the column of their times with dataset.time" if "time" in settings.options else ""
+        raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction{named}")
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
-    if settings.source == "raw" and not settings.raw.exists():
+    missing = [raw for raw in settings.raw if not (raw.exists() or (dataset.several and glob.has_magic(str(raw))))]
+    if settings.source == "raw" and missing:
+        if not dataset.where:
+            raise ArgumentError(f"{missing[0]}: no such file or folder; name the log with dataset.raw=PATH")
         fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
         without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(
-            f"no raw log at {settings.raw}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
+            f"no raw log at {missing[0]}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
             f"{fetch}{without}"
         )
     if settings.source == "sample" and dataset.write_sample is None:
@@ -106,26 +123,38 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
     """
     dataset, root = settings.format, settings.prepared
     origin: Literal["raw", "generated"] = "generated"
+    raws = settings.raw
     if settings.source == "sample":
-        raw = _sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet)
-    else:
-        raw = settings.raw
-        if not any((folder / GENERATED_MARK).exists() for folder in (raw, raw.parent)):
-            origin = "raw"
-    place = digest([str(raw.resolve()), dataset.options])[:8]
+        raws = (_sample(dataset, root.with_name("sample"), settings.sample_rows, settings.sample_seed, quiet),)
+    elif not any((folder / GENERATED_MARK).exists() for raw in raws for folder in (raw, raw.parent)):
+        origin = "raw"
+    options = dataset.options
+    if dataset.settle is not None:
+        dataset = dataset.settle(located(dataset, raws))
+    fitted_on = []
+    if dataset.transforms:
+        fitted_on = [asdict(transform) for transform in settings.transforms] or [asdict(settings.split)]
+    place = digest([*(str(raw.resolve()) for raw in raws), options, *fitted_on])[:8]
     kind = "onehot" if settings.num_buckets is None else f"hash{settings.num_buckets}"
-    with nullcontext() if quiet else rows_bar("prepare") as progress:
+    with (
+        nullcontext() if quiet else rows_bar("prepare") as first,
+        nullcontext() if quiet else rows_bar("arrange") as second,
+    ):
         data = prepare(
             dataset,
-            raw,
+            raws,
             root / f"{settings.source}-{kind}-{place}",
             source=origin,
             num_buckets=settings.num_buckets,
             split=settings.split,
             bad_rows=settings.bad_rows,
-            progress=progress,
+            transforms=settings.transforms,
+            progress=first,
+            progress_arranging=second,
             verify=verify,
         )
+    if data.manifest.transforms and not data.reused and not quiet:
+        log.info("%s", transforms.table(data.manifest.transforms))
     if settings.split.test_days and not quiet:
         _warn_of_later_days(settings.split.test_days, [day for day, _, _ in data.manifest.days])
     return data

@@ -128,7 +128,8 @@ class Planner:
         return config
 
     def _open(self, settings: Settings) -> Prepared:
-        asked = json.dumps(settings.values["dataset"], sort_keys=True)
+        known = None if settings.init is None else settings.init.identity
+        asked = json.dumps([settings.values["dataset"], known], sort_keys=True)
         if asked not in self._data:
             self._data[asked] = open_data(settings.data)
         return self._data[asked]

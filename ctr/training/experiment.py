@@ -59,6 +59,8 @@ from ctr.training.tracking import (
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
+MAX_TAG = 5000  # characters that MLflow takes
+
 log = logging.getLogger("ctr")
 
 
@@ -183,6 +185,8 @@ class Run:
         if result.features_nonzero:
             numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
         self.tracker.metrics(numbers, steps)
+        if result.warnings:
+            self.tracker.tags({"warnings": "; ".join(result.warnings)[:MAX_TAG]})
         text = sealed(asdict(result))
         self.tracker.text(RESULT, text)
         if self.settings.tracking is not None and self.settings.tracking.log_model:

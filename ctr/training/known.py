@@ -94,19 +94,22 @@ def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mappin
     return json.loads(json.dumps(flat))  # as read from a file
 
 
-def description(settings: Settings) -> dict[str, Any]:
-    """`described` of a run."""
+def description(settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`described` of a run whose raw format has these options, settled."""
     data, model = settings.data, settings.model
     net = {"name": model.name, "_module": model.module, "embedding_dim": model.embedding_dim, **model.options}
-    return described({"name": data.name, "_module": data.module, **data.options}, data.num_buckets, net)
+    return described({"name": data.name, "_module": data.module, **options}, data.num_buckets, net)
 
 
 def leave(folder: Path, settings: Settings, data: Prepared, history: History) -> dict[str, Any]:
     """Writes beside a run's state what else another run needs to go on with it; returns its part of the manifest."""
     blocks = write_features(folder / FEATURES, data, history)
+    options = settings.data.settled_options(data.dataset)
     return {
         "known": {
-            "description": description(settings),
+            "description": description(settings, options),
+            "options": dict(options),
+            "transforms": [asdict(transform) for transform in data.manifest.transforms],
             "opt": settings.optimizer.name,
             "logs": history.logs,
             "features": [asdict(block) for block in blocks],
@@ -126,7 +129,7 @@ def under_known(settings: Settings, data: Prepared, known: Known | None) -> tupl
         final = settings.checkpoint is not None and settings.checkpoint.final
         return data, History.none().after(data) if final else None
     if known.vocabulary is not None:
-        data = under(known.vocabulary, settings.data.format.fields, data)
+        data = under(known.vocabulary, data.dataset.fields, data)
     history = known.history.after(data)
     present = int((history.counts > 0).sum())
     return replace(data, split=replace(data.split, features_train=present)), history

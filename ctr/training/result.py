@@ -11,6 +11,7 @@ from ctr.metrics import nonzero_features
 from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
 from ctr.training import memory
+from ctr.training.diagnosis import diagnose, unseen_by_field
 from ctr.training.history import History
 from ctr.training.identity import CODE
 from ctr.training.settings import Settings
@@ -33,7 +34,9 @@ class Result:
     those of the embedding table.
 
     ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
-    system cannot tell (`ctr.training.memory`), from the start of the process.
+    system cannot tell (`ctr.training.memory`), from the start of the process. ``values_unseen`` is the share of the
+    test values that do not occur in training, None where no row tests; ``warnings`` are those of
+    `ctr.training.diagnosis`.
     """
 
     dataset: str
@@ -59,6 +62,8 @@ class Result:
     source: str
     rows_skipped: int
     collision_rate: float
+    values_unseen: float | None
+    warnings: list[str]
     calibration: float | None
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
@@ -97,6 +102,15 @@ def summarise(
     present = int(embedding.seen.sum())
     nonzero = nonzero_features(embedding.weight, embedding.seen)
     split = data.split
+    unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
+    warnings = diagnose(
+        *(settings, data.manifest, split, figures),
+        steps=training.steps,
+        present=present,
+        nonzero=nonzero,
+        lambda21=training.lambda21,
+        unseen=unseen,
+    )
     return Result(
         dataset=settings.data.name,
         model=settings.model.name,
@@ -121,6 +135,8 @@ def summarise(
         source=data.manifest.recipe.source,
         rows_skipped=data.manifest.rows_skipped,
         collision_rate=data.manifest.collision_rate,
+        values_unseen=sum(unseen) / len(unseen) if unseen else None,
+        warnings=warnings,
         calibration=_defined(figures.calibration if figures else None),
         normalised_entropy=_defined(figures.normalised_entropy if figures else None),
         auc_by_day=_by_day(figures),
@@ -200,7 +216,8 @@ def table(result: Result, folder: Path) -> str:
     if result.collision_rate:
         lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
     lines["result"] = os.path.relpath(folder / "result.json")
-    return "\n".join(f"  {name:<17} {value}" for name, value in lines.items())
+    rows = [*lines.items(), *(("warning", warning) for warning in result.warnings)]
+    return "\n".join(f"  {name:<17} {value}" for name, value in rows)
 
 
 def _logs(count: int) -> str:

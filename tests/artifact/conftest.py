@@ -11,11 +11,11 @@ import ctr
 from ctr import parts
 from ctr.artifact import format, onnx
 from ctr.artifact.saved import SavedModel
-from ctr.artifact.scorer import RowType, Scorer
+from ctr.artifact.scorer import RowType, Scorer, scorer_of
 from tests.scripts import script
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-CSV = {"label": "click", "categorical": ["site", "device", "hour"], "dense": ["price"]}
+CSV = {"label": "click", "categorical": ["site", "device", "hour"], "dense": ["price"], "transform_default": "none"}
 SIZES = {"criteo": list(range(26)), "avazu": [7] * 22, "csv": [1, 40, 5]}
 # Dataset and its options; model, its options, and the package that it is in.
 MADE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str | None]] = {
@@ -62,7 +62,7 @@ class Exports:
         if (name, rows) not in self._files:
             model = self.model(name)
             scorer, path = (
-                Scorer(model.net, model.rows, rows, model.manifest.dense),
+                scorer_of(model, rows),
                 self._folder / f"{name}.{rows}.onnx",
             )
             onnx.write(path, onnx.to_onnx(model, scorer))

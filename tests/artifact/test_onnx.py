@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ctr.artifact import agreement, onnx
 from ctr.artifact.lookup import typed_columns
 from ctr.artifact.saved import SavedModel
-from ctr.artifact.scorer import RowType, Scorer, quantise
+from ctr.artifact.scorer import RowType, Scaled, Scorer, quantise
 from ctr.errors import ArgumentError, CtrError
 from tests.artifact.conftest import MADE, Exports
 
@@ -144,7 +144,7 @@ class Renamed(nn.Module):
 def test_a_net_that_has_no_onnx_form_is_refused(exports: Exports, why: str, said: str) -> None:
     model = exports.model("opnn")
     with pytest.raises(CtrError, match=f"^Renamed.from_rows .*{said}") as raised:
-        onnx.to_onnx(model, Scorer(Renamed(why), model.rows, "float32", model.manifest.dense))
+        onnx.to_onnx(model, Scorer(Renamed(why), model.rows, "float32", Scaled(model.manifest.dense)))
     assert "\n" not in str(raised.value)
 
 
@@ -169,12 +169,11 @@ def test_what_has_no_onnx_form_is_refused(exports: Exports, manifest: dict[str, 
         onnx.to_onnx(changed(model, **manifest), exports.file("opnn").scorer)
 
 
-def test_a_transform_that_has_no_onnx_form_is_refused(exports: Exports) -> None:
-    model = exports.model("opnn")
+def test_a_transform_that_has_no_onnx_form_is_refused() -> None:
     with pytest.raises(
         ArgumentError, match=r"column price: its transform quantile has no ONNX form; .* none, log_count"
     ):
-        Scorer(model.net, model.rows, "float32", [("price", "quantile")])
+        Scaled([("price", "quantile")])
 
 
 def test_a_model_beyond_the_size_of_a_file_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,18 +192,19 @@ def test_libraries_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_a_file_that_computes_something_else_is_found(exports: Exports, kind: RowType) -> None:
     made = exports.file("opnn", kind)
-    other = Scorer(made.model.net, made.model.rows.roll(1, 0), kind, made.model.manifest.dense)
+    other = Scorer(made.model.net, made.model.rows.roll(1, 0), kind, Scaled(made.model.manifest.dense))
     with pytest.raises(CtrError, match=r"the ONNX file gives a row the probability .* at most 1e-06"):
         agreement.check(made.session, made.model, other)
 
 
 def test_numbers_are_made_of_dense_columns_again(exports: Exports) -> None:
-    transforms = exports.file("dcn").scorer.transforms
+    scaled = exports.file("dcn").scorer.inputs
+    assert isinstance(scaled, Scaled)
     numbers = torch.tensor([[0.0, 1, 17, 204881, 7, 7, 7, 7, 7, 7, 7, 7, 7]], dtype=torch.float64)
-    assert transforms.undo(transforms(numbers)).numpy() == pytest.approx(numbers.numpy(), rel=1e-6)
+    assert scaled.undo(scaled(numbers)[1]).numpy() == pytest.approx(numbers.numpy(), rel=1e-6)
     blank = torch.full((1, 13), torch.nan, dtype=torch.float64)
-    assert transforms(blank).tolist() == [[0.0] * 13]
-    assert transforms(-numbers).tolist() == [[0.0] * 13]
+    assert scaled(blank)[1].tolist() == [[0.0] * 13]
+    assert scaled(-numbers)[1].tolist() == [[0.0] * 13]
 
 
 @pytest.mark.parametrize(

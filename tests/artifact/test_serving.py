@@ -12,7 +12,7 @@ import pytest
 import ctr
 from ctr.artifact import agreement, onnx
 from ctr.artifact.saved import SavedModel
-from ctr.artifact.scorer import Scorer
+from ctr.artifact.scorer import scorer_of
 from tests.artifact.clients import SERVING, node_client, probabilities, python_client
 from tests.artifact.conftest import Exports
 from tests.artifact.runs import log_of_test_rows, trained
@@ -31,7 +31,7 @@ ROWS = [
 
 
 def exported(folder: Path, model: SavedModel) -> Path:
-    path, scorer = folder / "model.onnx", Scorer(model.net, model.rows, "float32", model.manifest.dense)
+    path, scorer = folder / "model.onnx", scorer_of(model, "float32")
     onnx.write(path, onnx.to_onnx(model, scorer))
     return path
 
@@ -123,7 +123,7 @@ def test_real_samples(samples: Path, tmp_path: Path, dataset: str, log: str, opt
     model = ctr.load(tmp_path / "run")
     paths = agreement.locate(model, raw)
     for rows, bound in (("float32", 1e-6), ("float16", 2e-5), ("int8", 5e-4)):
-        scorer, path = Scorer(model.net, model.rows, rows, model.manifest.dense), tmp_path / "model.onnx"
+        scorer, path = scorer_of(model, rows), tmp_path / "model.onnx"
         onnx.write(path, onnx.to_onnx(model, scorer))
         found = agreement.aucs(onnx.session(path), model, scorer, paths)
         assert found.rows > 10_000
@@ -142,7 +142,7 @@ def test_a_big_vocabulary(tmp_path: Path) -> None:
     format.write(tmp_path / "model", bench.made_contents(dataset, bench.criteo_sizes(bench.ROWS), "dcn", 8))
     model = ctr.load(tmp_path / "model")
     for rows, megabytes in (("float32", 23.5), ("float16", 15.5), ("int8", 12.5)):
-        scorer, path = Scorer(model.net, model.rows, rows, model.manifest.dense), tmp_path / "model.onnx"
+        scorer, path = scorer_of(model, rows), tmp_path / "model.onnx"
         onnx.write(path, onnx.to_onnx(model, scorer))
         assert path.stat().st_size < 1e6 * megabytes
         generated = agreement.generated_rows(model, 10_000)

@@ -29,7 +29,7 @@ def meaning(shown: str, assigned: str) -> str:
             'of_day: the field "hour" is 0..23; raw: with',
         ),
         ("train", ["prune=magnitude"], "prune.feature_rate=???", "share of the features present in training"),
-        ("train", ["dataset=csv"], "dataset.label=???", "name of the column that holds 0 or 1"),
+        ("train", ["dataset=csv"], "dataset.raw=???", "a file, a folder, a glob"),
         (
             "prepare",
             [],

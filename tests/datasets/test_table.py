@@ -10,14 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from ctr.datasets import csv
+from ctr.datasets import parquet as parquet_reader
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import prepare
 from ctr.datasets.schema import Reading
-from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.errors import ArgumentError, DataError
 from tests.datasets.logs import Read, read_all
 
 CSV = 'when,bought,city,"unit, of age",age\n1,0,"Paris, TX",y,1.5\n2,1,,m,\n3,0,"say ""hi""",y,-2e1\n'
-OPTIONS = {"label": "bought", "categorical": ["unit, of age", "city"], "dense": ["age"]}
+OPTIONS = {"label": "bought", "categorical": ["unit, of age", "city"], "dense": ["age"], "transform_default": "none"}
 
 
 def make(**changes: object) -> csv.Dataset:
@@ -120,8 +121,6 @@ def test_unfit_files(tmp_path: Path) -> None:
         read_all(make(), parquet(tmp_path / "mine", bought=[7, 8, 9]), "skip")
     with pytest.raises(DataError, match="nothing: cannot be read: No such file or directory"):
         make().read([tmp_path / "nothing"], Reading([], "error")).__next__()
-    with pytest.raises(CtrError, match="is a folder"):
-        read_all(make(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -163,9 +162,15 @@ def test_bad_csv(text: str, line: int, problem: str, tmp_path: Path) -> None:
     ("changes", "problem"),
     [
         ({"categorical": []}, "dataset.categorical is empty"),
-        ({"dense": ["city"]}, "named more than once in dataset.label, categorical and dense: city"),
+        ({"dense": ["city"]}, "named more than once in dataset.label, categorical, dense, ignore and time: city"),
         ({"delimiter": "||"}, "expected one ASCII character"),
         ({"delimiter": '"'}, "expected one ASCII character"),
+        ({"categorical": "city"}, "dataset.categorical=city; expected auto or a list of names"),
+        ({"dense": [1]}, "dataset.dense=.1.; expected auto or a list of names"),
+        ({"time": "city"}, "named more than once in .*: city"),
+        ({"order": "sort"}, "dataset.order=sort needs dataset.time"),
+        ({"time_format": "iso"}, "dataset.time_format needs dataset.time"),
+        ({"time": "when", "time_format": "dd.mm"}, "expected auto, iso, epoch, epoch_ms, yyyymmdd, yymmddhh or a pat"),
     ],
 )
 def test_options_that_cannot_work(changes: dict[str, object], problem: str) -> None:
@@ -178,7 +183,7 @@ def test_the_first_bad_row_is_named(tmp_path: Path) -> None:
     path = parquet(tmp_path / "mine", bought=[0, 1, 2], city=["a", "\0", "c"])
     with pytest.raises(DataError, match="row 2: column city"):
         read_all(make(), path)
-    rows = csv.BATCH_ROWS + 9
+    rows = parquet_reader.BATCH_ROWS + 9
     labels = np.zeros(rows, int)
     labels[-1] = 7
     pq.write_table(pa.table({"bought": labels, "city": ["a"] * rows}), path)

@@ -1,0 +1,63 @@
+"""docs/your-log.md: its commands run, and print what it shows (the digits of figures aside)."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.commands import command, composed
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "your-log.md").read_text()
+BLOCKS = [block.strip("\n") for block in re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
+(MINE,) = re.findall(r'^MINE="(.*)"$', PAGE, re.MULTILINE)
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """Each ``python -m`` command of the page with the lines that the blocks after it say it prints."""
+    found: list[tuple[str, list[str]]] = []
+    for block in BLOCKS:
+        lines = block.splitlines()
+        if lines[-1].startswith("python -m "):
+            found.append((lines[-1].replace("$MINE", MINE), []))
+        elif not lines[0].startswith("python "):
+            found[-1][1].extend(lines)
+    return found
+
+
+def masked(line: str) -> str:
+    return re.sub(r"[0-9][0-9.,]*(e[+-][0-9]+)?", "#", " ".join(line.split()))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    runpy.run_path(str(DOCS / "examples" / "make_shop.py"))["write"](folder / "shop")
+    return folder
+
+
+def test_commands_are_understood_and_each_shows_what_it_prints() -> None:
+    assert len(shown()) > 8
+    for line, lines in shown():
+        assert lines
+        composed("train", *shlex.split(line)[3:])
+
+
+def test_the_log_is_what_the_page_shows(folder: Path) -> None:
+    first = (folder / "shop" / "day_1.csv").read_text().splitlines()[:3]
+    assert "\n".join(f"    {line}" for line in first) in PAGE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "lines"), shown(), ids=[line.removeprefix(f"python -m ctr.train {MINE}") for line, _ in shown()]
+)
+def test_a_command_prints_what_the_page_shows(line: str, lines: list[str], folder: Path, tmp_path: Path) -> None:
+    _, _, module, *overrides = shlex.split(line)
+    # Prepared anew for each: columns and transforms are shown once.
+    done = command(folder, module, *overrides, "tracking=none", f"dataset.prepared={tmp_path}/prepared")
+    printed = {masked(text) for text in (done.stdout + done.stderr).splitlines()}
+    assert [text for text in lines if masked(text) not in printed] == []
+    assert bool(done.returncode) == lines[0].startswith("error: ")
