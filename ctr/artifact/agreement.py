@@ -83,11 +83,12 @@ def generated_rows(model: SavedModel, count: int = GENERATED_ROWS, seed: int = 0
             column = pc.if_else(pa.array(kinds < 1 - UNSEEN_SHARE), taken, column)
         texts.append(pc.if_else(pa.array(kinds < BLANK_SHARE), pa.scalar(None, pa.string()), column))
     size = count, len(model.manifest.dense)
+    missing = random.random(size) < BLANK_SHARE
     numbers = random.integers(-2, 1000, size).astype(float)
     for place, transform in enumerate(model.manifest.transforms):
         usual = random.random(count) < USUAL_SHARE
         numbers[usual, place] = _numbers_of(transform, random, int(usual.sum()))
-    return Rows(texts, np.where(random.random(size) < BLANK_SHARE, np.nan, numbers))
+    return Rows(texts, np.where(missing, np.nan, numbers))
 
 
 def _numbers_of(transform: Transform, random: np.random.Generator, count: int) -> np.ndarray:
