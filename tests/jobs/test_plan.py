@@ -66,7 +66,7 @@ def test_as_the_command_composes_it(planner: Planner) -> None:
         "dataset=criteo", "opt=adam", "seed=3", "opt.lr=0.01", "model.hidden=[8,4]", "threads=1",
         "prune=magnitude", "prune.feature_rate=0.1",
     ]  # fmt: skip
-    places = {"dataset.raw": job.settings.data.raw, "dataset.prepared": job.settings.data.prepared}
+    places = {"dataset.raw": job.settings.data.raw[0], "dataset.prepared": job.settings.data.prepared}
     expected = composed("train", *expected, *(f"{key}={value}" for key, value in places.items()))
     config_hash = resolve(expected).config_hash
     assert job.settings.config_hash == config_hash

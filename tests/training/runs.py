@@ -22,7 +22,8 @@ TIMES = ("samples_per_second", "train_seconds", "peak_rss_bytes", "checksum")
 
 
 def configuration(folder: Path, *overrides: str) -> DictConfig:
-    return composed("train", *arguments(folder, "tracking=none", "batch_size=32", *overrides))
+    """Without a saved model, unless it is asked for: saving takes as long as such a run."""
+    return composed("train", *arguments(folder, "tracking=none", "save=none", "batch_size=32", *overrides))
 
 
 def run_family(folder: Path, *members: list[str]) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ def go(
     log: Path, folder: Path, *overrides: str, on_rows: Callable[[int], None] = lambda rows: None, **more: Any
 ) -> Run:
     """One run within this process."""
-    run = Run(resolve(configuration(log, "save=none", *overrides)), folder, **more)
+    run = Run(resolve(configuration(log, *overrides)), folder, **more)
     run_family([run], on_rows)
     if run.error is not None:
         raise run.error
@@ -319,8 +319,15 @@ def test_a_disk_that_is_full_does_not_end_the_run(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left: int
 ) -> None:
     """While the run waits, and in the thread that writes a copy."""
+    save = checkpoint.Checkpoints._save
+
+    def save_and_wait(self: checkpoint.Checkpoints, *arguments: Any) -> None:
+        save(self, *arguments)
+        self._settle()  # else a run that ends throws away what is being written
+
     monkeypatch.setattr(memory, "available", lambda: left)
     expected = whole(log)
+    monkeypatch.setattr(checkpoint.Checkpoints, "_save", save_and_wait)
     with file_size_limit(30_000):
         run = go(log, tmp_path, *EVERY)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -358,7 +365,7 @@ def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
 
 
 def members(log: Path, folder: Path, options: list[list[str]], *, resume: bool) -> list[Run]:
-    configs = [configuration(log, "save=none", "opt=adam", *EVERY, *own) for own in options]
+    configs = [configuration(log, "opt=adam", *EVERY, *own) for own in options]
     return [Run(resolve(config), folder / str(n), resume=resume) for n, config in enumerate(configs)]
 
 

@@ -77,12 +77,12 @@ def test_a_run_whose_store_fails_goes_on(
     error = "ConnectionError: the store is gone"
     assert first == {"kind": "run", "uri": "http://store", "run_id": "7", "error": error}
     assert point == {"kind": "metrics", "values": {"train/loss": 0.25}, "step": 50, "time": 1234}
-    all_kinds = ["metrics", "text", "finish"]
-    assert [line["kind"] for line in rest] == all_kinds[["figures", "result.json", "FINISHED"].index(fails) :]
+    all_kinds = ["metrics", "tags", "text", "finish"]  # the tags are the run's warnings
+    assert [line["kind"] for line in rest] == all_kinds[{"figures": 0, "result.json": 2, "FINISHED": 3}[fails] :]
     assert rest[-1] == {"kind": "finish", "status": "FINISHED"}
     if fails == "figures":
         assert rest[0]["values"]["auc"] == json.loads(result)["auc"]
-        assert rest[1]["text"] == result
+        assert rest[2]["text"] == result
     assert fails not in watchers[-1].told
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith(f"warning: {error}. The run goes on")
@@ -130,7 +130,7 @@ def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, m
     assert isinstance(error, OSError)
     assert watchers[-1].told[-1] == "FAILED"
     assert "FINISHED" not in watchers[-1].told
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", ".lock", "model"}  # which is whole
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".hydra", ".lock"}
 
 
 def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after(
