@@ -101,6 +101,8 @@ def test_a_client_on_a_raw_log(dataset: str, client: str, tmp_path: Path) -> Non
     model = ctr.load(trained(f"dataset={dataset}").folder)
     log = raw_log("all", tmp_path, dataset)
     lines = Path(str(log[0])).read_text().splitlines()
+    if dataset == "avazu":
+        del lines[0]  # its lines have fixed columns, so that the model takes them without the header
     found = probabilities([*CLIENTS[client](tmp_path), exported(tmp_path, model), *log])
     assert len(found) > 100
     assert found == pytest.approx(model.predict(lines), abs=1e-6)
