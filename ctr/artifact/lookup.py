@@ -6,29 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ctr.artifact.format import Manifest, SavedField
-from ctr.datasets.columns import HEX32
 from ctr.datasets.encode import Keys, hash_ids, key_index
 from ctr.datasets.hashing import splitmix64
-from ctr.datasets.schema import Field, Kind
+from ctr.datasets.schema import Field
+from ctr.datasets.vocabulary import keys_of, typed
 from ctr.errors import CtrError
 
 _SALTS = np.uint64(0x6A09E667F3BCC908), np.uint64(0xBB67AE8584CAA73B)  # fractions of the roots of 2 and 3
-
-
-def typed(kind: Kind, texts: pa.Array) -> pa.Array:
-    """Canonical texts of a field's values, null for blank, as a reader yields them.
-
-    Raises:
-        ValueError (Arrow's errors are some): a text that is none of the kind.
-    """
-    if kind == "text":
-        return texts
-    if kind == "integer":
-        return pc.cast(texts, pa.int64())
-    return HEX32.parse(pc.cast(texts, pa.binary()))
 
 
 def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence[str | None]]) -> list[pa.Array]:
@@ -80,25 +66,3 @@ class Lookup:
         found = self._index.find(keys.ravel()).reshape(keys.shape)
         found += 1
         return found
-
-
-def keys_of(keys: Keys, fields: np.ndarray, values: pa.Array) -> np.ndarray:
-    """uint64 [n] keys of values as canonical text, each of the field with this number.
-
-    Raises:
-        CtrError: a value is none of its field's.
-    """
-    found = np.empty(len(values), np.uint64)
-    for number, field in enumerate(keys.fields):
-        places = np.flatnonzero(fields == number)
-        try:
-            found[places] = keys.of_field(number, typed(field.kind, values.take(pa.array(places))))
-        except ValueError as error:
-            raise CtrError(f"a value of field {field.name} is not {_expected(field)}: {error}") from None
-    if len(fields) and fields.max() >= len(keys.fields):
-        raise CtrError(f"a value of field number {fields.max()}; there are {len(keys.fields)}")
-    return found
-
-
-def _expected(field: Field) -> str:
-    return {"hex32": "hexadecimal", "integer": "an integer", "text": "text"}[field.kind]

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ctr.artifact import format
 from ctr.artifact.format import Contents, Golden, KeyForm, Manifest, SavedField
-from ctr.artifact.lookup import hidden, keys_of, typed_columns
+from ctr.artifact.lookup import hidden, typed_columns
 from ctr.artifact.saved import assemble
 from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.schema import Dataset, Field
 from ctr.datasets.stream import Batch
 from ctr.datasets.transforms import apply, undo
+from ctr.datasets.vocabulary import keys_of
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
