@@ -83,7 +83,9 @@ def gather(data: Prepared, min_count: int, unseen: Unseen, trained: np.ndarray |
     touched = np.zeros(per_field.sum(), bool)
     touched[places[counts > 0]] = True
     assert data.vocabulary is not None
-    rest = pa.record_batch([pa.array(new, pa.uint8()), pa.array([REST] * len(new))], schema=VOCABULARY_SCHEMA)
+    rest = pa.record_batch(
+        [pa.array(new, pa.uint8()), pa.array([REST] * len(new), pa.string())], schema=VOCABULARY_SCHEMA
+    )
     if isinstance(data.rows, MappedRows):
         rows = MappedRows(data.rows.rows, places[data.rows.places])
     else:
