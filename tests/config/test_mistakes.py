@@ -54,6 +54,8 @@ def test_a_key_that_is_not_there_is_told_the_nearest(override: str, beginning: s
 @pytest.mark.parametrize(
     ("command", "overrides", "text"),
     [
+        ("train", ["model.unseen=zero"], "model.unseen is now dataset.unseen"),
+        ("reproduce", ["study=table2", "+model.unseen=init"], "model.unseen is now dataset.unseen"),
         ("train", ["epochs=3"], "epochs: no such key; --help lists all keys"),
         (
             "train",
