@@ -195,9 +195,11 @@ def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
     if isinstance(asked, str) and asked != "auto":
         raise ArgumentError(f"progressive={asked}; expected true, false or auto")
     progressive = continues if asked == "auto" else bool(asked)
-    if dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"] and not progressive:
+    untested = dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"]
+    if untested and asked == "auto" and not progressive:
         raise ArgumentError(
-            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them"
+            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them, "
+            "progressive=false trains without figures"
         )
     return progressive
 
