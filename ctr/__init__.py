@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from ctr.api.classifier import SparseCTRClassifier
     from ctr.artifact.saved import SavedModel
-    from ctr.estimator import SparseCTRClassifier
 
 __all__ = ["SparseCTRClassifier", "load"]
 
@@ -35,7 +35,7 @@ def load(
 
 def __getattr__(name: str) -> Any:
     if name == "SparseCTRClassifier":
-        from ctr.estimator import SparseCTRClassifier  # loaded when it is asked for: --help needs no torch
+        from ctr.api.classifier import SparseCTRClassifier  # loaded when it is asked for: --help needs no torch
 
         return SparseCTRClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -198,8 +198,8 @@ def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
     untested = dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"]
     if untested and asked == "auto" and not progressive:
         raise ArgumentError(
-            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them, "
-            "progressive=false trains without figures"
+            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from "
+            "them, progressive=false trains without figures"
         )
     return progressive
 

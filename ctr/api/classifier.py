@@ -6,36 +6,30 @@ A frame takes the way of a log: it is written to a temporary Parquet file, prepa
 
 from __future__ import annotations
 
+import copy
+import functools
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
+from omegaconf import DictConfig
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
-from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ctr.api.checks import InputError, as_input_error, labels_of, name_of_label, plain
+from ctr.api.process import Kept, process_state
 from ctr.artifact import format
+from ctr.artifact.frames import model_inputs
 from ctr.artifact.save import save_model
 from ctr.artifact.saved import assemble, sigmoid
-from ctr.cli import message
 from ctr.config.compose import compose, resolve
-from ctr.config.messages import CONFIG_ERRORS
 from ctr.datasets.frame import write_log
-from ctr.errors import ArgumentError, DataError, warn_once
+from ctr.errors import DataError, warn_once
 from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.metrics import exact_auc
 from ctr.training.experiment import Run, run_family
@@ -43,7 +37,7 @@ from ctr.training.folder import MODEL
 from ctr.training.settings import Settings
 
 ESTIMATOR = "estimator.json"  # beside the saved model: what it does not say of the estimator
-LOG, LABEL = "rows.parquet", "label"
+LOG = "rows.parquet"
 # Where each parameter is in the configuration of ctr.train; None there is the command's own default.
 KEYS = {
     "model": ("embedding_dim", "hidden", "dropout"),
@@ -52,24 +46,19 @@ KEYS = {
         *("budget", "budget_schedule"),
     ),
     "dataset": (
-        *("categorical", "dense", "ignore", "time", "time_format", "order", "transform", "transform_default"),
+        *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
         *("encoding", "num_buckets"),
     ),
     "": ("average", "batch_size", "seed", "device", "backend", "threads"),
 }
-_training = threading.RLock()  # torch's generator and settings are those of the process
-
-
-class InputError(ArgumentError, ValueError):
-    """A parameter or input that cannot work: of ctr's errors, and the ValueError that scikit-learn expects."""
 
 
 class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
     """Predicts clicks with a model whose embedding rows the optimizer sets to exactly zero where they do not matter.
 
     The parameters have the names and the meaning of the keys of ``python -m ctr.train``; None: the command's own
-    default for the model or optimizer. Rows are taken in the order of the frame, in one pass, all of them: order them by
-    time, and hold the last ones back for a test (`TimeSeriesSplit`). Sample weights are not supported.
+    default for the model or optimizer. Rows are taken in the order of the frame, in one pass, all of them: order them
+    by time, and hold the last ones back for a test (`TimeSeriesSplit`). Sample weights are not supported.
 
     Args:
         model: ``"dcn"``, ``"mlp"``, ``"opnn"``, or one of your own package.
@@ -88,7 +77,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         time: the column with the time of each row; ``order`` checks or sorts by it.
         time_format: of its values.
         order: ``"check"`` or ``"sort"``.
-        transform: what becomes of columns that hold numbers, ``"NAME:TRANSFORM"`` each.
+        transforms: what becomes of columns that hold numbers, ``"NAME:TRANSFORM"`` each: ``dataset.transform``, whose
+            name would make a transformer of the estimator.
         transform_default: what becomes of the others.
         encoding: ``"onehot"``, exact; or ``"hash"`` into ``num_buckets``.
         num_buckets: of ``encoding="hash"``.
@@ -129,7 +119,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         time: str | None = None,
         time_format: str = "auto",
         order: Literal["check", "sort"] = "check",
-        transform: Sequence[str] = (),
+        transforms: Sequence[str] = (),
         transform_default: str = "auto",
         encoding: Literal["onehot", "hash"] = "onehot",
         num_buckets: int = 1_000_000,
@@ -161,7 +151,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.time = time
         self.time_format = time_format
         self.order = order
-        self.transform = transform
+        self.transforms = transforms
         self.transform_default = transform_default
         self.encoding = encoding
         self.num_buckets = num_buckets
@@ -211,19 +201,20 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         """float32 [n] logits of the second class."""
         check_is_fitted(self)
         frame = self._frame(X, reset=False)
-        with _as_input_error():
-            return self._model.logits(*self._model._inputs(frame))
+        with as_input_error():
+            return self._model.logits(*self._model.take(*model_inputs(frame, self._model.inputs)))
 
     def predict(self, X: Any) -> np.ndarray:
         """[n] the more probable class of each row."""
-        return self.classes_[(self.decision_function(X) > 0).astype(int)]
+        clicks = self.decision_function(X) > 0
+        return self.classes_[clicks.astype(int)]
 
     def score(self, X: Any, y: Any) -> float:
         """The AUC, as the commands report it; the accuracy of rare clicks would say nothing.
 
         NaN where the rows have one label only, with a warning.
         """
-        auc = exact_auc(self.decision_function(X), self._encoded(_labels(X, y)))
+        auc = exact_auc(self.decision_function(X), self._encoded(labels_of(X, y)))
         if auc != auc:
             warn_once("the AUC of rows with one label only is undefined")
         return auc
@@ -266,14 +257,15 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
             InputError: no saved estimator there; a model that a command left is for `ctr.load`.
             DataError: it is damaged, or of a newer version.
         """
-        with _as_input_error(but=DataError):
+        with as_input_error(but=DataError):
             folder = format.locate(path)
             try:
                 known = read_sealed(folder / ESTIMATOR)
             except FileNotFoundError:
                 raise InputError(f"{folder}: a saved model, but of no estimator; ctr.load reads it") from None
             try:
-                loaded = cls(**known["params"])
+                params = {name: tuple(v) if isinstance(v, list) else v for name, v in known["params"].items()}
+                loaded = cls().set_params(**params)
                 loaded.classes_ = np.array(known["classes"], np.dtype(known["dtype"]))
                 loaded.n_features_in_ = known["n_columns"]
                 if known["columns"] is not None:
@@ -286,48 +278,48 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
     def _train(self, X: Any, y: Any, classes: Sequence[Any] | None, *, anew: bool) -> Self:
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        frame, labels = self._frame(X, reset=anew), _labels(X, y)
+        frame, labels = self._frame(X, reset=anew), labels_of(X, y)
         if anew:
             self.classes_ = np.unique(labels if classes is None else np.asarray(classes))
             if len(self.classes_) != 2:
                 raise InputError(f"{len(self.classes_)} class in y; expected two: partial_fit(..., classes=[0, 1])")
         elif classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
             raise InputError(f"classes={list(classes)}; the model has {self.classes_.tolist()}")
-        label = _name_of_label(y, frame) if anew else self._contents.manifest.dataset_options["label"]
-        kept = tempfile.TemporaryDirectory(prefix="ctr-")  # the state for `partial_fit`; removed with the estimator
+        label = name_of_label(y, frame) if anew else self._contents.manifest.dataset_options["label"]
+        kept = Kept()
         with (
             tempfile.TemporaryDirectory(prefix="ctr-") as place,
-            _as_input_error({f"{place}/{LOG}": "the frame"}),
-            _training,
-            _process_state(),
+            as_input_error({f"{place}/{LOG}": "the frame"}),
+            process_state(),
         ):
             write_log(frame, Path(place, LOG), {label: self._encoded(labels)})
             settings = self._settings(Path(place), label, None if anew else self._origin(Path(place)))
             if self.verbose and settings.data.format.settle is not None:
                 print(settings.data.format.settle([Path(place, LOG)]).note, flush=True)
-            run = Run(settings, Path(kept.name), save=save_model)
+            run = Run(settings, kept.path, save=save_model)
             run_family([run], None if self.verbose else lambda rows: None)
             if run.error is not None:
                 raise run.error
         assert run.result is not None
         for warning in run.result.warnings:
             warn_once(warning)
-        folder = Path(kept.name, MODEL)
+        folder = kept.path / MODEL
         self._take(format.read(folder), folder, allow_module=True)
         self._kept = kept
         return self
 
     def _settings(self, place: Path, label: str, origin: Path | None) -> Settings:
         """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder."""
-        config = compose("train", ["dataset=csv", f"model={self.model}", f"opt={self.opt}", "tracking=none"])
+        config = copy.deepcopy(_composed(self.model, self.opt))
         for group, names in KEYS.items():
             part = config[group] if group else config
             for name in names:
                 if (value := getattr(self, name)) is None:
                     continue
-                if name not in part:
+                key = "transform" if name == "transforms" else name
+                if key not in part:
                     raise InputError(f"{name}={value}: {group}={getattr(self, group)} has no such option")
-                part[name] = _plain(value)
+                part[key] = plain(value)
         config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), label=label, test_fraction=0.0)
         config.checkpoint.update(every_minutes=None, final=True)
         config.init, config.progressive = None if origin is None else str(origin), False
@@ -336,7 +328,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
     def _origin(self, place: Path) -> Path:
         """Where `partial_fit` goes on: the state that training left, or the model alone."""
         if hasattr(self, "_kept"):
-            return Path(self._kept.name)
+            return self._kept.path
         format.write(place / MODEL, self._contents)
         return place / MODEL
 
@@ -379,58 +371,6 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def _labels(X: Any, y: Any) -> np.ndarray:
-    """[n] labels, of at most two values."""
-    labels = column_or_1d(check_array(np.asarray(y), ensure_2d=False, dtype=None), warn=True)
-    check_consistent_length(X, labels)
-    check_classification_targets(labels)
-    if (kind := type_of_target(labels)) != "binary":
-        raise InputError(f"Only binary classification is supported. The type of the target is {kind}.")
-    return labels
-
-
-def _name_of_label(y: Any, frame: Any) -> str:
-    """The name of the labels' column in the log: y's own, where it has one that no column has."""
-    columns = set(frame.columns if isinstance(frame, pd.DataFrame) else pa.table(frame).schema.names)
-    name = getattr(y, "name", None)
-    name = name if isinstance(name, str) and name and name not in columns else LABEL
-    while name in columns:
-        name += "_"
-    return name
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as a configuration has it: numpy's numbers, as grids of a search give them, and tuples."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-@contextmanager
-def _as_input_error(shown: dict[str, str] | None = None, but: type | None = None) -> Iterator[None]:
-    """Raises what a parameter or the frame caused as `InputError`; ``shown``: texts to be replaced in its message."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ArgumentError, DataError, *CONFIG_ERRORS) as error:
-        if but is not None and isinstance(error, but):
-            raise
-        text = message(error)
-        for found, replacement in (shown or {}).items():
-            text = text.replace(found, replacement)
-        raise InputError(text) from error
-
-
-@contextmanager
-def _process_state() -> Iterator[None]:
-    """Gives back at the end what a run sets for the whole process."""
-    threads, cpus = torch.get_num_threads(), pa.cpu_count()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        pa.set_cpu_count(cpus)
-        torch.use_deterministic_algorithms(deterministic)
+@functools.cache
+def _composed(model: str, opt: str) -> DictConfig:
+    return compose("train", ["dataset=csv", f"model={model}", f"opt={opt}", "tracking=none"])
