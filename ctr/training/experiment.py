@@ -259,12 +259,17 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None] | None = None
             _train_family(going, on_rows)
 
 
-def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
-    """Trains what the runs share once, and what each has of its own from there."""
-    settings, quiet = runs[0].settings, on_rows is not None
+def set_up(settings: Settings) -> None:
+    """Sets what a run's digits depend on for the whole process."""
     torch.set_num_threads(settings.threads)
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
+
+
+def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
+    """Trains what the runs share once, and what each has of its own from there."""
+    settings, quiet = runs[0].settings, on_rows is not None
+    set_up(settings)
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
     base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)

@@ -125,7 +125,7 @@ def summarise(
         logloss=figures.logloss if figures else None,
         positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
         positives_test=figures.positives if figures else 0,
-        samples_per_second=split.rows_train / seconds,
+        samples_per_second=split.rows_train / seconds if seconds else 0.0,  # nobody measures a loop of the user's
         train_seconds=seconds,
         peak_rss_bytes=memory.peak(),
         config_hash=settings.config_hash,
