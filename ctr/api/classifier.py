@@ -49,7 +49,7 @@ KEYS = {
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
         *("encoding", "num_buckets"),
     ),
-    "": ("average", "batch_size", "seed", "device", "backend", "threads"),
+    "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
 
 
@@ -84,6 +84,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         num_buckets: of ``encoding="hash"``.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
+        epochs: passes over the rows; more than one overfits the rows of rare values.
         seed: of the initial weights and of dropout.
         device, backend, threads: where and how it is computed.
         verbose: shows what each column is taken as, and progress bars.
@@ -125,6 +126,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         num_buckets: int = 1_000_000,
         average: float = 0.0,
         batch_size: int = 512,
+        epochs: int = 1,
         seed: int = 0,
         device: str = "cpu",
         backend: Literal["auto", "native", "torch"] = "auto",
@@ -157,6 +159,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.num_buckets = num_buckets
         self.average = average
         self.batch_size = batch_size
+        self.epochs = epochs
         self.seed = seed
         self.device = device
         self.backend = backend

@@ -423,7 +423,10 @@ def _complete(
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
     """The second training of a run, on the features that survived the first; returns its AUC."""
-    checkpoints, rows = run.checkpoints.part(RETRAIN), data.split.rows_train + data.split.rows_test
+    checkpoints, rows = (
+        run.checkpoints.part(RETRAIN),
+        data.split.rows_train * run.settings.epochs + data.split.rows_test,
+    )
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
 
@@ -441,6 +444,6 @@ def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int
 
 
 def passes(family: Sequence[Settings]) -> float:
-    """Estimates the cost of a family in passes over the training rows: one for all, fine-tuning and retraining each."""
+    """Estimates the cost of a family in passes over the training rows: shared ones, fine-tuning and retraining each."""
     finetuned = sum(settings.pruning.finetune for settings in family if settings.pruning is not None)
-    return 1 + finetuned + sum(settings.retrain for settings in family)
+    return family[0].epochs * (1 + finetuned + sum(settings.retrain for settings in family))

@@ -186,6 +186,12 @@ def test_frames_of_polars_are_cut_for_validation() -> None:
     assert scores[0].tolist() == scores[1].tolist()
 
 
+@pytest.mark.slow
+def test_several_passes_are_those_of_the_command(tmp_path: Path) -> None:
+    result = of_command(tmp_path / "run", "dataset.test_fraction=0.25", "epochs=3")
+    assert SparseCTRClassifier(**OPTIONS, epochs=3).fit(*frame(0, TRAIN)).score(*frame(TRAIN)) == result["auc"]
+
+
 def test_weights_are_refused() -> None:
     rows, labels = frame(0, BATCH)
     with pytest.raises(TypeError, match="sample_weight"):
