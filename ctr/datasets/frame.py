@@ -17,11 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from ctr.datasets.parquet import BATCH_ROWS, listed
+from ctr.datasets.parquet import BATCH_ROWS, EXACT, listed
 from ctr.errors import ArgumentError
 from ctr.files import atomic_path
-
-EXACT = 2.0**53  # whole floats below it are integers without doubt
 
 
 def write_log(frame: Any, path: Path | str, more: Mapping[str, np.ndarray] | None = None) -> None:

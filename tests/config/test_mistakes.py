@@ -54,7 +54,7 @@ def test_a_key_that_is_not_there_is_told_the_nearest(override: str, beginning: s
 @pytest.mark.parametrize(
     ("command", "overrides", "text"),
     [
-        ("train", ["epochs=3"], "epochs: no such key; --help lists all keys"),
+        ("train", ["passes=3"], "passes: no such key; --help lists all keys"),
         (
             "train",
             ["study=table5"],

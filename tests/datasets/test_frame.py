@@ -10,6 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ctr.artifact.frames import model_inputs
 from ctr.datasets import csv, frame
@@ -21,6 +23,7 @@ from ctr.errors import ArgumentError
 
 CATEGORICAL, DENSE = ["site", "kind", "age", "truth", "code", "none"], ["price", "count"]
 FORMAT = csv.make(label="click", categorical=CATEGORICAL, dense=DENSE, transform_default="none")
+TEXTS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=4)
 LIBRARIES: list[Callable[[pd.DataFrame], Any]] = [
     lambda rows: rows,
     pl.from_pandas,
@@ -77,6 +80,26 @@ def test_the_reader_takes_it_as_a_prediction_does(library: Callable[[pd.DataFram
     fields, dense = model_inputs(library(rows()), FORMAT.inputs)
     assert [column.to_pylist() for column in fields] == [column.to_pylist() for column in block.fields]
     np.testing.assert_array_equal(dense, block.dense)
+
+
+NUMBERS = st.none() | st.integers(-(2**53), 2**53) | st.floats(allow_infinity=False)
+COLUMNS = st.one_of(
+    *(st.lists(values, min_size=6, max_size=6) for values in (NUMBERS, st.none() | st.booleans(), st.none() | TEXTS)),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=COLUMNS, library=st.sampled_from(LIBRARIES[:3]))
+def test_any_value_is_the_same_category_in_training_and_prediction(
+    values: list[Any], library: Callable[[pd.DataFrame], Any], tmp_path: Path
+) -> None:
+    form = csv.make(label="y", categorical=["x"])
+    assert form.inputs is not None
+    made = library(pd.DataFrame({"x": pd.Series(values), "y": 0}))
+    write_log(made, tmp_path / "rows.parquet")
+    (block,) = form.read([tmp_path / "rows.parquet"], Reading([tmp_path / "rows.parquet"], "error"))
+    (predicted,), _ = model_inputs(made, form.inputs)
+    assert block.fields[0].to_pylist() == predicted.to_pylist()
 
 
 def test_more_columns_go_with_it(tmp_path: Path) -> None:
