@@ -90,6 +90,7 @@ def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> No
         resolved("study=table2", f"+train.{override}")
 
 
+@pytest.mark.slow
 def test_threads_reach_the_workers(tmp_path: Path) -> None:
     seen = []
 
@@ -223,6 +224,7 @@ def test_a_study_from_nothing_to_its_folder(tmp_path: Path, ready_database: Path
     assert (alone["auc"], alone["config_hash"]) == (runs["auc"][0], runs["config_hash"][0])
 
 
+@pytest.mark.slow
 def test_failed_runs_are_named_at_the_end(tmp_path: Path) -> None:
     def diverges(ask: Ask, options: Options, **own: object) -> Findings:
         rows = ask([{**options.common, "opt": "sgd", "opt.lr": lr, "batch_size": 50} for lr in (1e30, 1e-3)])
@@ -246,6 +248,7 @@ def table5_without_adam(ask: Ask, options: Options, **own: object) -> Findings:
     return table5.study(failing, options)
 
 
+@pytest.mark.slow
 def test_table_5_records_the_rates_that_it_found_once_it_is_written(tmp_path: Path) -> None:
     overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
     reproduced(table5_without_adam, *overrides)
