@@ -51,6 +51,14 @@ def test_defaults_are_the_papers() -> None:
     assert resolved("study=table2", "dataset=ipinyou")[0].model == "opnn"
 
 
+def test_choices_for_a_log_of_ones_own_are_made_on_held_out_rows() -> None:
+    own = ("study=table5", "dataset=csv", "dataset.label=click", "dataset.raw=log.csv")
+    assert resolved(*own)[0].select == "validation"
+    assert resolved(*own, "select=test")[0].select == "test"
+    assert request.settings_of(composed("reproduce", *own))["select"] == "validation"
+    assert request.settings_of(composed("reproduce", "study=table5"))["select"] == "test"
+
+
 def test_keys_reach_the_study() -> None:
     got, own = resolved(
         "study=fig1", "dataset=criteo", "dataset.raw=/x y", "dataset.encoding=hash", "model=mlp", "model.hidden=[8,4]",
@@ -169,10 +177,10 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path) -> None:
     """The last row of five has one label only."""
     (tmp_path / "clicks.csv").write_text("clicked,user\n0,a\n1,c\n0,a\n1,c\n0,a\n")
     overrides = ["study=table5", "dataset=csv", "dataset.raw=clicks.csv", "dataset.label=clicked", "model=mlp"]
-    overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1"]
+    overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1", "select=test"]
     with pytest.raises(CtrError, match=r"no run has an AUC.*one label only"):
         reproduced(table5.study, *overrides)
-    assert (tmp_path / "runs" / "studies" / "table5-csv-mlp" / "runs.csv").exists()
+    assert (tmp_path / "runs" / "studies" / "table5-csv-mlp-test" / "runs.csv").exists()
 
 
 def test_exit_codes(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ class ReproduceConfig:
     model: ModelConfig
     tracking: TrackingConfig
     seeds: Any
-    select: Literal["test", "validation"]
+    select: Literal["test", "validation"] | None
     lr: int | float | str
     lrs: list[float]
     workers: int | None
