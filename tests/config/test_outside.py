@@ -173,7 +173,7 @@ def test_the_command_finds_what_is_installed(installed: Path, monkeypatch: pytes
     shown = text("train", [])
     assert re.search(r"^  model=dcn, deepfm, lr, mlp, nfm, opnn$", shown, re.MULTILINE)
     shown = text("reproduce", ["study=table2", *shop("model=nfm")])
-    assert re.search(r"^  dataset=avazu, criteo, csv, ipinyou, shop$", shown, re.MULTILINE)
+    assert re.search(r"^  dataset=avazu, criteo, criteo_1tb, csv, ipinyou, shop$", shown, re.MULTILINE)
     assert "dataset.words=2                         how many words of a title make the field; more" in shown
     assert "_module" not in shown
 
