@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, HEX32, INTEGER, TEXT, ColumnType
+from ctr.datasets.frame import decoded
 from ctr.datasets.schema import Columns, Dataset, Inputs
 from ctr.datasets.text import shown
 from ctr.errors import ArgumentError
@@ -119,7 +120,7 @@ def _column(frame: Any, name: str) -> pa.Array:
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"column {name}: values of several types: {str(error).splitlines()[0]}") from None
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values
+    return decoded(values)
 
 
 def _select(frame: Any, name: str) -> pa.Array | pa.ChunkedArray:

@@ -137,6 +137,7 @@ class TrainConfig:
     resume: str | None
     save: SaveConfig
     train_rows: int | None
+    epochs: int
     holdout: float
     retrain: bool
     init: str | None
