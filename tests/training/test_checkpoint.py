@@ -23,10 +23,11 @@ from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
 from ctr.training import checkpoint, memory, snapshot, tensors
-from ctr.training.checkpoint import load_final
+from ctr.training.checkpoint import Checkpoints, load_final
 from ctr.training.experiment import Run, run_family
 from ctr.training.interrupts import Interrupts
 from ctr.training.tensors import Pieces, verify, write_tensors
+from ctr.training.tracking import NoTracker
 from ctr.training.trainer import train
 from tests.datasets.criteo_text import lines, write
 from tests.limits import file_size_limit
@@ -312,6 +313,33 @@ def test_the_end_of_training_can_stay(log: Path, tmp_path: Path, retrain: str) -
     assert not (go(log, tmp_path, *options[:1]).folder / "checkpoints").exists()  # of the run before
     with pytest.raises(CtrError, match=r"final: no such folder; a run leaves it with checkpoint\.final=true"):
         load_final(run.folder)
+
+
+@pytest.mark.parametrize("where", ["before result.json", "after it"])
+@pytest.mark.parametrize("links", [True, False])
+def test_no_kill_loses_the_end_of_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, links: bool
+) -> None:
+    """Also where a file cannot have two names."""
+    options = ["checkpoint.every_steps=4", "checkpoint.final=true"]
+    killed = NoTracker if where == "before result.json" else Checkpoints
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.link("nothing", tmp_path / "name"))
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, "finish", kill)
+        with pytest.raises(KeyboardInterrupt):
+            go(log, tmp_path, *options)
+    assert (tmp_path / "result.json").exists() == (where == "after it")
+    assert load_final(tmp_path).steps == STEPS
+    if where == "before result.json":
+        run = go(log, tmp_path, *options, resume=True)
+        assert figures(run) == whole(log)
+        assert load_final(tmp_path).steps == STEPS
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"final"}
 
 
 @pytest.mark.parametrize("left", [0, 2**40])
