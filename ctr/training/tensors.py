@@ -117,7 +117,8 @@ class _Sink:
     def write(self, data: np.ndarray) -> None:
         """Writes bytes, uint8 [n]."""
         self.size += len(data)
-        if not self._filled and data.ctypes.data % PAGE == 0:
+        if len(data) >= PAGE and self._filled % PAGE == data.ctypes.data % PAGE == 0:
+            self._empty()
             whole, data = np.split(data, [len(data) // PAGE * PAGE])
             self._put(whole.data)
         while len(data):
