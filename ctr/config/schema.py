@@ -159,7 +159,7 @@ class TrainConfig:
 @dataclass
 class PredictConfig:
     model: str
-    raw: str
+    raw: Any  # a path, or a list of paths
     out: str
     bad_rows: Literal["error", "skip"]
     backend: Literal["auto", "native", "torch"] | None
