@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import torch
@@ -85,7 +85,7 @@ def resolve(config: DictConfig) -> Settings:
         values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
     settings = Settings(
         data=data,
-        model=_model(values["model"]),
+        model=_model(values["model"], "init" if data.unseen == "init" else "zero"),
         optimizer=_optimizer(values["opt"]),
         pruning=pruning,
         tracking=watched,
@@ -102,9 +102,10 @@ def resolve(config: DictConfig) -> Settings:
     return settings
 
 
-def _model(values: Mapping[str, Any]) -> ModelSettings:
+def _model(values: Mapping[str, Any], unseen: Literal["zero", "init"] = "zero") -> ModelSettings:
     options = {key: value for key, value in values.items() if key not in (*MODEL_KEYS, MODULE)}
-    return ModelSettings(**{key: values[key] for key in MODEL_KEYS}, options=options, module=values.get(MODULE))
+    shared = {key: values[key] for key in MODEL_KEYS}
+    return ModelSettings(**shared, unseen=unseen, options=options, module=values.get(MODULE))
 
 
 def _optimizer(values: Mapping[str, Any]) -> OptimizerSettings:
@@ -144,10 +145,9 @@ def _save(values: Mapping[str, Any]) -> SaveSettings | None:
         if values["tracking"]["log_model"]:
             raise ArgumentError("tracking.log_model=true: with save=none there is no model to log; give save=model")
         return None
-    if values["model"]["unseen"] != "zero":
+    if values["dataset"]["unseen"] == "init":
         raise ArgumentError(
-            f"model.unseen={values['model']['unseen']}: a saved model reads what it has not seen as zero; "
-            "give save=none, or model.unseen=zero"
+            "dataset.unseen=init: a saved model has no initial values; give save=none, or dataset.unseen=zero or row"
         )
     return SaveSettings(values["save"]["keys"])
 

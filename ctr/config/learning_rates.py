@@ -15,6 +15,7 @@ from ctr.files import atomic_write_text, read_sealed, sealed
 RATES = "learning_rates.json"
 AUTO = "auto"
 SEARCHED = ("adam", "adagrad")  # what study=table5 chooses rates for
+VALUES = ("min_count", "unseen")
 SPLIT = ("test_fraction", "test_days")
 ROWS = ("batch_size", "train_rows", "holdout", "epochs")
 
@@ -33,6 +34,7 @@ def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
     return {
         "optimizer": family(config["opt"]["name"]),
         "model": config["model"],
+        "values": {key: config["dataset"][key] for key in VALUES},
         "split": {key: config["dataset"][key] for key in SPLIT},
         **_rows(config),
     }

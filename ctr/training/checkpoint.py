@@ -266,12 +266,27 @@ class Checkpoints:
         self._thread.shutdown()
         self._settle()
 
+    def keep(self, final: Path) -> None:
+        """Puts the end of training at ``final``, if it is to stay: before the run is done, so that no kill loses it.
+
+        Raises:
+            OSError: it cannot be put there; a resumed run tries again.
+        """
+        self.close()
+        if self._plan is None or not self._plan.final:
+            return
+        for path in complete(self.folder):
+            with suppress(DataError):
+                if read(path)["phase"] == "trained":
+                    with atomic_folder(final) as kept:
+                        for file in path.iterdir():
+                            _link(file, kept / file.name)
+                    return
+
     def finish(self, final: Path) -> None:
-        """Removes them all, as the run is done; the end of training goes to ``final``, if it is to stay."""
+        """Removes them all but ``final``, as the run is done."""
         self.close()
         try:
-            if self._plan is not None and self._plan.final:
-                self._keep(final)
             for entry in self.folder.glob("*"):
                 if entry != final:
                     _remove(entry)
@@ -279,15 +294,6 @@ class Checkpoints:
                 self.folder.rmdir()
         except OSError as error:
             log.warning("warning: %s; delete %s, the run is done", system_message(error), self.folder)
-
-    def _keep(self, final: Path) -> None:
-        for path in complete(self.folder):
-            with suppress(DataError):
-                if read(path)["phase"] == "trained":
-                    _remove(final)
-                    final.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(path, final)
-                    return
 
     def _due(self, steps: int) -> bool:
         plan = self._plan
@@ -404,6 +410,14 @@ def _give_way() -> None:
     """The thread that writes takes no time from those that train, where the system allows that (Linux)."""
     with suppress(AttributeError, OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Gives a file a second name, or a copy where the file system has no such names, or the place is on another one."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, name)
 
 
 def _remove(path: Path) -> None:

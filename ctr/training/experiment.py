@@ -192,11 +192,13 @@ class Run:
         if self.settings.tracking is not None and self.settings.tracking.log_model:
             assert self.to_mlflow is not None
             self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
+        final = self.folder / CHECKPOINTS / FINAL
+        self.checkpoints.keep(final)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
         self.result = result
-        self.checkpoints.finish(self.folder / CHECKPOINTS / FINAL)
+        self.checkpoints.finish(final)
 
     def fail(self, error: BaseException) -> None:
         self.error = error

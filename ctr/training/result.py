@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import Gathered
 from ctr.metrics import nonzero_features
 from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
@@ -103,7 +104,10 @@ def summarise(
     present = int(embedding.seen.sum())
     nonzero = nonzero_features(embedding.weight, embedding.seen)
     split = data.split
-    unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
+    if isinstance(data, Gathered):  # of the values themselves, whatever row they read
+        unseen = unseen_by_field(data.log.rows, split.test, data.seen)
+    else:
+        unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
     warnings = diagnose(
         *(settings, data.manifest, split, figures),
         steps=training.steps,

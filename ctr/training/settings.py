@@ -27,12 +27,15 @@ LAMBDAS = ("lambda1", "lambda21", "lambda2")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model: its table's options, and its own; the module that it is in, None for this package."""
+    """The model: its table's options, and its own; the module that it is in, None for this package.
+
+    ``unseen``: what a row that training has not touched reads as.
+    """
 
     name: str
     embedding_dim: int
     embedding_init: float
-    unseen: Literal["zero", "init"]
+    unseen: Literal["zero", "init"] = "zero"
     options: Mapping[str, Any] = field(default_factory=dict)
     module: str | None = None
 

@@ -19,11 +19,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ctr.errors import CtrError
+from ctr.native import library as native
 from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
 ROWS = "rows"
-PIECE = 1 << 25  # bytes of rows that are copied or written at a time
+PIECE = 1 << 25  # bytes of rows, about, that are copied or written at a time
+TOGETHER = 1024  # rows of 4-byte numbers that always are whole pages
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,34 @@ def take(run: TrainingRun, *, copy: bool) -> Snapshot:
     tensors: dict[str, Pieces] = {}
     values = _encoded(state, "", tensors)
     width = len(columns) * embedding.weight.shape[1]
-    pieces = _touched(run, width)
+    pieces = _touched(run, width, copy)
     shape = (int(embedding.seen.sum()), width)
-    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, _handed_out([*_copied(pieces)]) if copy else pieces)
+    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, _handed_out([*pieces]) if copy else pieces)
     return Snapshot(values, columns, tensors)
 
 
-def _touched(run: TrainingRun, width: int) -> Iterator[Tensor]:
-    """The rows that a batch has held; pieces may share the run's memory."""
+def _touched(run: TrainingRun, width: int, copy: bool) -> Iterator[Tensor]:
+    """The rows that a batch has held; without ``copy`` pieces may share the run's memory."""
     embedding = run.model.embedding
-    by = max(PIECE // (width * embedding.weight.dtype.itemsize), 1)
+    by = max(PIECE // (width * embedding.weight.dtype.itemsize) // TOGETHER, 1) * TOGETHER
     for start in range(0, len(embedding.seen), by):
-        seen = embedding.seen[start : start + by]
-        if seen.any():
-            rows = run.learner.rows(start, start + by)
-            yield rows if seen.all() else rows[seen]
+        seen = embedding.seen[start : start + by].cpu()
+        if not (count := int(seen.sum())):
+            continue
+        rows = run.learner.rows(start, start + by).cpu()
+        if count < len(seen):
+            yield torch.index_select(rows, 0, seen.nonzero().squeeze(1), out=_memory(count, rows))
+        else:
+            yield _memory(count, rows).copy_(rows) if copy else rows
 
 
-def _copied(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (torch.empty(piece.shape, dtype=piece.dtype).copy_(piece) for piece in pieces)
+def _memory(count: int, like: Tensor) -> Tensor:
+    """Rows to be filled, on the CPU: in huge pages where the compiled kernels hand them out, which takes half the time
+    of filling."""
+    if not native.available():
+        return torch.empty(count, like.shape[1], dtype=like.dtype)
+    memory = torch.from_numpy(native.allocate(count * like.shape[1] * like.dtype.itemsize // 4))
+    return memory.view(like.dtype).view(count, -1)
 
 
 def _handed_out(pieces: list[Tensor]) -> Iterator[Tensor]:

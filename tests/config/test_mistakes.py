@@ -124,7 +124,7 @@ def test_values_of_the_wrong_type_for_an_option_of_a_study() -> None:
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("dataset=crito", "dataset=crito: no such choice; expected one of avazu, criteo, csv, ipinyou"),
+        ("dataset=crito", "dataset=crito: no such choice; expected one of avazu, criteo, criteo_1tb, csv, ipinyou"),
         ("dataset=csv", "dataset.raw is needed: give dataset.raw=..."),
         ("seed=1,2", "seed=1,2: several values; a sweep over them needs -m, a list brackets: 'seed=[1,2]'"),
         ("opt=adam,sgd", "opt=adam,sgd: several values; a sweep over them needs -m"),
