@@ -135,7 +135,8 @@ class Checkpoints:
     """Those of one run in its own folder, written when they are due.
 
     A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
-    run waits. One that cannot be written is warned of once, and does not end the run.
+    run waits. That memory is kept until training ends, or there is too little of it. One that cannot be written is warned
+    of once, and does not end the run.
 
     Args:
         folder: where they go; made with the first one.
@@ -173,6 +174,8 @@ class Checkpoints:
         self._cancelled = threading.Event()
         self._warned = False
         self._parts: list[Checkpoints] = []
+        self._copy: list[Tensor] = []  # memory that is kept for the next one
+        self._copied = 0  # bytes of it that were filled
 
     def part(self, name: str) -> Checkpoints:
         """Those of a part of the run that is trained for itself; they end with these."""
@@ -246,6 +249,7 @@ class Checkpoints:
 
     def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
         """Keeps the end of training, if it is to stay or there is a retraining to come."""
+        self._copy.clear()
         if self._plan is not None and (self._plan.final or self._settings.retrain):
             self.write(run, "trained", trackers)
 
@@ -256,7 +260,7 @@ class Checkpoints:
         self._cancelled.clear()
         with self._lasting():
             manifest = self._manifest(run, phase, trackers)
-            self._store(manifest, snapshot.take(run, copy=False))
+            self._store(manifest, snapshot.take(run))
 
     def close(self) -> None:
         """Ends the writing; what is not done is thrown away."""
@@ -307,15 +311,17 @@ class Checkpoints:
         self._settle()
         self._since = time.monotonic()
         with self._lasting():
-            left = memory.available()
-            copy = left is not None and HEADROOM * snapshot.size(run) < left
+            size = snapshot.size(run)
             manifest = self._manifest(run, phase, trackers)
-            if copy:
+            if HEADROOM * size < (memory.available() or 0) + self._copied:
                 with suppress(MemoryError, RuntimeError):  # torch's without memory: others took it meanwhile
-                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, copy=True))
+                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, self._copy))
+                    self._copied = size
                     return
             say("writing a checkpoint: no memory for a copy, the run waits")
-            self._store(manifest, snapshot.take(run, copy=False))
+            self._copy.clear()
+            self._copied = 0
+            self._store(manifest, snapshot.take(run))
 
     def _manifest(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> dict[str, Any]:
         for tracker in trackers:

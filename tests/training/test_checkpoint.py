@@ -177,10 +177,15 @@ def test_a_copy_is_of_its_moment(
     whole = new_run(data, backend=backend, lambda21=1e-3)
     train(whole)
     run = new_run(data, backend=backend, lambda21=1e-3)
+    train(run, until=4)
+    room: list[torch.Tensor] = []
+    snapshot.take(run, room)
+    first = [piece.data_ptr() for piece in room]
     train(run, until=9)
     touched = run.model.embedding.seen.clone()
     kept = run.learner.rows(0, len(touched))[touched].clone()
-    taken = snapshot.take(run, copy=True)
+    taken = snapshot.take(run, room)
+    assert [piece.data_ptr() for piece in room][: len(first)] == first  # the same memory
     train(run)
     verify(tmp_path / "state", write_tensors(tmp_path / "state", taken.tensors))
     stored = load_file(tmp_path / "state")  # by the library
@@ -551,7 +556,7 @@ def test_whole_pages_are_written_from_where_they_are(tmp_path: Path, monkeypatch
 def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path: Path) -> None:
     run = new_run(data, "group_adam")
     train(run, until=2)
-    taken = snapshot.take(run, copy=False)
+    taken = snapshot.take(run)
     write_tensors(tmp_path / "state", taken.tensors)
     with (
         snapshot.opened(tmp_path / "state", taken.values, taken.columns) as stored,
@@ -562,7 +567,7 @@ def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path:
         snapshot.restore(new_run(data, "group_sgd"), stored)
     run.metrics = SimpleNamespace(state_dict=lambda: {"logits": object()})  # type: ignore[assignment]
     with pytest.raises(CtrError, match=r"metrics\.logits of the run's state is of type object"):
-        snapshot.take(run, copy=False)
+        snapshot.take(run)
 
 
 @pytest.mark.usefixtures("waiting")
