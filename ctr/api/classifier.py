@@ -47,7 +47,7 @@ KEYS = {
     ),
     "dataset": (
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
-        *("encoding", "num_buckets"),
+        *("encoding", "num_buckets", "min_count", "unseen"),
     ),
     "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
@@ -61,7 +61,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
     by time, and hold the last ones back for a test (`TimeSeriesSplit`). Sample weights are not supported.
 
     Args:
-        model: ``"dcn"``, ``"mlp"``, ``"opnn"``, or one of your own package.
+        model: ``"dcn"``, ``"mlp"``, ``"opnn"``, ``"deepfm"``, ``"lr"``, or one of your own package.
         opt: ``"group_adam"``, ``"group_adagrad"``, ..., or a plain one, ``"adam"``, ...
         lr: learning rate.
         lambda1, lambda21, lambda2: l1, l21 (whole rows: larger = fewer features), l2; of a grouped optimizer.
@@ -82,6 +82,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transform_default: what becomes of the others.
         encoding: ``"onehot"``, exact; or ``"hash"`` into ``num_buckets``.
         num_buckets: of ``encoding="hash"``.
+        min_count: values that the rows hold fewer times share one row for each field.
+        unseen: what values that the rows do not hold read as: ``"zero"``, or ``"row"``: the shared row of their field.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.
@@ -124,6 +126,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transform_default: str = "auto",
         encoding: Literal["onehot", "hash"] = "onehot",
         num_buckets: int = 1_000_000,
+        min_count: int = 1,
+        unseen: Literal["zero", "row"] = "zero",
         average: float = 0.0,
         batch_size: int = 512,
         epochs: int = 1,
@@ -157,6 +161,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.transform_default = transform_default
         self.encoding = encoding
         self.num_buckets = num_buckets
+        self.min_count = min_count
+        self.unseen = unseen
         self.average = average
         self.batch_size = batch_size
         self.epochs = epochs
@@ -289,7 +295,6 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         elif classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
             raise InputError(f"classes={list(classes)}; the model has {self.classes_.tolist()}")
         label = name_of_label(y, frame) if anew else self._contents.manifest.dataset_options["label"]
-        kept = Kept()
         with (
             tempfile.TemporaryDirectory(prefix="ctr-") as place,
             as_input_error({f"{place}/{LOG}": "the frame"}),
@@ -299,6 +304,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
             settings = self._settings(Path(place), label, None if anew else self._origin(Path(place)))
             if self.verbose and settings.data.format.settle is not None:
                 print(settings.data.format.settle([Path(place, LOG)]).note, flush=True)
+            kept = Kept()
             run = Run(settings, kept.path, save=save_model)
             run_family([run], None if self.verbose else lambda rows: None)
             if run.error is not None:

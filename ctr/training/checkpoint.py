@@ -135,7 +135,7 @@ class Checkpoints:
     """Those of one run in its own folder, written when they are due.
 
     A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
-    run waits. That memory is kept until training ends, or there is too little of it. One that cannot be written is warned
+    run waits. That memory is kept until training ends or memory is short. A checkpoint that cannot be written is warned
     of once, and does not end the run.
 
     Args:
