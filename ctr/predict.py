@@ -14,13 +14,14 @@ from pathlib import Path
 
 from ctr.cli import run_command
 from ctr.config import plain
+from ctr.config.data import paths
 from ctr.config.schema import PredictConfig
 from ctr.progress import rows_bar
 
 
 def main(overrides: Sequence[str]) -> None:
     values = plain.compose("predict", overrides, PredictConfig)
-    out = Path(values["out"])
+    out, raws = Path(values["out"]), paths(values["raw"], "raw")
     import pyarrow as pa
     import torch
 
@@ -32,9 +33,9 @@ def main(overrides: Sequence[str]) -> None:
     threads = values["threads"] or model.manifest.threads
     torch.set_num_threads(threads)
     pa.set_cpu_count(threads)
-    paths = stream.locate(model, Path(values["raw"]))
+    files = stream.locate(model, raws)
     with rows_bar("predict") as progress:
-        found = stream.predict_log(model, paths, out, bad_rows=values["bad_rows"], progress=progress)
+        found = stream.predict_log(model, files, out, bad_rows=values["bad_rows"], progress=progress)
     print(stream.report(model, found, out), flush=True)
 
 

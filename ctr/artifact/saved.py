@@ -123,9 +123,10 @@ class SavedModel:
 
         Args:
             frame: a pandas, Arrow or polars frame, a mapping of columns, or a list of dicts; columns that the model
-                does not need, such as the label, are ignored. Or a list of raw lines, with or without the label; of
-                a format with a header the first line is that. None, NaN and an empty text are blank; whole floats, as
-                pandas makes of integers with blanks, are integers.
+                does not need, such as the label, are ignored. Or a list of raw lines, with or without the label: as
+                in a log of Criteo, Avazu (without its header) or iPinYou; of one's own format the first line is the
+                header. None, NaN and an empty text are blank; whole floats, as pandas makes of integers with
+                blanks, are integers.
 
         Raises:
             ArgumentError: a column that is missing or of another type, or a value that cannot be.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from ctr.artifact.saved import SavedModel, sigmoid
+from ctr.datasets.locate import located, missing
 from ctr.datasets.prepared import Progress, read_ahead
 from ctr.datasets.schema import BadRows, Block, Reading
 from ctr.errors import ArgumentError, CtrError
@@ -44,15 +45,19 @@ class Summary:
     first_skipped: str | None
 
 
-def locate(model: SavedModel, raw: Path) -> list[Path]:
-    """The files of a raw log that the model is to predict.
+def locate(model: SavedModel, raws: Sequence[Path]) -> list[Path]:
+    """The files of a raw log that the model is to predict, in order.
+
+    Args:
+        model: its format says what may be named: a file or folder; of one's own log also globs, and several.
+        raws: what the user named.
 
     Raises:
-        ArgumentError: there are none.
+        ArgumentError: there are none, a file is named twice, or the format takes one name alone.
     """
-    if not raw.exists():
-        raise ArgumentError(f"raw={raw}: no such file or folder")
-    return (model.inputs.locate or model.dataset.locate)(raw)
+    if absent := missing(model.dataset, raws):
+        raise ArgumentError(f"raw={absent[0]}: no such file or folder")
+    return located(replace(model.dataset, locate=model.inputs.locate or model.dataset.locate), raws, "raw")
 
 
 def check_out(out: Path) -> None:

@@ -94,7 +94,7 @@ def resolve(config: DictConfig) -> Settings:
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("average", "threads", "window", "progressive")},
+        **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive")},
         init=origin,
     )
     if origin is not None:
@@ -194,10 +194,17 @@ def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
     asked, dataset = values["progressive"], values["dataset"]
     if isinstance(asked, str) and asked != "auto":
         raise ArgumentError(f"progressive={asked}; expected true, false or auto")
-    progressive = continues if asked == "auto" else bool(asked)
-    if dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"] and not progressive:
+    epochs = values["epochs"]
+    progressive = continues and epochs == 1 if asked == "auto" else bool(asked)
+    if progressive and epochs > 1:
         raise ArgumentError(
-            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them"
+            f"progressive=true scores rows that were never learned from; with epochs={epochs} they were"
+        )
+    untested = dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"]
+    if untested and asked == "auto" and not progressive:
+        raise ArgumentError(
+            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from "
+            "them, progressive=false trains without figures"
         )
     return progressive
 
@@ -228,6 +235,7 @@ NUMBERS = {
     "threads": _from_one_to(MAX_THREADS),
     "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     "train_rows": _at_least(1),
+    "epochs": _at_least(1),
     "evict_after": _at_least(0),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
     "average": ("a share from 0 to 1", lambda value: 0 <= value <= 1),

@@ -40,7 +40,7 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
         name=values["name"],
         module=values.get(MODULE),
         options={key: value for key, value in values.items() if key not in SHARED_KEYS},
-        raw=_paths(values["raw"]),
+        raw=paths(values["raw"], "dataset.raw"),
         prepared=Path(values["prepared"]),
         num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
         split=SplitRule(values["test_fraction"], values["test_days"]),
@@ -50,8 +50,13 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
     return settings
 
 
-def _paths(raw: Any) -> tuple[Path, ...]:
+def paths(raw: Any, key: str) -> tuple[Path, ...]:
+    """The value of a key that takes a path or a list of paths.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
     names = raw if isinstance(raw, list) else [raw]
     if not names or not all(isinstance(name, str | int | float) and str(name) for name in names):
-        raise ArgumentError(f"dataset.raw={raw}; expected a path, or a list of paths: dataset.raw=[a.csv,b.csv]")
+        raise ArgumentError(f"{key}={raw}; expected a path, or a list of paths: {key}=[a.csv,b.csv]")
     return tuple(Path(str(name)) for name in names)

@@ -137,6 +137,7 @@ class TrainConfig:
     resume: str | None
     save: SaveConfig
     train_rows: int | None
+    epochs: int
     holdout: float
     retrain: bool
     init: str | None
@@ -158,7 +159,7 @@ class TrainConfig:
 @dataclass
 class PredictConfig:
     model: str
-    raw: str
+    raw: Any  # a path, or a list of paths
     out: str
     bad_rows: Literal["error", "skip"]
     backend: Literal["auto", "native", "torch"] | None
@@ -182,7 +183,7 @@ class ReproduceConfig:
     model: ModelConfig
     tracking: TrackingConfig
     seeds: Any
-    select: Literal["test", "validation"]
+    select: Literal["test", "validation"] | None
     lr: int | float | str
     lrs: list[float]
     workers: int | None

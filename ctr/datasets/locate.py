@@ -20,9 +20,7 @@ def locate_file(raw: Path, name: str, endings: Sequence[str]) -> Path:
     if not found:
         raise ArgumentError(f"{raw}: the folder has none of {', '.join(names)}")
     if len(found) > 1:
-        raise ArgumentError(
-            f"{raw}: the folder has {' and '.join(path.name for path in found)}; name one with dataset.raw"
-        )
+        raise ArgumentError(f"{raw}: the folder has {' and '.join(path.name for path in found)}; name one of them")
     return found[0]
 
 
@@ -39,7 +37,7 @@ def locate_files(raw: Path, endings: Sequence[str]) -> list[Path]:
         expected = "a file that matches it"
     found = [path for path in found if not path.name.startswith((".", "_"))]  # _SUCCESS, _metadata of Spark
     if not found:
-        raise ArgumentError(f"{raw}: no log; expected {expected}, or list the files: dataset.raw=[a.csv,b.csv]")
+        raise ArgumentError(f"{raw}: no log; expected {expected}, or list the files: [a.csv,b.csv]")
     once: dict[str, Path] = {}
     for path in sorted(found, key=natural_order):
         unpacked = re.sub(r"\.(gz|bz2|zip)$", "", str(path))
@@ -49,18 +47,28 @@ def locate_files(raw: Path, endings: Sequence[str]) -> list[Path]:
     return list(once.values())
 
 
-def located(dataset: Dataset, raw: Path | Sequence[Path]) -> list[Path]:
+def missing(dataset: Dataset, raws: Sequence[Path]) -> list[Path]:
+    """Which of the names that a user gave are of nothing; a glob is not looked at where the format allows it."""
+    return [raw for raw in raws if not (raw.exists() or (dataset.several and glob.has_magic(str(raw))))]
+
+
+def located(dataset: Dataset, raw: Path | Sequence[Path], key: str = "dataset.raw") -> list[Path]:
     """The files of a log, given what the user named: one file or folder, or, where the format allows it, several.
+
+    Args:
+        dataset: the format.
+        raw: what the user named.
+        key: by which, for messages.
 
     Raises:
         ArgumentError: there are none, a file is named twice, or the format takes one alone.
     """
     parts = [raw] if isinstance(raw, Path) else list(raw)
     if len(parts) > 1 and not dataset.several:
-        raise ArgumentError(f"dataset.raw: {len(parts)} names; dataset={dataset.name} expects one file or folder")
+        raise ArgumentError(f"{key}: {len(parts)} names; dataset={dataset.name} expects one file or folder")
     paths = [path for part in parts for path in dataset.locate(part)]
     if twice := sorted({str(path) for path in paths if paths.count(path) > 1}):
-        raise ArgumentError(f"dataset.raw: {', '.join(twice)} more than once")
+        raise ArgumentError(f"{key}: {', '.join(twice)} more than once")
     return paths
 
 

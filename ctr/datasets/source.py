@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from filelock import FileLock
 
 from ctr import parts
 from ctr.datasets import transforms
-from ctr.datasets.locate import located
+from ctr.datasets.locate import located, missing
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.rare import Unseen
@@ -100,14 +99,13 @@ def check(settings: DataSettings) -> None:
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
     _check_rare(settings)
-    missing = [raw for raw in settings.raw if not (raw.exists() or (dataset.several and glob.has_magic(str(raw))))]
-    if settings.source == "raw" and missing:
+    if settings.source == "raw" and (absent := missing(dataset, settings.raw)):
         if not dataset.where:
-            raise ArgumentError(f"{missing[0]}: no such file or folder; name the log with dataset.raw=PATH")
+            raise ArgumentError(f"{absent[0]}: no such file or folder; name the log with dataset.raw=PATH")
         fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
         without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(
-            f"no raw log at {missing[0]}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
+            f"no raw log at {absent[0]}. Get it from {dataset.where}, put it there or name it with dataset.raw=PATH"
             f"{fetch}{without}"
         )
     if settings.source == "sample" and dataset.write_sample is None:

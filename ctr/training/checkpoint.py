@@ -135,7 +135,8 @@ class Checkpoints:
     """Those of one run in its own folder, written when they are due.
 
     A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
-    run waits. One that cannot be written is warned of once, and does not end the run.
+    run waits. That memory is kept until training ends or memory is short. A checkpoint that cannot be written is warned
+    of once, and does not end the run.
 
     Args:
         folder: where they go; made with the first one.
@@ -173,6 +174,8 @@ class Checkpoints:
         self._cancelled = threading.Event()
         self._warned = False
         self._parts: list[Checkpoints] = []
+        self._copy: list[Tensor] = []  # memory that is kept for the next one
+        self._copied = 0  # bytes of it that were filled
 
     def part(self, name: str) -> Checkpoints:
         """Those of a part of the run that is trained for itself; they end with these."""
@@ -246,6 +249,7 @@ class Checkpoints:
 
     def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
         """Keeps the end of training, if it is to stay or there is a retraining to come."""
+        self._copy.clear()
         if self._plan is not None and (self._plan.final or self._settings.retrain):
             self.write(run, "trained", trackers)
 
@@ -256,7 +260,7 @@ class Checkpoints:
         self._cancelled.clear()
         with self._lasting():
             manifest = self._manifest(run, phase, trackers)
-            self._store(manifest, snapshot.take(run, copy=False))
+            self._store(manifest, snapshot.take(run))
 
     def close(self) -> None:
         """Ends the writing; what is not done is thrown away."""
@@ -266,12 +270,27 @@ class Checkpoints:
         self._thread.shutdown()
         self._settle()
 
+    def keep(self, final: Path) -> None:
+        """Puts the end of training at ``final``, if it is to stay: before the run is done, so that no kill loses it.
+
+        Raises:
+            OSError: it cannot be put there; a resumed run tries again.
+        """
+        self.close()
+        if self._plan is None or not self._plan.final:
+            return
+        for path in complete(self.folder):
+            with suppress(DataError):
+                if read(path)["phase"] == "trained":
+                    with atomic_folder(final) as kept:
+                        for file in path.iterdir():
+                            _link(file, kept / file.name)
+                    return
+
     def finish(self, final: Path) -> None:
-        """Removes them all, as the run is done; the end of training goes to ``final``, if it is to stay."""
+        """Removes them all but ``final``, as the run is done."""
         self.close()
         try:
-            if self._plan is not None and self._plan.final:
-                self._keep(final)
             for entry in self.folder.glob("*"):
                 if entry != final:
                     _remove(entry)
@@ -279,15 +298,6 @@ class Checkpoints:
                 self.folder.rmdir()
         except OSError as error:
             log.warning("warning: %s; delete %s, the run is done", system_message(error), self.folder)
-
-    def _keep(self, final: Path) -> None:
-        for path in complete(self.folder):
-            with suppress(DataError):
-                if read(path)["phase"] == "trained":
-                    _remove(final)
-                    final.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(path, final)
-                    return
 
     def _due(self, steps: int) -> bool:
         plan = self._plan
@@ -301,15 +311,17 @@ class Checkpoints:
         self._settle()
         self._since = time.monotonic()
         with self._lasting():
-            left = memory.available()
-            copy = left is not None and HEADROOM * snapshot.size(run) < left
+            size = snapshot.size(run)
             manifest = self._manifest(run, phase, trackers)
-            if copy:
+            if HEADROOM * size < (memory.available() or 0) + self._copied:
                 with suppress(MemoryError, RuntimeError):  # torch's without memory: others took it meanwhile
-                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, copy=True))
+                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, self._copy))
+                    self._copied = size
                     return
             say("writing a checkpoint: no memory for a copy, the run waits")
-            self._store(manifest, snapshot.take(run, copy=False))
+            self._copy.clear()
+            self._copied = 0
+            self._store(manifest, snapshot.take(run))
 
     def _manifest(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> dict[str, Any]:
         for tracker in trackers:
@@ -404,6 +416,14 @@ def _give_way() -> None:
     """The thread that writes takes no time from those that train, where the system allows that (Linux)."""
     with suppress(AttributeError, OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+
+
+def _link(file: Path, name: Path) -> None:
+    """Gives a file a second name, or a copy where the file system has no such names, or the place is on another one."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        shutil.copyfile(file, name)
 
 
 def _remove(path: Path) -> None:

@@ -192,11 +192,13 @@ class Run:
         if self.settings.tracking is not None and self.settings.tracking.log_model:
             assert self.to_mlflow is not None
             self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
+        final = self.folder / CHECKPOINTS / FINAL
+        self.checkpoints.keep(final)
         with atomic_path(self.folder / RESULT) as tmp:
             tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
             self.tracker.finish("FINISHED")
         self.result = result
-        self.checkpoints.finish(self.folder / CHECKPOINTS / FINAL)
+        self.checkpoints.finish(final)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
@@ -259,12 +261,17 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None] | None = None
             _train_family(going, on_rows)
 
 
-def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
-    """Trains what the runs share once, and what each has of its own from there."""
-    settings, quiet = runs[0].settings, on_rows is not None
+def set_up(settings: Settings) -> None:
+    """Sets what a run's digits depend on for the whole process."""
     torch.set_num_threads(settings.threads)
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
+
+
+def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
+    """Trains what the runs share once, and what each has of its own from there."""
+    settings, quiet = runs[0].settings, on_rows is not None
+    set_up(settings)
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
     base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
@@ -418,7 +425,10 @@ def _complete(
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
     """The second training of a run, on the features that survived the first; returns its AUC."""
-    checkpoints, rows = run.checkpoints.part(RETRAIN), data.split.rows_train + data.split.rows_test
+    checkpoints, rows = (
+        run.checkpoints.part(RETRAIN),
+        data.split.rows_train * run.settings.epochs + data.split.rows_test,
+    )
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
 
@@ -436,6 +446,6 @@ def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int
 
 
 def passes(family: Sequence[Settings]) -> float:
-    """Estimates the cost of a family in passes over the training rows: one for all, fine-tuning and retraining each."""
+    """Estimates the cost of a family in passes over the training rows: shared ones, fine-tuning and retraining each."""
     finetuned = sum(settings.pruning.finetune for settings in family if settings.pruning is not None)
-    return 1 + finetuned + sum(settings.retrain for settings in family)
+    return family[0].epochs * (1 + finetuned + sum(settings.retrain for settings in family))

@@ -116,6 +116,7 @@ class Settings:
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
         average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
+        epochs: passes over the training rows.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
@@ -134,6 +135,7 @@ class Settings:
     holdout: float
     retrain: bool
     average: float
+    epochs: int
     batch_size: int
     seed: int
     device: str

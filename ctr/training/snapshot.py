@@ -19,11 +19,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ctr.errors import CtrError
+from ctr.native import library as native
 from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
 ROWS = "rows"
-PIECE = 1 << 25  # bytes of rows that are copied or written at a time
+PIECE = 1 << 25  # bytes of rows, about, that are copied or written at a time
+TOGETHER = 1024  # rows of 4-byte numbers that always are whole pages
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,14 @@ def size(run: TrainingRun) -> int:
     return int(embedding.seen.sum()) * width * embedding.weight.dtype.itemsize
 
 
-def take(run: TrainingRun, *, copy: bool) -> Snapshot:
+def take(run: TrainingRun, into: list[Tensor] | None = None) -> Snapshot:
     """The state of a run between two steps.
 
     Args:
         run: the run.
-        copy: the run may go on while the snapshot is written. Else its rows are read when they are written.
+        into: memory for a copy of its rows, which grows as is needed, so that the run may go on while the snapshot is
+            written. The next snapshot overwrites it: to hand out new memory takes three times as long as to fill it.
+            None: the rows are read when they are written.
     """
     embedding, optimizer = run.model.embedding, run.learner.row_optimizer
     columns = ["weight", "u", *optimizer.buffers]
@@ -67,32 +71,41 @@ def take(run: TrainingRun, *, copy: bool) -> Snapshot:
     tensors: dict[str, Pieces] = {}
     values = _encoded(state, "", tensors)
     width = len(columns) * embedding.weight.shape[1]
-    pieces = _touched(run, width)
+    pieces = _touched(run, width, into)
     shape = (int(embedding.seen.sum()), width)
-    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, _handed_out([*_copied(pieces)]) if copy else pieces)
+    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, pieces if into is None else [*pieces])
     return Snapshot(values, columns, tensors)
 
 
-def _touched(run: TrainingRun, width: int) -> Iterator[Tensor]:
-    """The rows that a batch has held; pieces may share the run's memory."""
+def _touched(run: TrainingRun, width: int, into: list[Tensor] | None) -> Iterator[Tensor]:
+    """The rows that a batch has held; without ``into`` pieces may share the run's memory."""
     embedding = run.model.embedding
-    by = max(PIECE // (width * embedding.weight.dtype.itemsize), 1)
+    by = max(PIECE // (width * embedding.weight.dtype.itemsize) // TOGETHER, 1) * TOGETHER
+    used = 0
     for start in range(0, len(embedding.seen), by):
-        seen = embedding.seen[start : start + by]
-        if seen.any():
-            rows = run.learner.rows(start, start + by)
-            yield rows if seen.all() else rows[seen]
+        seen = embedding.seen[start : start + by].cpu()
+        if not (count := int(seen.sum())):
+            continue
+        rows = run.learner.rows(start, start + by).cpu()
+        if into is None:
+            yield rows if count == len(seen) else rows[seen]
+            continue
+        if used == len(into):
+            into.append(_memory(by, rows))
+        copy, used = into[used][:count], used + 1
+        if count == len(seen):
+            copy.copy_(rows)
+        else:
+            torch.index_select(rows, 0, seen.nonzero().squeeze(1), out=copy)
+        yield copy
 
 
-def _copied(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    return (torch.empty(piece.shape, dtype=piece.dtype).copy_(piece) for piece in pieces)
-
-
-def _handed_out(pieces: list[Tensor]) -> Iterator[Tensor]:
-    """Each is given up when the next one is asked for."""
-    pieces.reverse()
-    while pieces:
-        yield pieces.pop()
+def _memory(count: int, like: Tensor) -> Tensor:
+    """Rows to be filled, on the CPU; where there are compiled kernels they begin with a page."""
+    if not native.available():
+        return torch.empty(count, like.shape[1], dtype=like.dtype)
+    memory = torch.from_numpy(native.allocate(count * like.shape[1] * like.dtype.itemsize // 4))
+    return memory.view(like.dtype).view(count, -1)
 
 
 def _encoded(value: Any, name: str, tensors: dict[str, Pieces]) -> Any:

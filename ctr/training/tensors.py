@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ from xxhash import xxh3_64_hexdigest
 from ctr.datasets.checked import Checksum
 from ctr.errors import CtrError, DataError
 
-BUFFER = 1 << 22  # bytes that are written at a time
+BUFFER = 1 << 22  # bytes of small pieces that are written together
+PAGE = 4096  # bytes; what goes past the system's cache begins with one, in memory and in the file
 _NAMES = {
     torch.float64: "F64", torch.int64: "I64", torch.float32: "F32", torch.int32: "I32", torch.float16: "F16",
     torch.bfloat16: "BF16", torch.bool: "BOOL", torch.uint8: "U8",
@@ -64,8 +65,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Pieces]) -> list[Checksum]:
         CtrError: a tensor of a type that is not stored.
         OSError: the file cannot be written.
     """
-    # Wide types first: each tensor then begins at a multiple of its item's size.
-    ordered = dict(sorted(tensors.items(), key=lambda named: -named[1].dtype.itemsize))
+    # Each tensor begins at a multiple of its item's size, and the largest, behind the header, with a page.
+    ordered = dict(sorted(tensors.items(), key=lambda named: (-gcd(named[1].nbytes, 8), -named[1].nbytes)))
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     stop = 0
     for name, tensor in ordered.items():
@@ -74,7 +75,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Pieces]) -> list[Checksum]:
         start, stop = stop, stop + tensor.nbytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, stop]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % PAGE)
     blocks: list[Checksum] = []
     with closing(_Sink(path)) as file:
 
@@ -97,7 +98,8 @@ class _Sink:
     """A new file that is written past the system's cache, where the file system allows that.
 
     Through the cache a file of some gigabytes costs six times the processor time, and drives out the rows that the run
-    reads. Pages go through one aligned buffer; what is left at the end goes through the cache.
+    reads. Whole pages that fall on pages of the file are written from where they are; all else goes through one aligned
+    buffer, and what is left at the end through the cache.
     """
 
     def __init__(self, path: Path) -> None:
@@ -115,23 +117,30 @@ class _Sink:
     def write(self, data: np.ndarray) -> None:
         """Writes bytes, uint8 [n]."""
         self.size += len(data)
+        if len(data) >= PAGE and self._filled % PAGE == data.ctypes.data % PAGE == 0:
+            self._empty()
+            whole, data = np.split(data, [len(data) // PAGE * PAGE])
+            self._put(whole.data)
         while len(data):
             taken, data = np.split(data, [BUFFER - self._filled])
             self._buffer[self._filled : self._filled + len(taken)] = taken
             self._filled += len(taken)
             if self._filled == BUFFER:
-                self._put()
+                self._empty()
 
     def flush(self) -> None:
         """To be called after the last `write`."""
         self._through_cache()
-        self._put()
+        self._empty()
 
     def close(self) -> None:
         os.close(self._file)
 
-    def _put(self) -> None:
-        left = self._buffer.data[: self._filled]
+    def _empty(self) -> None:
+        self._put(self._buffer.data[: self._filled])
+        self._filled = 0
+
+    def _put(self, left: memoryview) -> None:
         while left:
             try:
                 left = left[os.write(self._file, left) :]
@@ -139,7 +148,6 @@ class _Sink:
                 if error.errno != errno.EINVAL or not self._direct:
                     raise OSError(error.errno, error.strerror, self._name) from error
                 self._through_cache()  # the end of the disk, or of what a file may be, is within a page
-        self._filled = 0
 
     def _through_cache(self) -> None:
         if self._direct:

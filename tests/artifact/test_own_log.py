@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import ctr
+from ctr import predict
 from ctr.artifact import agreement, format, onnx, stream
 from ctr.artifact.saved import SavedModel
 from ctr.artifact.scorer import scorer_of
@@ -38,8 +39,25 @@ def model(run: Path) -> SavedModel:
 
 
 def predicted(model: SavedModel, raw: Path, out: Path) -> tuple[stream.Summary, pd.DataFrame]:
-    found = stream.predict_log(model, stream.locate(model, raw), out)
+    found = stream.predict_log(model, stream.locate(model, [raw]), out)
     return found, pd.read_parquet(out)
+
+
+def test_a_log_is_named_as_for_training(model: SavedModel, log: Path, tmp_path: Path) -> None:
+    """A folder, a glob, a list: the same rows in the same order."""
+    _, whole = predicted(model, log, tmp_path / "folder.parquet")
+    assert len(whole) == 2 * shop.ROWS
+    days = [log / "day_1.csv", log / "day_2.csv"]
+    for raws in ([log / "day_*.csv"], days):
+        stream.predict_log(model, stream.locate(model, raws), tmp_path / "p.parquet")
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "p.parquet"), whole)
+    named = ",".join(map(str, days))
+    predict.main([f"model={model.folder}", f"raw=[{named}]", f"out={tmp_path / 'p.csv'}"])
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(whole)
+    with pytest.raises(ArgumentError, match=r"^raw: .*day_1\.csv more than once"):
+        stream.locate(model, [log, days[0]])
+    with pytest.raises(ArgumentError, match=r"day_\*\.tsv: no log; expected a file that matches it"):
+        stream.locate(model, [log / "day_*.tsv"])
 
 
 def test_the_model_has_the_settled_columns_and_the_fitted_transforms(model: SavedModel, log: Path) -> None:

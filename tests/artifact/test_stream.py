@@ -24,7 +24,7 @@ CASES = list(itertools.product(["criteo", "avazu", "ipinyou"], ["onehot", "hash"
 
 
 def predicted(model: SavedModel, log: Path, out: Path, **options: Any) -> tuple[stream.Summary, pd.DataFrame]:
-    found = stream.predict_log(model, stream.locate(model, log), out, **options)
+    found = stream.predict_log(model, stream.locate(model, [log]), out, **options)
     return found, pq.read_table(out).to_pandas() if out.suffix == ".parquet" else pd.read_csv(out)
 
 
@@ -70,7 +70,7 @@ def test_one_day_of_impressions_alone(tmp_path: Path) -> None:
     assert found.rows == len(day.read_text().splitlines())
     (tmp_path / "clk.20130613.txt").write_bytes((run.raw / "clk.20130613.txt").read_bytes())
     with pytest.raises(ArgumentError, match=r"imp\.2013061\d\.txt: no clk\.2013061\d\.txt with it"):
-        stream.locate(model, tmp_path)
+        stream.locate(model, [tmp_path])
 
 
 def test_blocks_of_any_size_give_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

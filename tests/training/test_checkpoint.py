@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,10 +24,11 @@ from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
 from ctr.training import checkpoint, memory, snapshot, tensors
-from ctr.training.checkpoint import load_final
+from ctr.training.checkpoint import Checkpoints, load_final
 from ctr.training.experiment import Run, run_family
 from ctr.training.interrupts import Interrupts
 from ctr.training.tensors import Pieces, verify, write_tensors
+from ctr.training.tracking import NoTracker
 from ctr.training.trainer import train
 from tests.datasets.criteo_text import lines, write
 from tests.limits import file_size_limit
@@ -164,19 +166,30 @@ def test_pruned_runs_go_on_from_any_part(log: Path, tmp_path: Path, call: int, f
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_copy_is_of_its_moment(data: Prepared, tmp_path: Path, backend: Any) -> None:
-    """The run goes on while it is written; only rows that a batch has held are in it."""
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_copy_is_of_its_moment(
+    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, cut: bool
+) -> None:
+    """The run goes on while it is written; only rows that a batch has held are in it, in one piece or in many."""
+    if cut:
+        monkeypatch.setattr(snapshot, "PIECE", 1)
+        monkeypatch.setattr(snapshot, "TOGETHER", 4)
     whole = new_run(data, backend=backend, lambda21=1e-3)
     train(whole)
     run = new_run(data, backend=backend, lambda21=1e-3)
+    train(run, until=4)
+    room: list[torch.Tensor] = []
+    snapshot.take(run, room)
+    first = [piece.data_ptr() for piece in room]
     train(run, until=9)
     touched = run.model.embedding.seen.clone()
     kept = run.learner.rows(0, len(touched))[touched].clone()
-    taken = snapshot.take(run, copy=True)
+    taken = snapshot.take(run, room)
+    assert [piece.data_ptr() for piece in room][: len(first)] == first  # the same memory
     train(run)
     verify(tmp_path / "state", write_tensors(tmp_path / "state", taken.tensors))
     stored = load_file(tmp_path / "state")  # by the library
-    assert 0 < touched.sum() < len(touched)
+    assert {0, 1} < {float(piece.float().mean()) for piece in touched.split(4)}  # and some with a part of their rows
     assert torch.equal(stored["rows"], kept)
     assert torch.equal(stored["model.embedding.seen"], touched)
     assert snapshot.size(new_run(data, backend=backend)) == 0
@@ -312,6 +325,33 @@ def test_the_end_of_training_can_stay(log: Path, tmp_path: Path, retrain: str) -
     assert not (go(log, tmp_path, *options[:1]).folder / "checkpoints").exists()  # of the run before
     with pytest.raises(CtrError, match=r"final: no such folder; a run leaves it with checkpoint\.final=true"):
         load_final(run.folder)
+
+
+@pytest.mark.parametrize("where", ["before result.json", "after it"])
+@pytest.mark.parametrize("links", [True, False])
+def test_no_kill_loses_the_end_of_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, links: bool
+) -> None:
+    """Also where a file cannot have two names."""
+    options = ["checkpoint.every_steps=4", "checkpoint.final=true"]
+    killed = NoTracker if where == "before result.json" else Checkpoints
+
+    def kill(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: os.link("nothing", tmp_path / "name"))
+    with monkeypatch.context() as patch:
+        patch.setattr(killed, "finish", kill)
+        with pytest.raises(KeyboardInterrupt):
+            go(log, tmp_path, *options)
+    assert (tmp_path / "result.json").exists() == (where == "after it")
+    assert load_final(tmp_path).steps == STEPS
+    if where == "before result.json":
+        run = go(log, tmp_path, *options, resume=True)
+        assert figures(run) == whole(log)
+        assert load_final(tmp_path).steps == STEPS
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"final"}
 
 
 @pytest.mark.parametrize("left", [0, 2**40])
@@ -484,10 +524,39 @@ def test_a_file_of_many_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert error.value.filename == str(tmp_path / "y")
 
 
+def test_whole_pages_are_written_from_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest tensor begins with a page of the file, beside any others; all behind an odd piece is buffered."""
+    written: list[tuple[int, int]] = []
+    real = os.write
+
+    def write(file: int, left: memoryview) -> int:
+        written.append((np.frombuffer(left, np.uint8).ctypes.data, len(left)))
+        return real(file, left)
+
+    monkeypatch.setattr(os, "write", write)
+    page = mmap.PAGESIZE
+    memory = torch.from_numpy(np.frombuffer(mmap.mmap(-1, 8 * page), np.float32))
+    memory.copy_(torch.arange(len(memory)))
+    cut = [page // 2, page // 2, 3, len(memory) - page - 3]  # 2 pages, 2 pages, 12 bytes, the rest
+    others = {"odd": torch.arange(5, dtype=torch.uint8), "wide": torch.arange(3), "half": torch.ones(3)}
+    pieces = {name: Pieces.of(tensor) for name, tensor in others.items()}
+    pieces["rows"] = Pieces(memory.dtype, tuple(memory.shape), memory.split(cut))
+    blocks = write_tensors(tmp_path / "x", pieces)
+    verify(tmp_path / "x", blocks)
+    assert equal(load_file(tmp_path / "x"), {**others, "rows": memory})
+    start = memory.data_ptr()
+    assert blocks[0].stop % page == 0
+    assert written[1:3] == [(start, 2 * page), (start + 2 * page, 2 * page)]
+    assert not any(start <= place < start + 8 * page for place, _ in written[3:])
+    header = json.loads((tmp_path / "x").read_bytes()[8 : blocks[0].stop])
+    for name, tensor in {**others, "rows": memory}.items():
+        assert header[name]["data_offsets"][0] % tensor.dtype.itemsize == 0
+
+
 def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path: Path) -> None:
     run = new_run(data, "group_adam")
     train(run, until=2)
-    taken = snapshot.take(run, copy=False)
+    taken = snapshot.take(run)
     write_tensors(tmp_path / "state", taken.tensors)
     with (
         snapshot.opened(tmp_path / "state", taken.values, taken.columns) as stored,
@@ -498,7 +567,7 @@ def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path:
         snapshot.restore(new_run(data, "group_sgd"), stored)
     run.metrics = SimpleNamespace(state_dict=lambda: {"logits": object()})  # type: ignore[assignment]
     with pytest.raises(CtrError, match=r"metrics\.logits of the run's state is of type object"):
-        snapshot.take(run, copy=False)
+        snapshot.take(run)
 
 
 @pytest.mark.usefixtures("waiting")
