@@ -105,7 +105,7 @@ def test_rare_and_unseen_values_are_predicted_as_in_the_run(samples: Path, tmp_p
         (log / name).write_text("".join([*head, *lines[-got["rows_test"] :]]))
         assert got["features_present"] == _present(dataset, lines[: got["rows_train"]])
     model = ctr.load(tmp_path)
-    found = stream.predict_log(model, stream.locate(model, log), tmp_path / "p.parquet")
+    found = stream.predict_log(model, stream.locate(model, [log]), tmp_path / "p.parquet")
     assert found.figures is not None
     assert (found.rows, found.figures.auc) == (got["rows_test"], got["auc"])
     assert 0 < got["features_nonzero"] < got["features_present"]

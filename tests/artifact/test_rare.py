@@ -49,7 +49,7 @@ def test_raw_test_rows_give_the_runs_figures_to_the_last_digit(
     assert max(model.manifest.others.rows) > 0
     assert model.manifest.others.number > 0
     log = log_of_test_rows(run, tmp_path)
-    found = stream.predict_log(model, stream.locate(model, log), tmp_path / "p.csv")
+    found = stream.predict_log(model, stream.locate(model, [log]), tmp_path / "p.csv")
     assert found.figures is not None
     assert (found.rows, found.figures.auc) == (run.result["rows_test"], run.result["auc"])
     assert found.figures.logloss == run.result["logloss"]
@@ -173,7 +173,7 @@ RARE = ["dataset.min_count=10", "dataset.unseen=row", "opt.lambda21=1e-3"]
 
 
 def auc(model: SavedModel, raw: Path, out: Path) -> Any:
-    found = stream.predict_log(model, stream.locate(model, raw), out)
+    found = stream.predict_log(model, stream.locate(model, [raw]), out)
     assert found.figures is not None
     return found.figures.auc
 
