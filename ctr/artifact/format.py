@@ -259,7 +259,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     if not isinstance(version, int):
         raise DataError(path, None, "not of a saved model (it names no format)")
     if version > FORMAT:
-        raise DataError(path, None, f"format {version}, of a newer version of ctr; this one reads {FORMAT}: update ctr")
+        raise DataError(
+            path, None, f"format {version}, of a newer version of ctr; this one reads up to {FORMAT}: update ctr"
+        )
     try:
         files = values.pop("files")
         golden = values.pop("golden")
