@@ -47,7 +47,7 @@ KEYS = {
     ),
     "dataset": (
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
-        *("encoding", "num_buckets"),
+        *("encoding", "num_buckets", "min_count", "unseen"),
     ),
     "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
@@ -61,7 +61,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
     by time, and hold the last ones back for a test (`TimeSeriesSplit`). Sample weights are not supported.
 
     Args:
-        model: ``"dcn"``, ``"mlp"``, ``"opnn"``, or one of your own package.
+        model: ``"dcn"``, ``"mlp"``, ``"opnn"``, ``"deepfm"``, ``"lr"``, or one of your own package.
         opt: ``"group_adam"``, ``"group_adagrad"``, ..., or a plain one, ``"adam"``, ...
         lr: learning rate.
         lambda1, lambda21, lambda2: l1, l21 (whole rows: larger = fewer features), l2; of a grouped optimizer.
@@ -82,6 +82,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transform_default: what becomes of the others.
         encoding: ``"onehot"``, exact; or ``"hash"`` into ``num_buckets``.
         num_buckets: of ``encoding="hash"``.
+        min_count: values that occur fewer times share one row for each field.
+        unseen: what values that training has not seen read: ``"zero"``, or the ``"row"`` of rare ones.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.
@@ -124,6 +126,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transform_default: str = "auto",
         encoding: Literal["onehot", "hash"] = "onehot",
         num_buckets: int = 1_000_000,
+        min_count: int = 1,
+        unseen: Literal["zero", "row"] = "zero",
         average: float = 0.0,
         batch_size: int = 512,
         epochs: int = 1,
@@ -157,6 +161,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.transform_default = transform_default
         self.encoding = encoding
         self.num_buckets = num_buckets
+        self.min_count = min_count
+        self.unseen = unseen
         self.average = average
         self.batch_size = batch_size
         self.epochs = epochs
