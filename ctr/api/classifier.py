@@ -82,8 +82,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transform_default: what becomes of the others.
         encoding: ``"onehot"``, exact; or ``"hash"`` into ``num_buckets``.
         num_buckets: of ``encoding="hash"``.
-        min_count: values that the rows hold fewer times share one row for each field.
-        unseen: what values that the rows do not hold read as: ``"zero"``, or ``"row"``: the shared row of their field.
+        min_count: values that occur fewer times share one row for each field.
+        unseen: what values that training has not seen read: ``"zero"``, or the ``"row"`` of rare ones.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.

@@ -18,6 +18,7 @@ from ctr.errors import ArgumentError
 from ctr.training import build as building
 from ctr.training import trainer
 from ctr.training.experiment import set_up
+from ctr.training.known import under_known
 from ctr.training.result import summarise
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
@@ -53,7 +54,8 @@ def open_data(settings: Settings) -> Prepared:
     Raises:
         CtrError: a raw log that is not as expected.
     """
-    return building.narrowed(settings, source.open_data(settings.data))
+    data, _ = under_known(settings, building.narrowed(settings, source.open_data(settings.data)), None)
+    return data
 
 
 def build(settings: Settings, data: Prepared) -> TrainingRun:

@@ -80,7 +80,8 @@ def test_another_optimizer_model_and_encoding_too(tmp_path: Path) -> None:
     keys = ["model=mlp", "opt=adagrad", "opt.lr=0.02", "backend=torch", "dataset.encoding=hash"]
     keys += ["dataset.num_buckets=500", "average=0.5", "seed=3"]
     result = of_command(tmp_path / "run", "dataset.test_fraction=0.25", *keys)
-    options = {**OPTIONS, "model": "mlp", "opt": "adagrad", "lr": 0.02, "backend": "torch", "encoding": "hash"}
+    options: dict[str, Any] = {**OPTIONS, "model": "mlp", "opt": "adagrad", "lr": 0.02, "backend": "torch"}
+    options |= {"encoding": "hash"}
     model = SparseCTRClassifier(**options, num_buckets=500, average=0.5, seed=3).fit(*frame(0, TRAIN))
     assert model.score(*frame(TRAIN)) == result["auc"]
 
@@ -184,6 +185,14 @@ def test_frames_of_polars_are_cut_for_validation() -> None:
     rows, labels = frame(0, TRAIN)
     scores = [cross_val_score(clone(fitted()), f(rows), labels, cv=TimeSeriesSplit(2)) for f in LIBRARIES[:2]]
     assert scores[0].tolist() == scores[1].tolist()
+
+
+@pytest.mark.slow
+def test_rare_values_share_a_row_as_in_the_command(tmp_path: Path) -> None:
+    result = of_command(tmp_path / "run", "dataset.test_fraction=0.25", "dataset.min_count=3", "dataset.unseen=row")
+    model = SparseCTRClassifier(**OPTIONS, min_count=3, unseen="row").fit(*frame(0, TRAIN))
+    assert model.score(*frame(TRAIN)) == result["auc"]
+    assert model.feature_rate_ == result["feature_rate"]
 
 
 @pytest.mark.slow

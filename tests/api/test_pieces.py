@@ -12,7 +12,7 @@ from ctr.errors import ArgumentError
 from tests.api import shop
 from tests.commands import composed, job, result
 
-DAILY = ["dataset.test_days=[20240504]", "average=0.5"]
+DAILY = ["dataset.test_days=[20240504]", "dataset.min_count=2", "dataset.unseen=row", "average=0.5"]
 
 
 @pytest.fixture(scope="module")
