@@ -135,8 +135,8 @@ class Checkpoints:
     """Those of one run in its own folder, written when they are due.
 
     A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
-    run waits. That memory is kept until training ends, or there is too little of it. One that cannot be written is warned
-    of once, and does not end the run.
+    run waits. That memory is kept until training ends, or there is too little of it. One that cannot be written is
+    warned of once, and does not end the run.
 
     Args:
         folder: where they go; made with the first one.
