@@ -32,7 +32,7 @@ test: .venv/.dev
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/.dev
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-all: .venv/.dev
 	$(PYTEST)
@@ -53,7 +53,7 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 # Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours.
 sanitize: .venv/.dev build/sanitized.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(BIN)/python -m pytest -p no:cacheprovider tests/native tests/training/compiled
+	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider tests/native tests/training/compiled
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from ctr.api.classifier import SparseCTRClassifier
     from ctr.artifact.saved import SavedModel
+
+__all__ = ["SparseCTRClassifier", "load"]
 
 __version__ = version("ctr")
 
@@ -28,3 +31,11 @@ def load(
     from ctr.artifact.saved import load  # torch takes seconds to load, and --help needs none
 
     return load(path, allow_module=allow_module, backend=backend, threads=threads)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SparseCTRClassifier":
+        from ctr.api.classifier import SparseCTRClassifier  # loaded when it is asked for: --help needs no torch
+
+        return SparseCTRClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

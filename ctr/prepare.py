@@ -13,6 +13,7 @@ import ctr.environment  # noqa: F401  # before torch
 import logging
 
 import hydra
+import numpy as np
 from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
@@ -20,11 +21,12 @@ from ctr.config import search
 from ctr.config.data import resolve_data
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
+from ctr.datasets.rare import Gathered, Unseen, gather
 from ctr.datasets.schema import Published
 from ctr.datasets.source import open_data
 
 
-def table(data: Prepared, published: Published | None) -> str:
+def table(data: Prepared, published: Published | None, min_count: int = 1, unseen: Unseen = "zero") -> str:
     """What a prepared folder holds, for a reader; compared with the published counts of the full log if given."""
     manifest, split = data.manifest, data.split
     generated = "  (generated)" if manifest.recipe.source == "generated" else ""
@@ -38,6 +40,13 @@ def table(data: Prepared, published: Published | None) -> str:
             f"{name} {count:,}" for name, count in zip(manifest.fields, manifest.values_per_field, strict=True)
         ),
     }
+    gathered = gather(data, min_count, unseen)
+    if isinstance(gathered, Gathered):
+        few = int(np.count_nonzero(gathered.rare & gathered.seen))
+        lines["rare"] = (
+            f"{few:,} of those occur fewer than {min_count:,} times and share {(gathered.own >= 0).sum():,} rows: "
+            f"{gathered.split.features_train:,} are left"
+        )
     if manifest.transforms:
         lines["numbers"] = "  ".join(f"{transform.name} {transform.kind}" for transform in manifest.transforms)
     if manifest.recipe.num_buckets is not None:
@@ -61,7 +70,8 @@ def main(config: DictConfig) -> None:
     logging.getLogger("ctr").setLevel(logging.INFO)  # what the columns are taken as
     try:
         settings = resolve_data(config)
-        print(table(open_data(settings, verify=True), settings.format.published))
+        data = open_data(settings, verify=True)
+        print(table(data, settings.format.published, settings.min_count, settings.unseen))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)
         raise

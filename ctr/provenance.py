@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def module_paths(names: Sequence[str]) -> list[Path]:
 
 
 def _bare(path: Path) -> str:
+    stamp = path.stat()
+    return _bare_of(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(256)  # many runs of one process ask for the same
+def _bare_of(path: Path, changed: int, size: int) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         return " ".join(_CPP.sub(lambda match: match[1] or " ", text).split())

@@ -1,12 +1,15 @@
 """The real samples: split, counts and AUC as re-computed independently."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import ctr
+from ctr.artifact import stream
 from tests.commands import composed, job
 
 
@@ -81,3 +84,37 @@ def test_any_dataset_with_any_model(samples: Path, tmp_path: Path, dataset: str,
     assert got["model"] == model
     assert got["auc"] > 0.6
     assert 0 < got["features_nonzero"] < got["features_present"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou"])
+def test_rare_and_unseen_values_are_predicted_as_in_the_run(samples: Path, tmp_path: Path, dataset: str) -> None:
+    """The run's own AUC to the last digit from its raw test rows; features as counted in the raw lines."""
+    days = ["dataset.test_days=[20130611,20130612]"] if dataset == "ipinyou" else []
+    rare = ["dataset.min_count=2", "dataset.unseen=row", "opt.lr=1e-2", "opt.lambda21=1e-3", *days]
+    got = run_sample(samples, tmp_path, dataset, *rare)
+    log = tmp_path / "log"
+    log.mkdir()
+    if dataset == "ipinyou":
+        for path in (samples / dataset).glob("*.2013061[12].txt"):
+            (log / path.name).write_bytes(path.read_bytes())
+    else:
+        name = {"criteo": "train.txt", "avazu": "train.csv"}[dataset]
+        lines = (samples / dataset / name).read_text().splitlines(keepends=True)
+        head, lines = (lines[:1], lines[1:]) if dataset == "avazu" else ([], lines)
+        (log / name).write_text("".join([*head, *lines[-got["rows_test"] :]]))
+        assert got["features_present"] == _present(dataset, lines[: got["rows_train"]])
+    model = ctr.load(tmp_path)
+    found = stream.predict_log(model, stream.locate(model, log), tmp_path / "p.parquet")
+    assert found.figures is not None
+    assert (found.rows, found.figures.auc) == (got["rows_test"], got["auc"])
+    assert 0 < got["features_nonzero"] < got["features_present"]
+
+
+def _present(dataset: str, lines: list[str]) -> int:
+    """Values that occur at least twice, and a row for each field with others."""
+    rows = [line.rstrip("\n").split("\t" if dataset == "criteo" else ",") for line in lines]
+    first = 14 if dataset == "criteo" else 2  # Avazu's hour, YYMMDDHH, is one of the 21st: its last two digits
+    counts = Counter(pair for row in rows for pair in enumerate(row[first:]))
+    single = {field for (field, _), count in counts.items() if count == 1}
+    return sum(count > 1 for count in counts.values()) + len(single)

@@ -51,6 +51,14 @@ def test_defaults_are_the_papers() -> None:
     assert resolved("study=table2", "dataset=ipinyou")[0].model == "opnn"
 
 
+def test_choices_for_a_log_of_ones_own_are_made_on_held_out_rows() -> None:
+    own = ("study=table5", "dataset=csv", "dataset.label=click", "dataset.raw=log.csv")
+    assert resolved(*own)[0].select == "validation"
+    assert resolved(*own, "select=test")[0].select == "test"
+    assert request.settings_of(composed("reproduce", *own))["select"] == "validation"
+    assert request.settings_of(composed("reproduce", "study=table5"))["select"] == "test"
+
+
 def test_keys_reach_the_study() -> None:
     got, own = resolved(
         "study=fig1", "dataset=criteo", "dataset.raw=/x y", "dataset.encoding=hash", "model=mlp", "model.hidden=[8,4]",
@@ -90,6 +98,7 @@ def test_keys_that_the_study_sets_are_refused(override: str, instead: str) -> No
         resolved("study=table2", f"+train.{override}")
 
 
+@pytest.mark.slow
 def test_threads_reach_the_workers(tmp_path: Path) -> None:
     seen = []
 
@@ -168,10 +177,10 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path) -> None:
     """The last row of five has one label only."""
     (tmp_path / "clicks.csv").write_text("clicked,user\n0,a\n1,c\n0,a\n1,c\n0,a\n")
     overrides = ["study=table5", "dataset=csv", "dataset.raw=clicks.csv", "dataset.label=clicked", "model=mlp"]
-    overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1"]
+    overrides += ["dataset.categorical=[user]", "tracking=none", "seeds=1", "lrs=[1e-3]", "workers=1", "select=test"]
     with pytest.raises(CtrError, match=r"no run has an AUC.*one label only"):
         reproduced(table5.study, *overrides)
-    assert (tmp_path / "runs" / "studies" / "table5-csv-mlp" / "runs.csv").exists()
+    assert (tmp_path / "runs" / "studies" / "table5-csv-mlp-test" / "runs.csv").exists()
 
 
 def test_exit_codes(tmp_path: Path) -> None:
@@ -223,6 +232,7 @@ def test_a_study_from_nothing_to_its_folder(tmp_path: Path, ready_database: Path
     assert (alone["auc"], alone["config_hash"]) == (runs["auc"][0], runs["config_hash"][0])
 
 
+@pytest.mark.slow
 def test_failed_runs_are_named_at_the_end(tmp_path: Path) -> None:
     def diverges(ask: Ask, options: Options, **own: object) -> Findings:
         rows = ask([{**options.common, "opt": "sgd", "opt.lr": lr, "batch_size": 50} for lr in (1e30, 1e-3)])
@@ -246,6 +256,7 @@ def table5_without_adam(ask: Ask, options: Options, **own: object) -> Findings:
     return table5.study(failing, options)
 
 
+@pytest.mark.slow
 def test_table_5_records_the_rates_that_it_found_once_it_is_written(tmp_path: Path) -> None:
     overrides = ["study=table5", *SAMPLE, "tracking=none", "workers=1", "seeds=1", "lrs=[0.003]"]
     reproduced(table5_without_adam, *overrides)

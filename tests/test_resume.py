@@ -232,6 +232,7 @@ def test_the_record_goes_on(log: Path, tmp_path: Path, ready_database: Path) -> 
         (tmp_path / "run" / "result.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_when_it_is_asked_to(log: Path, tmp_path: Path) -> None:
     """The same command again, in another run folder."""
     sweep = ["-m", *arguments(log, "tracking=none", "batch_size=32", "seed=1,2")]

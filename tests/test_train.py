@@ -279,6 +279,7 @@ def test_sweep_goes_on_after_a_failed_job(tmp_path: Path) -> None:
     assert result(tmp_path / "sweep")["rows_train"] == 200
 
 
+@pytest.mark.slow
 def test_sweep_skips_what_is_finished(tmp_path: Path) -> None:
     """Started again, with a job more: only that one runs, unless force=true. Single runs always run."""
     options = arguments(tmp_path, "tracking=none", "opt=adam")

@@ -72,14 +72,13 @@ def golden_rows(model: SavedModel) -> Rows:
 def generated_rows(model: SavedModel, count: int = GENERATED_ROWS, seed: int = 0) -> Rows:
     """Rows of random values of the vocabulary, with some that are blank and some that it does not have."""
     random = np.random.default_rng(seed)
-    fields, values = model.vocabulary["field"].to_numpy(), model.vocabulary["value"].combine_chunks()
     texts = []
     for number, field in enumerate(model.manifest.read_fields):
-        known = np.flatnonzero(fields == number)
+        values, _, _ = model.dictionary(number)
         kinds = random.random(count)
         column = _unseen(field.kind, random, count)
-        if len(known):
-            taken = values.take(pa.array(random.choice(known, count)))
+        if len(values):
+            taken = values.take(pa.array(random.choice(len(values), count)))
             column = pc.if_else(pa.array(kinds < 1 - UNSEEN_SHARE), taken, column)
         texts.append(pc.if_else(pa.array(kinds < BLANK_SHARE), pa.scalar(None, pa.string()), column))
     size = count, len(model.manifest.dense)

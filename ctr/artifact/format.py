@@ -1,8 +1,8 @@
 """The files of a saved model, written whole and checked whole.
 
 A folder with ``manifest.json`` (what the model is, what it was trained on, golden rows), ``model.safetensors`` (the
-rows that are not zero, and the net) and ``vocabulary.arrow`` (which value each row is of). Nothing in it is code, and
-nothing is unpickled.
+rows that are not zero, and the net), ``vocabulary.arrow`` (which value each row is of) and, where rare values share
+rows, ``others.arrow`` (see `Others`). Nothing in it is code, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.training.folder import MANIFEST, MODEL
 from ctr.training.tensors import Pieces, write_tensors
 
-FORMAT = 1
-WEIGHTS, VOCABULARY = "model.safetensors", "vocabulary.arrow"
+FORMAT = 2  # of a model with `Others`; all others are of format 1
+WEIGHTS, VOCABULARY, OTHERS = "model.safetensors", "vocabulary.arrow", "others.arrow"
 ROWS = "rows"  # the tensor of embedding rows; the net's begin with NET
 NET = "net."
 
@@ -70,6 +70,25 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What values without a row of their own read, in a model with rows for rare values (`ctr.datasets.rare`).
+
+    Attributes:
+        min_count: values that training rows held fewer times are rare.
+        unseen: ``"row"``: each reads its field's own row, but for those in ``others.arrow``, which training has removed
+            and which read as zero. ``"zero"``: each reads as zero, but for those in ``others.arrow``, which are rare
+            and read their field's own row.
+        rows: [F] number of each field's own row, from 1; 0 where it has none that is not zero.
+        number: of values in ``others.arrow``. Those of fields without such a row are not there.
+    """
+
+    min_count: int
+    unseen: Literal["zero", "row"]
+    rows: list[int]
+    number: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a saved model is.
 
@@ -86,6 +105,7 @@ class Manifest:
         backend, threads: what computed the run's figures.
         run: its figures and hashes, as in ``result.json``.
         golden: rows by which a loaded model is checked.
+        others: None where every value has a row of its own, or none.
     """
 
     dataset: str
@@ -105,6 +125,7 @@ class Manifest:
     threads: int
     run: dict[str, Any]
     golden: Golden
+    others: Others | None = None
 
     @property
     def typed_fields(self) -> list[Field]:
@@ -130,19 +151,27 @@ class Contents:
         rows: float32 [R, d], none of them zero.
         net: parameters and buffers of the net by name.
         vocabulary: R rows: ``field`` (number, null for a bucket), ``value`` (text, null for blank; or uint64: a bucket
-            or a hash), ``count`` (times seen in training), ``effect`` (||D w||, D the optimizer's denominator).
+            or a hash), ``count`` (times seen in training), ``effect`` (||D w||, D the optimizer's denominator). The
+            value of a field's own row is `ctr.datasets.vocabulary.REST`.
+        others: ``field`` and ``value`` of those that `Others` speaks of; None where the manifest has none.
     """
 
     manifest: Manifest
     rows: Tensor
     net: dict[str, Tensor]
     vocabulary: pa.Table
+    others: pa.Table | None = None
 
 
 def vocabulary_schema(hashed: bool) -> pa.Schema:
     """Of ``vocabulary.arrow``; hashed: its values are buckets or hashes."""
     value = pa.uint64() if hashed else pa.string()
     return pa.schema({"field": pa.uint8(), "value": value, "count": pa.int64(), "effect": pa.float32()})
+
+
+def others_schema(hashed: bool) -> pa.Schema:
+    """Of ``others.arrow``; hashed: its values are hashes."""
+    return pa.schema([vocabulary_schema(hashed).field(name) for name in ("field", "value")])
 
 
 def write(folder: Path, contents: Contents) -> None:
@@ -159,10 +188,17 @@ def write_files(folder: Path, contents: Contents) -> None:
     """Writes the files into an empty folder; see `write`."""
     tensors = {ROWS: contents.rows} | {NET + name: tensor for name, tensor in contents.net.items()}
     write_tensors(folder / WEIGHTS, {name: Pieces.of(tensor) for name, tensor in tensors.items()})
-    with pa.OSFile(str(folder / VOCABULARY), "wb") as file, pa.ipc.new_file(file, contents.vocabulary.schema) as sink:
-        sink.write_table(contents.vocabulary)
-    files = {name: _stamp(folder / name) for name in (WEIGHTS, VOCABULARY)}
-    text = sealed({"format": FORMAT, **asdict(contents.manifest), "files": files})
+    tables = {VOCABULARY: contents.vocabulary} | ({} if contents.others is None else {OTHERS: contents.others})
+    for name, table in tables.items():
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_file(file, table.schema) as sink:
+            sink.write_table(table)
+    files = {name: _stamp(folder / name) for name in (WEIGHTS, *tables)}
+    values = asdict(contents.manifest)
+    version = FORMAT
+    if contents.others is None:  # as earlier versions read it
+        version = 1
+        del values["others"]
+    text = sealed({"format": version, **values, "files": files})
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -190,13 +226,15 @@ def read(folder: Path) -> Contents:
         DataError: damaged, incomplete, of a newer version, or not a saved model; the file is named.
     """
     manifest, files = read_manifest(folder)
-    for name in (WEIGHTS, VOCABULARY):
+    for name in (WEIGHTS, VOCABULARY, *([] if manifest.others is None else [OTHERS])):
         _check(folder / name, files.get(name))
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise DataError(folder / WEIGHTS, None, f"not a safetensors file: {error}") from None
-    vocabulary = _vocabulary(folder / VOCABULARY, manifest)
+    hashed = manifest.num_buckets is not None or manifest.keys == "hash"
+    vocabulary = _table(folder / VOCABULARY, vocabulary_schema(hashed), manifest.rows)
+    others = manifest.others and _table(folder / OTHERS, others_schema(hashed), manifest.others.number)
     rows = tensors.pop(ROWS, None)
     expected = (manifest.rows, manifest.embedding_dim)
     if rows is None or tuple(rows.shape) != expected or rows.dtype != torch.float32:
@@ -206,7 +244,8 @@ def read(folder: Path) -> Contents:
         raise DataError(folder / WEIGHTS, None, "holds NaN or infinity")
     if strange := [name for name in tensors if not name.startswith(NET)]:
         raise DataError(folder / WEIGHTS, None, f"an unknown tensor {strange[0]}")
-    return Contents(manifest, rows, {name.removeprefix(NET): tensor for name, tensor in tensors.items()}, vocabulary)
+    net = {name.removeprefix(NET): tensor for name, tensor in tensors.items()}
+    return Contents(manifest, rows, net, vocabulary, others)
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
@@ -229,8 +268,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
         fields = [SavedField(**field) for field in values.pop("fields")]
         dense = [(str(name), str(transform)) for name, transform in values.pop("dense")]
         transforms = [Transform.from_json(transform) for transform in values.pop("transforms")]
-        golden = Golden(**golden)
-        return Manifest(fields=fields, dense=dense, transforms=transforms, golden=golden, **values), dict(files)
+        others = values.pop("others", None)
+        values |= {"golden": Golden(**golden), "others": others and Others(**others)}
+        return Manifest(fields=fields, dense=dense, transforms=transforms, **values), dict(files)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise DataError(path, None, f"not a manifest of format {version}") from None
 
@@ -255,13 +295,12 @@ def _check(path: Path, stamp: Mapping[str, Any] | None) -> None:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
 
 
-def _vocabulary(path: Path, manifest: Manifest) -> pa.Table:
-    hashed = manifest.num_buckets is not None or manifest.keys == "hash"
+def _table(path: Path, schema: pa.Schema, rows: int) -> pa.Table:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(path, None, f"not a sound Arrow file: {str(error).splitlines()[0]}") from None
-    if table.schema != vocabulary_schema(hashed) or table.num_rows != manifest.rows:
-        raise DataError(path, None, f"{table.num_rows:,} rows that do not fit the manifest's {manifest.rows:,}")
+    if table.schema != schema or table.num_rows != rows:
+        raise DataError(path, None, f"{table.num_rows:,} rows that do not fit the manifest's {rows:,}")
     return table.combine_chunks()

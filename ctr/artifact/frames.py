@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, HEX32, INTEGER, TEXT, ColumnType
+from ctr.datasets.frame import decoded
+from ctr.datasets.parquet import as_text
 from ctr.datasets.schema import Columns, Dataset, Inputs
 from ctr.datasets.text import shown
 from ctr.errors import ArgumentError
@@ -119,7 +121,7 @@ def _column(frame: Any, name: str) -> pa.Array:
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise ArgumentError(f"column {name}: values of several types: {str(error).splitlines()[0]}") from None
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return values.dictionary_decode() if isinstance(values, pa.DictionaryArray) else values
+    return decoded(values)
 
 
 def _select(frame: Any, name: str) -> pa.Array | pa.ChunkedArray:
@@ -177,11 +179,7 @@ def _texts(name: str, values: pa.Array, type_: ColumnType) -> pa.Array:
 
 def _shown(values: pa.Array) -> pa.Array:
     """Numbers, truths and times as text; NaN is null, a whole float an integer."""
-    texts = pc.cast(values, pa.string())
-    if not types.is_floating(values.type):
-        return texts
-    floats = values.to_numpy(zero_copy_only=False).astype(np.float64)  # null: NaN
-    whole = (floats == np.floor(floats)) & (np.abs(floats) < 2.0**53)
-    integers = pc.cast(pa.array(np.where(whole, floats, 0).astype(np.int64)), pa.string())
-    shown = pc.if_else(pa.array(whole), integers, texts)
-    return pc.if_else(pa.array(np.isnan(floats)), pa.scalar(None, pa.string()), shown)
+    texts = as_text(values)
+    return (
+        pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts) if types.is_floating(values.type) else texts
+    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from ctr.artifact.format import Manifest, SavedField
+from ctr.artifact.format import Contents, SavedField
 from ctr.datasets.encode import Keys, hash_ids, key_index
 from ctr.datasets.hashing import splitmix64
 from ctr.datasets.schema import Field
@@ -29,29 +29,44 @@ def hidden(keys: np.ndarray) -> np.ndarray:
 
 
 class Lookup:
-    """Row numbers of values: 1 and up for those of the vocabulary, 0 for all others.
+    """Row numbers of values: 1 and up for those of the vocabulary, 0 for all others, or what `Others` says.
 
     Args:
-        manifest: says how values become keys.
-        vocabulary: as in `ctr.artifact.format.Contents`.
+        contents: of the saved model.
+
+    Attributes:
+        own: int32 [F], the row number of each field's own row, 0 where there is none.
+        default: int32 [F], that of a value of which nothing is known.
 
     Raises:
         CtrError: a value of the vocabulary is none of its field's, or there twice.
     """
 
-    def __init__(self, manifest: Manifest, vocabulary: pa.Table) -> None:
+    def __init__(self, contents: Contents) -> None:
+        manifest, vocabulary, others = contents.manifest, contents.vocabulary, contents.others
         self._buckets, self._hashed = manifest.num_buckets, manifest.keys == "hash"
         self._keys = Keys(manifest.typed_fields, stable=self._buckets is not None or self._hashed)
-        rows = vocabulary.num_rows
-        self._index = key_index(1 << max((2 * rows - 1).bit_length(), 4))
-        values = vocabulary["value"].combine_chunks()
-        if pa.types.is_integer(values.type):
-            keys = values.to_numpy()
-        else:
-            keys = keys_of(self._keys, vocabulary["field"].to_numpy(), values)
-        ids, _ = self._index.ids(keys)
-        if not np.array_equal(ids, np.arange(rows, dtype=np.int32)):
+        tables = [vocabulary] if others is None else [vocabulary, others]
+        total = sum(table.num_rows for table in tables)
+        self._index = key_index(1 << max((2 * total - 1).bit_length(), 4))
+        ids, _ = self._index.ids(np.concatenate([self._keys_in(table) for table in tables]))
+        if not np.array_equal(ids, np.arange(total, dtype=np.int32)):
             raise CtrError("a value is there twice")
+        self.own, self.default = np.zeros((2, len(manifest.fields)), np.int32)
+        self._reads: np.ndarray | None = None  # int32 [total + 1]: the row number of each, behind that of no value
+        if manifest.others is not None and others is not None:
+            self.own = np.array(manifest.others.rows, np.int32)
+            read = self.own[others["field"].to_numpy()]
+            if manifest.others.unseen == "row":
+                self.default, read = self.own, np.zeros_like(read)
+            self._reads = np.concatenate([np.arange(vocabulary.num_rows + 1, dtype=np.int32), read])
+
+    def _keys_in(self, table: pa.Table) -> np.ndarray:
+        """uint64 keys of the values of a table."""
+        values = table["value"].combine_chunks()
+        if pa.types.is_integer(values.type):
+            return values.to_numpy()
+        return keys_of(self._keys, table["field"].to_numpy(), values)
 
     def keys(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
         """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on."""
@@ -65,4 +80,7 @@ class Lookup:
         keys = self.keys(columns, first)
         found = self._index.find(keys.ravel()).reshape(keys.shape)
         found += 1
-        return found
+        if self._reads is None:
+            return found
+        default = self.default[first : first + len(columns)]
+        return np.where(found == 0, default, self._reads[found])

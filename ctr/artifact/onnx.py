@@ -1,9 +1,9 @@
 """A saved model as one ONNX file, from the log's values to the click probability, for whatever runs ONNX.
 
-Each column of the log is an input of its name. A LabelEncoder per field turns values into row numbers, 0 (the row of
-zeros) for those that it does not know; numbers go through their transforms, some of which give row numbers too. The
-rows are gathered, widened where they are stored narrow, and go with the numbers through the net and a sigmoid. The
-file's metadata describes its inputs.
+Each column of the log is an input of its name. A LabelEncoder per field turns values into row numbers, unknown ones
+into 0 (the row of zeros) or that of the field's rare values; numbers go through their transforms, some of which give
+row numbers too. The rows are gathered, widened where they are stored narrow, and go with the numbers through the net
+and a sigmoid. The file's metadata describes its inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
@@ -147,7 +146,8 @@ def _expect_values(model: SavedModel) -> None:
 
 def _expect_size(model: SavedModel, scorer: Scorer) -> None:
     values = model.vocabulary["value"]
-    size = values.nbytes + 10 * len(values) + scorer.bytes
+    known = [values] if model.others is None else [values, model.others["value"]]
+    size = sum(some.nbytes + 10 * len(some) for some in known) + scorer.bytes
     if size > MAX_BYTES:
         raise ArgumentError(
             f"{model.folder}: about {size / 1e9:.1f} GB with its {len(values):,} rows, and an ONNX file holds at most "
@@ -160,21 +160,20 @@ def _row_of(column: str) -> str:
 
 
 def _lookup(model: SavedModel) -> Iterator[NodeProto]:
-    """A LabelEncoder per field: values to row numbers, 0 for unknown ones."""
+    """A LabelEncoder per field: values to row numbers."""
     from onnx import helper
 
-    fields, values = model.vocabulary["field"].to_numpy(), model.vocabulary["value"]
     for number, field in enumerate(model.manifest.read_fields):
-        places = (fields == number).nonzero()[0]
-        texts = pc.fill_null(values.take(pa.array(places)), "").to_pylist()
+        values, rows, default = model.dictionary(number)
+        texts = pc.fill_null(values, "").to_pylist()
         yield helper.make_node(
             "LabelEncoder",
             [field.name],
             [_row_of(field.name)],
             domain="ai.onnx.ml",
             keys_strings=texts or [NEVER],
-            values_int64s=[place + 1 for place in places.tolist()] or [0],
-            default_int64=0,
+            values_int64s=rows.tolist() or [0],
+            default_int64=default,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ctr.artifact import format
-from ctr.artifact.format import Contents, Golden, KeyForm, Manifest, SavedField
+from ctr.artifact.format import Contents, Golden, KeyForm, Manifest, Others, SavedField
 from ctr.artifact.lookup import hidden, typed_columns
 from ctr.artifact.saved import assemble
 from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import Gathered, fields_of, log_of
 from ctr.datasets.schema import Dataset, Field
 from ctr.datasets.stream import Batch
 from ctr.datasets.transforms import apply, undo
-from ctr.datasets.vocabulary import keys_of
+from ctr.datasets.vocabulary import batches, filtered, is_rest, keys_of
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
@@ -91,15 +92,14 @@ def _contents(
     if num_buckets is None:
         seen, kept, numbers, values = _kept_values(data, embedding.seen.cpu().numpy(), alive.numpy())
         fields = [SavedField(f.name, f.kind, *map(int, n)) for f, *n in zip(dataset.fields, seen, kept, strict=True)]
-        if keys == "hash":
-            values = pa.array(hidden(keys_of(Keys(dataset.fields, stable=True), numbers, values)))
-        columns = {"field": pa.array(numbers), "value": values}
+        columns = _named(dataset, keys, numbers, values)
     else:
         fields = [SavedField(field.name, field.kind, None, None) for field in dataset.fields]
         buckets = np.flatnonzero(alive.numpy()).astype(np.uint64)
         columns = {"field": pa.nulls(len(buckets), pa.uint8()), "value": pa.array(buckets)}
     schema = format.vocabulary_schema(num_buckets is not None or keys == "hash")
     vocabulary = pa.table({**columns, **more}, schema=schema)
+    others = _others(keys, data, places) if isinstance(data, Gathered) else None
     figures = asdict(result)
     manifest = Manifest(
         dataset=settings.data.name,
@@ -119,6 +119,7 @@ def _contents(
         threads=settings.threads,
         run={name: figures[name] for name in FIGURES},
         golden=_golden(dataset, keys, num_buckets, data, training, places),
+        others=others and others[0],
     )
     net = cast(nn.Module, training.model).state_dict()
     return Contents(
@@ -126,7 +127,34 @@ def _contents(
         rows=embedding.weight.detach().cpu()[alive],
         net={name: tensor for name, tensor in net.items() if not name.startswith("embedding.")},
         vocabulary=vocabulary,
+        others=others and others[1],
     )
+
+
+def _named(dataset: Dataset, keys: KeyForm, numbers: np.ndarray, values: pa.Array) -> dict[str, pa.Array]:
+    """The columns that name values, uint8 [R] fields and texts [R], in the form that is kept of them."""
+    if keys == "hash":
+        values = pa.array(hidden(keys_of(Keys(dataset.fields, stable=True), numbers, values)))
+    return {"field": pa.array(numbers), "value": values}
+
+
+def _others(keys: KeyForm, data: Gathered, places: np.ndarray) -> tuple[Others, pa.Table]:
+    """What values without a row of their own read, and which ones read it against the rule.
+
+    Args:
+        keys: form of the values.
+        data: the rows.
+        places: int32 [N], 1 to R for the kept ids, 0 for all others.
+    """
+    assert data.log.vocabulary is not None
+    unseen: Literal["zero", "row"] = "row" if data.unseen == "row" else "zero"
+    own, fields, read = np.where(data.own < 0, 0, places[data.own]), fields_of(data.log), places[data.places]
+    named = (data.rare | (read == 0)) & (read != (own[fields] if unseen == "row" else 0))
+    found = pa.Table.from_batches([*batches(filtered(data.log.vocabulary, named))]).combine_chunks()
+    found = found.filter(pa.array(~is_rest(found["value"].combine_chunks())))  # a known model's own rows
+    columns = _named(data.dataset, keys, found["field"].to_numpy(), found["value"].combine_chunks())
+    table = pa.table(columns, schema=format.others_schema(keys == "hash"))
+    return Others(data.min_count, unseen, own.tolist(), len(table)), table
 
 
 def _counts(data: Prepared, places: np.ndarray, on_rows: Callable[[int], object]) -> np.ndarray:
@@ -177,9 +205,10 @@ def _golden(
     probes = None
     transforms, read = data.manifest.transforms, len(dataset.read_fields)
     if num_buckets is None and keys == "raw":
-        ids, numbers = _test_rows(data)
-        vocabulary = _values_of(data, ids)
-        found = [[vocabulary[number] for number in row] for row in ids.tolist()]
+        chosen = _test_rows(data)
+        (ids, numbers), (of_log, _) = _rows(data, chosen), _rows(log_of(data), chosen)
+        vocabulary = _values_of(log_of(data), of_log)
+        found = [[vocabulary[number] for number in row] for row in of_log.tolist()]
         values = [row[:read] for row in found]
         if transforms:
             numbers = undo(transforms, [list(column) for column in zip(*found, strict=True)][read:], numbers)
@@ -218,12 +247,16 @@ def _finite(logits: Tensor) -> Tensor:
     return logits.double()
 
 
-def _test_rows(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """ids [n, F] and dense columns [n, K] of some rows, evenly over the test part, or without one over the training."""
+def _test_rows(data: Prepared) -> list[int]:
+    """Numbers of some rows, evenly over the test part, or without one over the training."""
     ranges = data.split.test or data.split.train
     numbers = np.concatenate([np.arange(start, stop) for start, stop in ranges])
-    chosen = numbers[np.linspace(0, len(numbers) - 1, min(GOLDEN_ROWS, len(numbers)), dtype=np.int64)]
-    rows = [data.rows[number : number + 1] for number in chosen.tolist()]
+    return numbers[np.linspace(0, len(numbers) - 1, min(GOLDEN_ROWS, len(numbers)), dtype=np.int64)].tolist()
+
+
+def _rows(data: Prepared, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """ids [n, F] and dense columns [n, K] of some rows."""
+    rows = [data.rows[number : number + 1] for number in chosen]
     ids, dense, _ = (np.concatenate(columns) for columns in zip(*rows, strict=True))
     return ids, dense
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ctr.artifact.lookup import Lookup, typed_columns
 from ctr.datasets.schema import Dataset
 from ctr.datasets.stream import Batch
 from ctr.datasets.transforms import apply
+from ctr.datasets.vocabulary import is_rest
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
@@ -28,6 +30,7 @@ from ctr.training.folder import MANIFEST
 if TYPE_CHECKING:
     import pandas as pd
 
+OTHERS = "(others)"  # in place of a value, for a reader: the row of a field's rare values
 TOLERANCE = 1e-5  # of a logit, relative and absolute: another machine or backend rounds otherwise
 
 
@@ -40,7 +43,7 @@ class SavedModel:
         dataset: the raw format that it takes.
         net: the model, in evaluation mode; ``net(ids, dense)`` and ``net.from_rows(rows, dense)`` give logits.
         rows: float32 [R + 1, d], the table of ``net.embedding``. Row 0 is zero: what unknown, never seen and removed
-            values read. Row i + 1 belongs to row i of the vocabulary.
+            values read, unless the model has rows for rare values. Row i + 1 belongs to row i of the vocabulary.
         vocabulary: Arrow table, see `ctr.artifact.format.Contents`.
         backend: ``"native"`` or ``"torch"``.
         inputs: the columns that a frame must have, with their types.
@@ -51,18 +54,34 @@ class SavedModel:
     ) -> None:
         self.folder, self.manifest, self.dataset, self.net = folder, contents.manifest, dataset, net
         self.rows: Tensor = net.get_parameter("embedding.weight").detach()
-        self.vocabulary = contents.vocabulary
+        self.vocabulary, self.others = contents.vocabulary, contents.others
         self.backend: Literal["native", "torch"] = "torch" if forward is None else "native"
         self._forward = forward
         self.inputs = inputs_of(dataset)
         try:
-            self._lookup = Lookup(contents.manifest, contents.vocabulary)
+            self._lookup = Lookup(contents)
         except CtrError as error:
             raise DataError(folder / format.VOCABULARY, None, str(error)) from None
 
     def encode(self, fields: Sequence[pa.Array], first: int = 0) -> np.ndarray:
-        """int32 [n, len(fields)] row numbers of one typed array per field, from field ``first`` on; 0: unknown."""
+        """int32 [n, len(fields)] row numbers of one typed array per field, from field ``first`` on; 0 reads as zero."""
         return self._lookup.rows(fields, first)
+
+    def known(self, ids: np.ndarray) -> np.ndarray:
+        """bool [n, F]: where a value has a row that it shares with no other, of row numbers as `take` gives."""
+        return (ids > 0) & (ids != self._lookup.own)
+
+    def dictionary(self, field: int) -> tuple[pa.Array, np.ndarray, int]:
+        """The values of a field that the model knows, the row number of each (int64 [m]), and that of all others."""
+        places = np.flatnonzero(self.vocabulary["field"].to_numpy() == field)
+        values = self.vocabulary["value"].combine_chunks().take(pa.array(places))
+        of_log = ~is_rest(values)
+        values, rows, default = values.filter(pa.array(of_log)), places[of_log] + 1, int(self._lookup.default[field])
+        if self.others is None:
+            return values, rows, default
+        more = self.others["value"].filter(pc.equal(self.others["field"], field)).combine_chunks()
+        read = 0 if default else int(self._lookup.own[field])
+        return pa.concat_arrays([values, more]), np.append(rows, np.full(len(more), read)), default
 
     def take(self, fields: Sequence[pa.Array], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the model takes of what the dataset's reader yields.
@@ -115,14 +134,16 @@ class SavedModel:
         return sigmoid(self.logits(*self._inputs(frame)))
 
     def coverage(self, frame: Any) -> dict[str, float]:
-        """Share of the rows, by field, whose value the model has a row for; the others read as zero there.
+        """Share of the rows, by field, whose value has a row of its own in the model.
+
+        The others read as zero, or the row of the field's rare values.
 
         What training has never seen and what it has removed are the same here. Arguments and errors are those of
         `predict`.
         """
         ids, _ = self._inputs(frame)
         names = [field.name for field in self.manifest.fields]
-        return dict(zip(names, (ids > 0).mean(axis=0).tolist(), strict=True))
+        return dict(zip(names, self.known(ids).mean(axis=0).tolist(), strict=True))
 
     def _inputs(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
         return self.take(*model_inputs(frame, self.inputs))
@@ -132,8 +153,9 @@ class SavedModel:
 
         Returns:
             Columns ``field``, ``value`` (None: blank; a bucket, without a field, where values are hashed into buckets;
-            a hash where the values were not kept), ``norm`` (||w||), ``effect`` (||D w||, by which Group Adam ranks
-            rows; D is the optimizer's denominator at the end of training), ``count`` (occurrences in training rows).
+            a hash where the values were not kept; "(others)": the row of a field's rare values), ``norm`` (||w||),
+            ``effect`` (||D w||, by which Group Adam ranks rows; D is the optimizer's denominator at the end of
+            training), ``count`` (occurrences in training rows).
         """
         return self.feature_table().to_pandas()
 
@@ -143,7 +165,7 @@ class SavedModel:
         table = pa.table(
             {
                 "field": names.take(self.vocabulary["field"].combine_chunks()),
-                "value": self.vocabulary["value"],
+                "value": _shown(self.vocabulary["value"].combine_chunks()),
                 "norm": torch.linalg.vector_norm(self.rows[1:], dim=1).numpy(),
                 "effect": self.vocabulary["effect"],
                 "count": self.vocabulary["count"],
@@ -177,6 +199,10 @@ class SavedModel:
                 f"golden row {worst} has logit {found[worst]:.6f}, but {expected[worst]:.6f} when the model was saved: "
                 "it is damaged, or this version of ctr computes otherwise",
             )  # fmt: skip
+
+
+def _shown(values: pa.Array) -> pa.Array:
+    return pc.if_else(pa.array(is_rest(values)), OTHERS, values) if pa.types.is_string(values.type) else values
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

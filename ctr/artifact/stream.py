@@ -101,7 +101,7 @@ def predict_log(
                 raise CtrError(f"row {row:,}: its logit is NaN or infinite; look for extreme values in dense columns")
             p = sigmoid(logits)
             output.write(rows, p, label)
-            known += (ids > 0).sum(axis=0)
+            known += model.known(ids).sum(axis=0)
             total += float(p.sum(dtype=np.float64))
             rows += len(ids)
             if label is not None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 import torch
@@ -85,7 +85,7 @@ def resolve(config: DictConfig) -> Settings:
         values["opt"]["lr"] = learning_rates.recorded(open_data(data).folder, values)
     settings = Settings(
         data=data,
-        model=_model(values["model"]),
+        model=_model(values["model"], "init" if data.unseen == "init" else "zero"),
         optimizer=_optimizer(values["opt"]),
         pruning=pruning,
         tracking=watched,
@@ -94,7 +94,7 @@ def resolve(config: DictConfig) -> Settings:
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("average", "threads", "window", "progressive")},
+        **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive")},
         init=origin,
     )
     if origin is not None:
@@ -102,9 +102,10 @@ def resolve(config: DictConfig) -> Settings:
     return settings
 
 
-def _model(values: Mapping[str, Any]) -> ModelSettings:
+def _model(values: Mapping[str, Any], unseen: Literal["zero", "init"] = "zero") -> ModelSettings:
     options = {key: value for key, value in values.items() if key not in (*MODEL_KEYS, MODULE)}
-    return ModelSettings(**{key: values[key] for key in MODEL_KEYS}, options=options, module=values.get(MODULE))
+    shared = {key: values[key] for key in MODEL_KEYS}
+    return ModelSettings(**shared, unseen=unseen, options=options, module=values.get(MODULE))
 
 
 def _optimizer(values: Mapping[str, Any]) -> OptimizerSettings:
@@ -144,10 +145,9 @@ def _save(values: Mapping[str, Any]) -> SaveSettings | None:
         if values["tracking"]["log_model"]:
             raise ArgumentError("tracking.log_model=true: with save=none there is no model to log; give save=model")
         return None
-    if values["model"]["unseen"] != "zero":
+    if values["dataset"]["unseen"] == "init":
         raise ArgumentError(
-            f"model.unseen={values['model']['unseen']}: a saved model reads what it has not seen as zero; "
-            "give save=none, or model.unseen=zero"
+            "dataset.unseen=init: a saved model has no initial values; give save=none, or dataset.unseen=zero or row"
         )
     return SaveSettings(values["save"]["keys"])
 
@@ -194,10 +194,17 @@ def _progressive(values: Mapping[str, Any], continues: bool) -> bool:
     asked, dataset = values["progressive"], values["dataset"]
     if isinstance(asked, str) and asked != "auto":
         raise ArgumentError(f"progressive={asked}; expected true, false or auto")
-    progressive = continues if asked == "auto" else bool(asked)
-    if dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"] and not progressive:
+    epochs = values["epochs"]
+    progressive = continues and epochs == 1 if asked == "auto" else bool(asked)
+    if progressive and epochs > 1:
         raise ArgumentError(
-            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from them"
+            f"progressive=true scores rows that were never learned from; with epochs={epochs} they were"
+        )
+    untested = dataset["test_fraction"] == 0 and dataset["test_days"] is None and not values["holdout"]
+    if untested and asked == "auto" and not progressive:
+        raise ArgumentError(
+            "dataset.test_fraction=0 leaves no row to test on; progressive=true scores rows before it learns from "
+            "them, progressive=false trains without figures"
         )
     return progressive
 
@@ -228,6 +235,7 @@ NUMBERS = {
     "threads": _from_one_to(MAX_THREADS),
     "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     "train_rows": _at_least(1),
+    "epochs": _at_least(1),
     "evict_after": _at_least(0),
     "holdout": ("a share from 0 to below 1", lambda value: 0 <= value < 1),
     "average": ("a share from 0 to 1", lambda value: 0 <= value <= 1),

@@ -44,7 +44,7 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
         prepared=Path(values["prepared"]),
         num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
         split=SplitRule(values["test_fraction"], values["test_days"]),
-        **{key: values[key] for key in ("source", "bad_rows", "sample_rows", "sample_seed")},
+        **{key: values[key] for key in ("source", "min_count", "unseen", "bad_rows", "sample_rows", "sample_seed")},
     )
     source.check(settings)
     return settings

@@ -15,8 +15,9 @@ from ctr.files import atomic_write_text, read_sealed, sealed
 RATES = "learning_rates.json"
 AUTO = "auto"
 SEARCHED = ("adam", "adagrad")  # what study=table5 chooses rates for
+VALUES = ("min_count", "unseen")
 SPLIT = ("test_fraction", "test_days")
-ROWS = ("batch_size", "train_rows", "holdout")
+ROWS = ("batch_size", "train_rows", "holdout", "epochs")
 
 
 def family(opt: str) -> str:
@@ -33,9 +34,15 @@ def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
     return {
         "optimizer": family(config["opt"]["name"]),
         "model": config["model"],
+        "values": {key: config["dataset"][key] for key in VALUES},
         "split": {key: config["dataset"][key] for key in SPLIT},
-        **{key: config[key] for key in ROWS},
+        **_rows(config),
     }
+
+
+def _rows(config: Mapping[str, Any]) -> dict[str, object]:
+    """One pass is not mentioned: rates were recorded before there could be more."""
+    return {key: config[key] for key in ROWS if key != "epochs" or config[key] > 1}
 
 
 def record(prepared: Path, config: Mapping[str, Any], lr: float) -> None:
@@ -76,7 +83,7 @@ def _command(config: Mapping[str, Any]) -> str:
     overrides = {"study": "table5", "dataset": dataset["name"]}
     overrides |= {f"dataset.{key}": value for key, value in dataset.items() if key not in needless}
     overrides |= {"model": model["name"], **{f"model.{key}": model[key] for key in model if key != "name"}}
-    overrides |= {f"+train.{key}": config[key] for key in ROWS if config[key]}
+    overrides |= {f"+train.{key}": value for key, value in _rows(config).items() if value}
     return command_line("ctr.reproduce", {key: value for key, value in overrides.items() if value is not None})
 
 

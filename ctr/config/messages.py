@@ -39,6 +39,8 @@ EXPECTED = {
     r"expected one of \[(.*)\]": "one of {found}",
 }
 
+RENAMED = {"model.unseen": "dataset.unseen"}
+
 
 def explain(error: BaseException) -> str | None:
     """What is wrong, by key; None for an error that is not known here."""
@@ -100,6 +102,8 @@ def _first_value(problem: str) -> str:
 
 def _unknown_key(key: str, error: BaseException | None) -> str:
     """A key that no schema has: whose it is, or which one was perhaps meant."""
+    if key in RENAMED:
+        return f"{key} is now {RENAMED[key]}"
     parent = getattr(error, "parent_node", None)
     root = cast(DictConfig, OmegaConf.create() if parent is None else parent._get_root())
     keys = _keys(root)

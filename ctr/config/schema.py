@@ -47,6 +47,8 @@ class DatasetConfig:
     sample_rows: int
     sample_seed: int
     lr: LearningRates
+    min_count: int = 1
+    unseen: Literal["zero", "row", "init"] = "zero"
     test_fraction: float | None = None
     test_days: list[int] | None = None
 
@@ -58,7 +60,6 @@ class ModelConfig:
     name: str
     embedding_dim: int
     embedding_init: float
-    unseen: Literal["zero", "init"]
 
 
 @dataclass
@@ -136,6 +137,7 @@ class TrainConfig:
     resume: str | None
     save: SaveConfig
     train_rows: int | None
+    epochs: int
     holdout: float
     retrain: bool
     init: str | None
@@ -181,7 +183,7 @@ class ReproduceConfig:
     model: ModelConfig
     tracking: TrackingConfig
     seeds: Any
-    select: Literal["test", "validation"]
+    select: Literal["test", "validation"] | None
     lr: int | float | str
     lrs: list[float]
     workers: int | None

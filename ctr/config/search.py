@@ -1,7 +1,7 @@
 """Where the commands find YAML files: in this package, in other installed ones, and where ``hydra.searchpath`` says.
 
 An installed package offers its own by an entry point of the group ``ctr.configs``, whose value is the package that
-holds them: ``my_package.conf`` with ``model/deepfm.yaml``.
+holds them: ``my_package.conf`` with ``model/nfm.yaml``.
 """
 
 from __future__ import annotations

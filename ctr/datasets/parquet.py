@@ -19,6 +19,7 @@ from ctr.datasets.text import Table, no_valid_row, shown
 from ctr.errors import ArgumentError, DataError
 
 BATCH_ROWS = 1 << 16
+EXACT = 2.0**53  # whole floats below it are integers without doubt
 _TRUTHS = {
     word: str(int(value)) for value in (False, True) for word in (f"{value}", f"{value}".lower(), f"{value}".upper())
 }
@@ -138,10 +139,22 @@ def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType
     if type_ not in _OF_NUMBERS and not is_text:  # a category, or a time
         if types.is_floating(values.type) and type_ is not TEXT:
             values = pc.cast(values, pa.decimal128(38, 6))  # 1714521600.5, never 1.7e9
-        values = pc.cast(values, pa.string())
+        values = as_text(values)
     texts = pc.cast(values, pa.binary())
     texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
+
+
+def as_text(values: pa.Array) -> pa.Array:
+    """Numbers, truths and times as text, by which the same value is the same category in a file and in a frame: a whole
+    float is an integer, however large."""
+    texts = pc.cast(values, pa.string())
+    if not types.is_floating(values.type):
+        return texts
+    floats = values.to_numpy(zero_copy_only=False).astype(np.float64)  # null: NaN
+    whole = (floats == np.floor(floats)) & (np.abs(floats) < EXACT)
+    integers = pc.cast(pa.array(np.where(whole, floats, 0).astype(np.int64)), pa.string())
+    return pc.if_else(pa.array(whole), integers, texts)
 
 
 def _numeric(

@@ -16,6 +16,7 @@ from ctr.datasets import transforms
 from ctr.datasets.locate import located, missing
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
+from ctr.datasets.rare import Unseen
 from ctr.datasets.schema import BadRows, Dataset
 from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError, warn_once
@@ -43,6 +44,8 @@ class DataSettings:
         raw: a file, a folder or a glob; or several.
         prepared: where prepared rows are kept, a folder for each raw log and encoding.
         num_buckets: of the hashed encoding; None for exact one-hot ids.
+        min_count, unseen: which values have a row of their own, and what unseen ones read (`ctr.datasets.rare`). Both
+            apply to what a run trains on; the prepared rows are the same.
         split: which rows test.
         bad_rows: what happens to rows that are not as expected.
         sample_rows, sample_seed: size and seed of a generated log.
@@ -56,6 +59,8 @@ class DataSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     source: Literal["raw", "sample"] = "raw"
     num_buckets: int | None = None
+    min_count: int = 1
+    unseen: Unseen = "zero"
     bad_rows: BadRows = "error"
     sample_rows: int = 300_000
     sample_seed: int = 0
@@ -93,6 +98,7 @@ def check(settings: DataSettings) -> None:
         raise ArgumentError(f"dataset.test_days: {settings.name} logs name no days; use dataset.test_fraction{named}")
     if settings.num_buckets is not None and not 0 < settings.num_buckets < 2**31:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
+    _check_rare(settings)
     if settings.source == "raw" and (absent := missing(dataset, settings.raw)):
         if not dataset.where:
             raise ArgumentError(f"{absent[0]}: no such file or folder; name the log with dataset.raw=PATH")
@@ -106,6 +112,20 @@ def check(settings: DataSettings) -> None:
         raise ArgumentError(f"dataset.source=sample: there are no generated rows for dataset={dataset.name}")
     if settings.source == "sample" and settings.sample_rows < 1:
         raise ArgumentError(f"dataset.sample_rows={settings.sample_rows}; expected at least 1")
+
+
+def _check_rare(settings: DataSettings) -> None:
+    if settings.min_count < 1:
+        raise ArgumentError(f"dataset.min_count={settings.min_count}; expected at least 1")
+    if settings.min_count > 1 and settings.num_buckets is not None:
+        raise ArgumentError(
+            f"dataset.min_count={settings.min_count} is for dataset.encoding=onehot: hashed values share the rows of "
+            "their buckets, rare or not"
+        )
+    if settings.unseen == "row" and settings.min_count == 1:
+        raise ArgumentError(
+            "dataset.unseen=row needs dataset.min_count=2 or more: rare values train the row that unseen ones read"
+        )
 
 
 def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = False) -> Prepared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from ctr.datasets.manifest import Split, SplitRule
 from ctr.datasets.rows import Rows, RowSource
 from ctr.errors import ArgumentError, CtrError
+from ctr.native.keys import count_ids
 
 Range = tuple[int, int]
 Day = tuple[int, int, int]
@@ -120,3 +122,14 @@ def count_features(rows: RowSource, ranges: list[tuple[int, int]], chunk: int = 
                 seen = np.concatenate([seen, np.zeros(max(largest - len(seen), len(seen)), bool)])
             seen[ids] = True
     return int(seen.sum())
+
+
+def occurrences(
+    rows: RowSource, ranges: Sequence[tuple[int, int]], num_features: int, chunk: int = 1 << 18
+) -> np.ndarray:
+    """How often each feature occurs in some rows, int64 [num_features]."""
+    counts, places = np.zeros(num_features, np.int64), np.arange(num_features, dtype=np.int32)
+    for start, stop in ranges:
+        for at in range(start, stop, chunk):
+            count_ids(rows[at : min(at + chunk, stop)][0], places, counts)
+    return counts

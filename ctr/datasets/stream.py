@@ -29,12 +29,12 @@ class Batch:
 
 
 class RowStream:
-    """One pass over some rows in batches; can be stopped after any batch and taken up there.
+    """Some rows in batches, in their order; can be stopped after any batch and taken up there.
 
     Args:
         rows: the prepared rows.
-        ranges: half-open row ranges, streamed one after the other.
-        batch_size: rows per batch; the last batch of the pass may be smaller. Batches cross ranges.
+        ranges: half-open row ranges, streamed one after the other; one may be there again, for another pass.
+        batch_size: rows per batch; the last batch of the stream may be smaller. Batches cross ranges.
     """
 
     def __init__(self, rows: RowSource, ranges: Sequence[tuple[int, int]], batch_size: int) -> None:
@@ -45,12 +45,12 @@ class RowStream:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the whole pass."""
+        """Rows of the whole stream."""
         return sum(stop - start for start, stop in self.ranges)
 
     @property
     def num_batches(self) -> int:
-        """Batches of the whole pass."""
+        """Batches of the whole stream."""
         return -(-self.num_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

@@ -14,11 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctr.datasets.columns import HEX32
-from ctr.datasets.encode import Keys, key_index
+from ctr.datasets.encode import BLANK, VALUE_BITS, Keys, key_index
 from ctr.datasets.prepared import Prepared, Vocabulary
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.schema import Field, Kind
 from ctr.errors import CtrError
+
+REST = "\0"  # in place of a value: its row is the field's own (`ctr.datasets.rare`). No reader yields it.
+REST_KEY = BLANK | np.uint64(1)  # below the field's number; no value has it
 
 
 class Batches:
@@ -34,14 +37,21 @@ class Batches:
         return self._batches[number]
 
     def kept(self, keep: np.ndarray) -> Batches:
-        """The features with ``keep``, bool [N], in the same order."""
-        stops = np.cumsum([len(batch) for batch in self._batches])
-        parts = zip(self._batches, np.split(keep, stops[:-1]), strict=True)
-        return Batches([batch.filter(pa.array(part)) for batch, part in parts])
+        """`filtered`."""
+        return filtered(self, keep)
 
 
 def batches(vocabulary: Vocabulary) -> Iterator[pa.RecordBatch]:
     return (vocabulary.batch(number) for number in range(len(vocabulary)))
+
+
+def filtered(vocabulary: Vocabulary, keep: np.ndarray) -> Batches:
+    """The features with ``keep``, bool [N], in the same order."""
+    found, start = [], 0
+    for batch in batches(vocabulary):
+        found.append(batch.filter(pa.array(keep[start : start + len(batch)])))
+        start += len(batch)
+    return Batches(found)
 
 
 def under(known: Vocabulary, fields: Sequence[Field], data: Prepared) -> Prepared:
@@ -81,20 +91,28 @@ def under(known: Vocabulary, fields: Sequence[Field], data: Prepared) -> Prepare
 def keys_of(keys: Keys, fields: np.ndarray, values: pa.Array) -> np.ndarray:
     """uint64 [n] keys of values as text, null for blank, each of its field: the inverse of `Keys.vocabulary`.
 
+    `REST` has a key too, another one in each field.
+
     Raises:
         CtrError: a field that is not there, or a value that is none of its field.
     """
-    found = np.empty(len(values), np.uint64)
+    found = fields.astype(np.uint64) << np.uint64(VALUE_BITS) | REST_KEY
+    of_log = ~is_rest(values)
     for number in np.unique(fields).tolist():
         if number >= len(keys.fields):
             raise CtrError(f"a value of field number {number}; there are {len(keys.fields)}")
-        field, places = keys.fields[number], np.flatnonzero(fields == number)
+        field, places = keys.fields[number], np.flatnonzero((fields == number) & of_log)
         try:
             found[places] = keys.of_field(number, typed(field.kind, values.take(pa.array(places))))
         except ValueError as error:
             expected = {"hex32": "8 hexadecimal digits", "integer": "an integer", "text": "text"}[field.kind]
             raise CtrError(f"a value of field {field.name} is not {expected}: {error}") from None
     return found
+
+
+def is_rest(values: pa.Array) -> np.ndarray:
+    """bool [n]: which entries of a vocabulary are a field's own row."""
+    return pc.equal(values, REST).fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def typed(kind: Kind, texts: pa.Array) -> pa.Array:

@@ -43,8 +43,8 @@ Watch: TypeAlias = Callable[[Tensor], None]  # is given the norms of the groups 
 
 CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it would be too much
 
-# MKL picks the kernel of a function at its first call. Made by two threads at once, that call can run a coarse one, whose
-# errors are up to 4,000 ulp (https://github.com/pytorch/pytorch/issues/188792): it is made here, by one.
+# MKL picks the kernel of a function at its first call. If two threads make that call at once, one of them can get a
+# coarse kernel with errors of up to 4,000 ulp (https://github.com/pytorch/pytorch/issues/188792). One makes it here.
 for _dtype in (torch.float32, torch.float64):
     torch.ones(1, dtype=_dtype).sqrt()
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from ctr.config import schema, search
 from ctr.config.schema import ReproduceConfig
 from ctr.errors import ArgumentError
+from ctr.studies import paper
 from ctr.studies.study import Options, check, find, own_options
 
 # Keys of +train that a study sets for each of its runs, and what to give in their place.
@@ -57,7 +58,7 @@ def resolve(config: DictConfig, given: Sequence[str]) -> tuple[Options, dict[str
         dataset=values["dataset"]["name"],
         model=values["model"]["name"],
         seeds=seeds_of(values["seeds"]),
-        select=values["select"],
+        select=select_of(config),
         lr=lr_of(values["lr"]),
         lrs=values["lrs"],
         common=common,
@@ -67,6 +68,15 @@ def resolve(config: DictConfig, given: Sequence[str]) -> tuple[Options, dict[str
 
 def _plain(kind: Any) -> Any:
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def select_of(config: DictConfig) -> Literal["test", "validation"]:
+    """Where choices are made: as given; else the test part for the paper's datasets, held-out rows for others."""
+    return config.select or usual_select(config.dataset.name)
+
+
+def usual_select(dataset: str) -> Literal["test", "validation"]:
+    return "test" if dataset in paper.PAIRINGS else "validation"
 
 
 def seeds_of(value: object) -> list[int]:
@@ -113,7 +123,8 @@ def _for_every_run(train: Mapping[str, object]) -> dict[str, object]:
 def settings_of(config: DictConfig) -> dict[str, object]:
     """What a result was made with, by dotted name; without paths and how the runs are run."""
     elsewhere = ("dataset.prepared", "folder", "jobs", "launcher", "slurm.", "tracking.", "train.checkpoint", "workers")
-    return {key: value for key, value in flat(schema.plain_dict(config)).items() if not key.startswith(elsewhere)}
+    values = {**schema.plain_dict(config), "select": select_of(config)}
+    return {key: value for key, value in flat(values).items() if not key.startswith(elsewhere)}
 
 
 def flat(values: Mapping[str, object]) -> dict[str, object]:
@@ -124,7 +135,8 @@ def flat(values: Mapping[str, object]) -> dict[str, object]:
 def chosen(config: DictConfig, given: Sequence[str]) -> tuple[str, ...]:
     """What tells a result from others of the same study on the same data."""
     model = [config.model.name] if "model" in given else []
-    return (*model, *([config.select] if config.select != "test" else []))
+    select = select_of(config)
+    return (*model, *([select] if select != usual_select(config.dataset.name) else []))
 
 
 def folder_of(config: DictConfig, given: Sequence[str]) -> Path:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from ctr.datasets.prepared import Prepared, read_vocabulary
+from ctr.datasets.rare import Gathered
 from ctr.errors import ArgumentError
 
 Unit = Literal["features", "share", "bytes"]
@@ -20,6 +21,7 @@ _BYTES = {"k": 10**3, "m": 10**6, "g": 10**9}
 # What a saved model needs beside its rows, its net and the text of its values: manifest, schema, golden rows; and for
 # each feature field, count, effect, the end of its value (hashed: the bucket), and the alignment of the columns.
 FIXED_BYTES, ENTRY_BYTES = 2**18, 24
+OTHER_BYTES = 6  # of a value without a row, beside its text
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,21 @@ def artifact_bytes(data: Prepared, dim: int, net_weights: int) -> np.ndarray:
     if data.vocabulary is None:
         lengths = np.zeros(data.manifest.num_features, np.uint16)
     else:
-        found = pc.binary_length(read_vocabulary(data)["value"]).fill_null(0).to_numpy()
-        lengths = np.sort(np.minimum(found, 2**16 - 1).astype(np.uint16), kind="stable")[::-1]  # 16 bits: by counting
+        # 16 bits: sorted by counting
+        lengths = np.sort(np.minimum(_lengths(data), 2**16 - 1).astype(np.uint16), kind="stable")[::-1]
     of_each = lengths + np.float64(4 * dim + ENTRY_BYTES)
-    return FIXED_BYTES + 4 * net_weights + np.concatenate([[0.0], np.cumsum(of_each)])
+    return FIXED_BYTES + _other_bytes(data) + 4 * net_weights + np.concatenate([[0.0], np.cumsum(of_each)])
+
+
+def _other_bytes(data: Prepared) -> int:
+    """Of values that a model names although they have no row: the rare ones where unseen ones read as zero, else those
+    that may be removed."""
+    if not isinstance(data, Gathered):
+        return 0
+    named = ~data.rare if data.unseen == "row" else data.rare
+    return int((_lengths(data.log)[named] + OTHER_BYTES).sum())
+
+
+def _lengths(data: Prepared) -> np.ndarray:
+    """Bytes of each value's text, int32 [N]."""
+    return pc.binary_length(read_vocabulary(data)["value"]).fill_null(0).to_numpy()

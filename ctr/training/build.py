@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ctr import parts
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
-from ctr.datasets.rows import MappedRows
+from ctr.datasets.rows import MappedRows, RowSource
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
@@ -67,7 +67,7 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     """A run at the first row of the training stream."""
     torch.manual_seed(settings.seed)
     model = _sized(settings, data)
-    stream = RowStream(data.rows, data.split.train, settings.batch_size)
+    stream = _stream(settings, data.rows, data.split)
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     step = make_step(settings.backend, model, rows, net, settings.threads)
@@ -80,6 +80,11 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
         progressive=settings.progressive,
         average=settings.average,
     )
+
+
+def _stream(settings: Settings, rows: RowSource, split: Split) -> RowStream:
+    """The training rows, as often as there are epochs, one pass after the other without a break in the batches."""
+    return RowStream(rows, list(split.train) * settings.epochs, settings.batch_size)
 
 
 def _schedule(
@@ -182,7 +187,7 @@ def retrain(
     rows, net = _optimizers(settings.optimizer, model, plain=True)
     step = make_step(settings.backend, model, rows, net, settings.threads)
     mapped = MappedRows(data.rows, places)
-    stream = RowStream(mapped, data.split.train, settings.batch_size)
+    stream = _stream(settings, mapped, data.split)
     run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window, average=settings.average)
 
     def on_step(rows: int, _: float = 0.0) -> None:

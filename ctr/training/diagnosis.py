@@ -53,6 +53,7 @@ def diagnose(
         *of_numbers(manifest.dense, manifest.largest),
         *(of_unseen(manifest.fields, unseen) if unseen else []),
         *of_days(train, test),
+        *of_epochs(settings.epochs),
     ]
 
 
@@ -146,6 +147,17 @@ def of_days(train: Sequence[int], test: Sequence[int]) -> list[str]:
             "let the last days test (dataset.test_days)"
         ]
     return []
+
+
+def of_epochs(epochs: int) -> list[str]:
+    """More than one pass. The rows of rare values overfit from the second on: Zhang et al., "Towards Understanding the
+    Overfitting Phenomenon of Deep Click-Through Rate Models" (CIKM 2022)."""
+    if epochs == 1:
+        return []
+    return [
+        f"epochs={epochs}: from the second pass on the rows of rare values learn their labels by heart; compare the "
+        "test figures with those of epochs=1"
+    ]
 
 
 def unseen_by_field(rows: RowSource, ranges: Sequence[tuple[int, int]], seen: np.ndarray) -> list[float]:

@@ -261,12 +261,17 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None] | None = None
             _train_family(going, on_rows)
 
 
-def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
-    """Trains what the runs share once, and what each has of its own from there."""
-    settings, quiet = runs[0].settings, on_rows is not None
+def set_up(settings: Settings) -> None:
+    """Sets what a run's digits depend on for the whole process."""
     torch.set_num_threads(settings.threads)
     pa.set_cpu_count(settings.threads)
     torch.use_deterministic_algorithms(torch.device(settings.device).type == "cpu")
+
+
+def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> None:
+    """Trains what the runs share once, and what each has of its own from there."""
+    settings, quiet = runs[0].settings, on_rows is not None
+    set_up(settings)
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
     base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
@@ -420,7 +425,10 @@ def _complete(
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
     """The second training of a run, on the features that survived the first; returns its AUC."""
-    checkpoints, rows = run.checkpoints.part(RETRAIN), data.split.rows_train + data.split.rows_test
+    checkpoints, rows = (
+        run.checkpoints.part(RETRAIN),
+        data.split.rows_train * run.settings.epochs + data.split.rows_test,
+    )
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
 
@@ -438,6 +446,6 @@ def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int
 
 
 def passes(family: Sequence[Settings]) -> float:
-    """Estimates the cost of a family in passes over the training rows: one for all, fine-tuning and retraining each."""
+    """Estimates the cost of a family in passes over the training rows: shared ones, fine-tuning and retraining each."""
     finetuned = sum(settings.pruning.finetune for settings in family if settings.pruning is not None)
-    return 1 + finetuned + sum(settings.retrain for settings in family)
+    return family[0].epochs * (1 + finetuned + sum(settings.retrain for settings in family))

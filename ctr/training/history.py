@@ -15,13 +15,11 @@ import pyarrow as pa
 
 from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
 from ctr.datasets.prepared import VOCABULARY_SCHEMA, Prepared
-from ctr.datasets.rows import RowSource
+from ctr.datasets.split import occurrences
 from ctr.datasets.vocabulary import Batches, batches
-from ctr.native.keys import count_ids
 
 FEATURES = "features.arrow"
 NEVER = np.iinfo(np.uint16).max
-COUNTED_ROWS = 1 << 18  # at a time
 _HISTORY_SCHEMA = pa.schema({"count": pa.int64(), "idle": pa.uint16()})
 _HASHED_ENTRIES = 1 << 20  # in a record batch where there is no vocabulary to follow
 
@@ -51,7 +49,7 @@ class History:
 
     def after(self, data: Prepared) -> History:
         """With one more log, whose first features are these."""
-        counts, known = count_features(data.rows, data.split.train, data.manifest.num_features), len(self.counts)
+        counts, known = occurrences(data.rows, data.split.train, data.manifest.num_features), len(self.counts)
         idle = np.full(len(counts), NEVER, np.uint16)
         idle[:known] = np.where(self.idle == NEVER, NEVER, np.minimum(self.idle, NEVER - 2) + 1)
         idle[counts > 0] = 0
@@ -61,15 +59,6 @@ class History:
     def kept(self, keep: np.ndarray) -> History:
         """Without the features for which ``keep``, bool [N], is false."""
         return History(self.logs, self.counts[keep], self.idle[keep], self.known, int((~keep).sum()))
-
-
-def count_features(rows: RowSource, ranges: Sequence[tuple[int, int]], num_features: int) -> np.ndarray:
-    """How often each feature occurs in some rows, int64 [num_features]."""
-    counts, places = np.zeros(num_features, np.int64), np.arange(num_features, dtype=np.int32)
-    for start, stop in ranges:
-        for at in range(start, stop, COUNTED_ROWS):
-            count_ids(rows[at : min(at + COUNTED_ROWS, stop)][0], places, counts)
-    return counts
 
 
 def write_features(path: Path, data: Prepared, history: History) -> list[Checksum]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import gather
 from ctr.datasets.vocabulary import Batches, under
 from ctr.errors import CtrError
 from ctr.optim import BudgetSchedule
@@ -120,16 +121,19 @@ def leave(folder: Path, settings: Settings, data: Prepared, history: History) ->
 def under_known(settings: Settings, data: Prepared, known: Known | None) -> tuple[Prepared, History | None]:
     """The rows of a log under the ids of a known model, with new ones behind them, and the model's history after it.
 
-    Without a known model the rows stay as they are, and there is a history if the run is to leave one.
+    Rare values share the row of their field (`ctr.datasets.rare`). Without a known model there is a history if the run
+    is to leave one.
 
     Raises:
         CtrError: the known vocabulary does not fit.
     """
+    rule = settings.data.min_count, settings.data.unseen
     if known is None:
+        data = gather(data, *rule)
         final = settings.checkpoint is not None and settings.checkpoint.final
         return data, History.none().after(data) if final else None
     if known.vocabulary is not None:
-        data = under(known.vocabulary, data.dataset.fields, data)
+        data = gather(under(known.vocabulary, data.dataset.fields, data), *rule, known.seen.numpy())
     history = known.history.after(data)
     present = int((history.counts > 0).sum())
     return replace(data, split=replace(data.split, features_train=present)), history

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import Gathered
 from ctr.metrics import nonzero_features
 from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
@@ -75,6 +76,7 @@ class Result:
     score: str | None
     holdout: float
     average: float
+    epochs: int
     auc_retrained: float | None
     auc_progressive: float | None
     logloss_progressive: float | None
@@ -102,7 +104,10 @@ def summarise(
     present = int(embedding.seen.sum())
     nonzero = nonzero_features(embedding.weight, embedding.seen)
     split = data.split
-    unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
+    if isinstance(data, Gathered):  # of the values themselves, whatever row they read
+        unseen = unseen_by_field(data.log.rows, split.test, data.seen)
+    else:
+        unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
     warnings = diagnose(
         *(settings, data.manifest, split, figures),
         steps=training.steps,
@@ -125,7 +130,9 @@ def summarise(
         logloss=figures.logloss if figures else None,
         positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
         positives_test=figures.positives if figures else 0,
-        samples_per_second=split.rows_train / seconds,
+        samples_per_second=training.stream.num_rows / seconds
+        if seconds
+        else 0.0,  # nobody measures a loop of the user's
         train_seconds=seconds,
         peak_rss_bytes=memory.peak(),
         config_hash=settings.config_hash,
@@ -148,6 +155,7 @@ def summarise(
         score=None if pruning is None else pruning.score,
         holdout=settings.holdout,
         average=settings.average,
+        epochs=settings.epochs,
         auc_retrained=_defined(auc_retrained),
         auc_progressive=_defined(progressive.auc if progressive else None),
         logloss_progressive=progressive.logloss if progressive else None,
@@ -173,10 +181,11 @@ def table(result: Result, folder: Path) -> str:
     """The figures for a reader."""
     generated = "  (generated rows: says nothing about real clicks)" if result.source == "generated" else ""
     auc = "undefined: the test rows are all of one class" if result.auc is None else f"{result.auc:.4f}"
+    passes = f" in {result.epochs:,} passes" if result.epochs > 1 else ""
     lines = {
         "dataset": result.dataset + generated,
         "model, optimizer": f"{result.model}, {result.opt}, seed {result.seed}",
-        "rows": f"{result.rows_train:,} to train on, {result.rows_test:,} "
+        "rows": f"{result.rows_train:,} to train on{passes}, {result.rows_test:,} "
         + ("of the training rows held out to test on" if result.holdout else "to test on"),
     }
     if result.logloss is not None:

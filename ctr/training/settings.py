@@ -27,12 +27,15 @@ LAMBDAS = ("lambda1", "lambda21", "lambda2")
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The model: its table's options, and its own; the module that it is in, None for this package."""
+    """The model: its table's options, and its own; the module that it is in, None for this package.
+
+    ``unseen``: what a row that training has not touched reads as.
+    """
 
     name: str
     embedding_dim: int
     embedding_init: float
-    unseen: Literal["zero", "init"]
+    unseen: Literal["zero", "init"] = "zero"
     options: Mapping[str, Any] = field(default_factory=dict)
     module: str | None = None
 
@@ -113,6 +116,7 @@ class Settings:
         holdout: share of the training rows, at their end, that is evaluated on in place of the test part.
         retrain: train again on the surviving features alone.
         average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
+        epochs: passes over the training rows.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
@@ -131,6 +135,7 @@ class Settings:
     holdout: float
     retrain: bool
     average: float
+    epochs: int
     batch_size: int
     seed: int
     device: str

@@ -22,7 +22,9 @@ MADE: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str | None]] = {
     "dcn": ("criteo", {}, "dcn", {"hidden": [8]}, None),
     "mlp": ("avazu", {}, "mlp", {"hidden": [8]}, None),
     "opnn": ("csv", CSV, "opnn", {"hidden": [8, 4]}, None),
-    "deepfm": ("csv", CSV, "deepfm", {"hidden": [8]}, "ctr_shop.deepfm"),
+    "deepfm": ("csv", CSV, "deepfm", {"hidden": [8]}, None),
+    "lr": ("criteo", {}, "lr", {}, None),
+    "nfm": ("csv", CSV, "nfm", {"hidden": [8]}, "ctr_shop.nfm"),
 }
 
 
@@ -52,7 +54,12 @@ class Exports:
             dataset, options, model, of_model, module = MADE[name]
             made_contents = script("serving_bench").made_contents
             contents = made_contents(
-                parts.dataset(dataset)(**options), SIZES[dataset], model, 4, options=of_model, module=module
+                parts.dataset(dataset)(**options),
+                SIZES[dataset],
+                model,
+                1 if model == "lr" else 4,
+                options=of_model,
+                module=module,
             )
             format.write(self._folder / name, contents)
             self._models[name] = ctr.load(self._folder / name, allow_module=True)

@@ -217,7 +217,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     log = "2024-05-01|1|4711|red shoes for men|19.90\n2024-05-01|0|12|a hat|\n2024-05-02|0|4711|red shoes|1e1\n"
     Path("log.txt").write_text("".join(sorted(log.splitlines(keepends=True) * 20)))
-    names = ["dataset=shop", "dataset.raw=log.txt", "dataset.prepared=prepared", "model=deepfm", "opt=group_rmsprop"]
+    names = ["dataset=shop", "dataset.raw=log.txt", "dataset.prepared=prepared", "model=nfm", "opt=group_rmsprop"]
     place = ["hydra.searchpath=[pkg://ctr_shop.conf]", "tracking=none", "batch_size=16", "opt.lambda21=0"]
     job(composed("train", *place, *names), tmp_path / "run")
     yield tmp_path / "run"
@@ -232,7 +232,7 @@ def test_code_of_another_package_is_imported_only_if_that_is_allowed(shop: Path)
         ctr.load(shop)
     assert "ctr_shop.log" not in sys.modules
     model = ctr.load(shop, allow_module=True)
-    assert type(model.net).__name__ == "DeepFM"
+    assert type(model.net).__name__ == "NFM"
     # Its dataset does not say how raw columns become inputs: they are given as its reader yields them.
     p = model.predict({"user": [4711, 12, None], "title": ["red shoes", "a hat", "new"], "price": [2.3, None, 0]})
     ids = model.encode([pa.array([4711, 12, None]), pa.array(["red shoes", "a hat", "new"])])

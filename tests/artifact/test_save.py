@@ -151,8 +151,10 @@ def test_what_is_kept_does_not_change_what_a_run_computes(tmp_path: Path) -> Non
 
 
 def test_initial_values_of_unseen_features_cannot_be_saved(tmp_path: Path) -> None:
-    init = arguments(tmp_path, *SMALL, "model.unseen=init")
-    with pytest.raises(ArgumentError, match=r"model\.unseen=init: a saved model reads .* as zero; give save=none"):
+    init = arguments(tmp_path, *SMALL, "dataset.unseen=init")
+    with pytest.raises(
+        ArgumentError, match=r"dataset\.unseen=init: a saved model has no initial values; give save=none"
+    ):
         resolve(composed("train", *init))
     assert resolve(composed("train", *init, "save=none")).save is None
 

@@ -60,7 +60,7 @@ def test_the_choices_are_those_of_the_command(command: str, groups: list[str]) -
     shown = text(command, [])
     listed = shown.partition("Choices:\n\n")[2].partition("\n\n")[0]
     assert re.findall(r"^  (\w+)=", listed, re.MULTILINE) == groups
-    assert "dataset=avazu, criteo, csv, ipinyou" in listed
+    assert "dataset=avazu, criteo, criteo_1tb, csv, ipinyou" in listed
     assert max(map(len, shown.splitlines())) <= WIDTH
 
 

@@ -62,7 +62,7 @@ def test_rates_are_recorded_by_circumstances(tmp_path: Path) -> None:
         ["dataset=criteo", "dataset.source=sample", "dataset.sample_rows=500", "dataset.sample_seed=3", "holdout=0.1"],
         ["dataset=criteo", "dataset.test_fraction=0.5", "dataset.bad_rows=skip", "batch_size=64", "train_rows=99"],
         ["dataset=avazu", "dataset.test_days=[20141029,20141030]", "dataset.hour=raw", "model.hidden=[8,4]"],
-        ["dataset=ipinyou", "model.dropout=0", "model.unseen=init", "opt=group_adagrad"],
+        ["dataset=ipinyou", "model.dropout=0", "dataset.unseen=init", "opt=group_adagrad"],
         ["dataset=csv", "dataset.raw=a b.csv", "model=mlp", "dataset.label=y", "dataset.categorical=[a,'b c']",
          "dataset.dense=[n]", "dataset.delimiter=';'"],
     ],

@@ -54,7 +54,7 @@ def test_a_key_that_is_not_there_is_told_the_nearest(override: str, beginning: s
 @pytest.mark.parametrize(
     ("command", "overrides", "text"),
     [
-        ("train", ["epochs=3"], "epochs: no such key; --help lists all keys"),
+        ("train", ["passes=3"], "passes: no such key; --help lists all keys"),
         (
             "train",
             ["study=table5"],
@@ -124,7 +124,7 @@ def test_values_of_the_wrong_type_for_an_option_of_a_study() -> None:
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("dataset=crito", "dataset=crito: no such choice; expected one of avazu, criteo, csv, ipinyou"),
+        ("dataset=crito", "dataset=crito: no such choice; expected one of avazu, criteo, criteo_1tb, csv, ipinyou"),
         ("dataset=csv", "dataset.raw is needed: give dataset.raw=..."),
         ("seed=1,2", "seed=1,2: several values; a sweep over them needs -m, a list brackets: 'seed=[1,2]'"),
         ("opt=adam,sgd", "opt=adam,sgd: several values; a sweep over them needs -m"),

@@ -111,22 +111,21 @@ def test_the_dataset(on_path: Path) -> None:
     assert "dataset.source" not in str(missing.value)  # it has no generator
 
 
-def test_the_model_computes_a_factorization_machine_and_a_net(on_path: Path) -> None:
-    from ctr_shop.deepfm import DeepFM
+def test_the_model_computes_a_net_on_the_products_of_pairs(on_path: Path) -> None:
+    from ctr_shop.nfm import NFM
 
     torch.manual_seed(0)
-    model = DeepFM(9, 3, 2, embedding=FeatureEmbedding(9, 4, init_scale=1.0), hidden=[5])
+    model = NFM(9, 3, 2, embedding=FeatureEmbedding(9, 4, init_scale=1.0), hidden=[5])
     ids, dense = torch.tensor([[0, 4, 8], [1, 1, 2]], dtype=torch.int32), torch.randn(2, 2)
     rows = model.embedding.weight.detach().numpy()
     got = model(ids, dense).detach().numpy()
     for row in range(2):
         first, vectors = rows[ids[row], 0], rows[ids[row], 1:]
-        pairs = sum(vectors[i] @ vectors[j] for i in range(3) for j in range(i + 1, 3))
-        flat = torch.from_numpy(np.concatenate([rows[ids[row]].ravel(), dense[row].numpy()]))
-        net = model.output(model.deep(flat)).item()
-        assert got[row] == pytest.approx(first.sum() + pairs + net, rel=1e-5)
+        pairs = sum(vectors[i] * vectors[j] for i in range(3) for j in range(i + 1, 3))
+        net = model.output(model.deep(torch.from_numpy(np.concatenate([pairs, dense[row].numpy()])))).item()
+        assert got[row] == pytest.approx(first.sum() + net, rel=1e-5)
     with pytest.raises(ValueError, match=r"model\.embedding_dim=1; expected at least 2"):
-        DeepFM(9, 3, embedding=FeatureEmbedding(9, 1))
+        NFM(9, 3, embedding=FeatureEmbedding(9, 1))
 
 
 def test_the_optimizer_without_penalties_is_torchs(on_path: Path) -> None:
@@ -154,11 +153,11 @@ def test_the_optimizer_without_penalties_is_torchs(on_path: Path) -> None:
 
 def test_a_sweep_trains_with_all_three(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("log.txt").write_text("".join(sorted(LOG.splitlines(keepends=True) * 40)))
-    changes = ["model=deepfm", "model.hidden=[8]", "batch_size=16", "opt=group_rmsprop,rmsprop"]
+    changes = ["model=nfm", "model.hidden=[8]", "batch_size=16", "opt=group_rmsprop,rmsprop"]
     run(monkeypatch, "-m", SEARCHED, *shop(*changes, "run_dir=sweep", "jobs=jobs"))
     for number, opt in enumerate(("group_rmsprop", "rmsprop")):
         found = result(on_path / "sweep" / str(number))
-        assert (found["dataset"], found["model"], found["opt"]) == ("shop", "deepfm", opt)
+        assert (found["dataset"], found["model"], found["opt"]) == ("shop", "nfm", opt)
         assert (found["rows_train"], found["rows_test"]) == (80, 40)
 
 
@@ -169,12 +168,12 @@ def test_preparing(on_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_the_command_finds_what_is_installed(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, *shop("model=deepfm", "opt=group_rmsprop", "batch_size=2", "run_dir=run"))
-    assert result(installed / "run")["model"] == "deepfm"
+    run(monkeypatch, *shop("model=nfm", "opt=group_rmsprop", "batch_size=2", "run_dir=run"))
+    assert result(installed / "run")["model"] == "nfm"
     shown = text("train", [])
-    assert re.search(r"^  model=dcn, deepfm, mlp, opnn$", shown, re.MULTILINE)
-    shown = text("reproduce", ["study=table2", *shop("model=deepfm")])
-    assert re.search(r"^  dataset=avazu, criteo, csv, ipinyou, shop$", shown, re.MULTILINE)
+    assert re.search(r"^  model=dcn, deepfm, lr, mlp, nfm, opnn$", shown, re.MULTILINE)
+    shown = text("reproduce", ["study=table2", *shop("model=nfm")])
+    assert re.search(r"^  dataset=avazu, criteo, criteo_1tb, csv, ipinyou, shop$", shown, re.MULTILINE)
     assert "dataset.words=2                         how many words of a title make the field; more" in shown
     assert "_module" not in shown
 
@@ -188,7 +187,7 @@ def test_an_entry_point_to_nothing_is_named(installed: Path) -> None:
 
 def test_help_shows_the_parts_of_a_search_path(on_path: Path) -> None:
     shown = text("train", [SEARCHED, "opt=group_rmsprop"])
-    assert re.search(r"^  model=dcn, deepfm, mlp, opnn$", shown, re.MULTILINE)
+    assert re.search(r"^  model=dcn, deepfm, lr, mlp, nfm, opnn$", shown, re.MULTILINE)
     assert re.search(r"^  opt\.alpha=0\.99 +decay of the average of squares$", shown, re.MULTILINE)
 
 
@@ -199,7 +198,7 @@ def test_help_shows_the_parts_of_a_search_path(on_path: Path) -> None:
         (["opt=rmsprop", "+opt.alpah=1"], "opt.alpah: no such key; did you mean opt.alpha? --help lists all keys"),
         (["opt=group_rmsprop", "opt.alpha=much"], "opt.alpha=much: expected a number"),
         (["opt=group_rmsprop", "opt.norm=l2"], "opt.norm=l2: expected one of s, s_tilde, s_tilde_eq10"),
-        (["model=deepfm", "model.hidden=5"], "model.hidden=5: expected a list: model.hidden=[5]"),
+        (["model=nfm", "model.hidden=5"], "model.hidden=5: expected a list: model.hidden=[5]"),
         (["dataset.words=two"], "dataset.words=two: expected a whole number"),
         (["opt.alpha=1"], "opt.alpha: opt=group_adam has no such key; it belongs to opt=group_rmsprop, rmsprop"),
     ],
@@ -225,7 +224,7 @@ def test_their_code_is_part_of_what_a_run_computes(tmp_path: Path, monkeypatch: 
 
 
 def one_run(ask: Ask, options: Options, *, lambda21: Lambdas, finetune: Shares, scores: Scores) -> Findings:
-    runs = ask([{**options.common, "dataset": "shop", "model": "deepfm", "opt": "group_rmsprop", "batch_size": 2}])
+    runs = ask([{**options.common, "dataset": "shop", "model": "nfm", "opt": "group_rmsprop", "batch_size": 2}])
     command = runs["command"][0]
     return Findings(pd.DataFrame({"command": [command], "model": runs["model"]}), command, {}, pd.DataFrame())
 
@@ -233,10 +232,10 @@ def one_run(ask: Ask, options: Options, *, lambda21: Lambdas, finetune: Shares, 
 def test_a_study_runs_them_in_its_workers(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's command finds them too."""
     monkeypatch.setattr("ctr.studies.study.find", lambda name: one_run)
-    overrides = shop("model=deepfm", "workers=1", "folder=study", "tracking=none", "jobs=jobs")
+    overrides = shop("model=nfm", "workers=1", "folder=study", "tracking=none", "jobs=jobs")
     monkeypatch.setattr(sys, "argv", ["ctr.reproduce", "study=table2", SEARCHED, *overrides])
     reproduce.main()
     found = result(on_path / "jobs")
-    assert (found["dataset"], found["model"], found["opt"]) == ("shop", "deepfm", "group_rmsprop")
+    assert (found["dataset"], found["model"], found["opt"]) == ("shop", "nfm", "group_rmsprop")
     assert f"ctr.train '{SEARCHED}' " in Path("study/commands.txt").read_text()
-    assert json.loads(Path("study/settings.json").read_text())["model._module"] == "ctr_shop.deepfm"
+    assert json.loads(Path("study/settings.json").read_text())["model._module"] == "ctr_shop.nfm"

@@ -21,14 +21,15 @@ fuzz = script("fuzz")
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Arrow's threads; it makes its own again
 
 
-def test_no_findings(tmp_path: Path) -> None:
-    counts = fuzz.campaign(fuzz.READERS, range(330), 1, 2, tmp_path, lambda known: None)
+@pytest.mark.parametrize("mutants", [80, pytest.param(330, marks=pytest.mark.slow)])
+def test_no_findings(tmp_path: Path, mutants: int) -> None:
+    counts = fuzz.campaign(fuzz.READERS, range(mutants), 1, 2, tmp_path, lambda known: None)
     assert [path.read_text() for path in tmp_path.glob("*/reason.txt")] == []
     for reader, count in counts.items():
-        assert count.mutants == count.whole + count.skipping + count.refused == 330, reader
+        assert count.mutants == count.whole + count.skipping + count.refused == mutants, reader
         # They are neither all harmless nor all hopeless.
-        assert min(count.whole, count.skipping, count.refused) > 5, reader
-        assert count.rows > 330
+        assert min(count.whole, count.skipping, count.refused) > mutants // 66, reader
+        assert count.rows > mutants
         assert count.findings == 0
 
 

@@ -376,6 +376,7 @@ def test_killed_study_goes_on_where_it_was() -> None:
     assert all(path.stat().st_ino == inode for path, inode in finished.items())
 
 
+@pytest.mark.slow
 def test_two_studies_at_once_share_the_jobs() -> None:
     studies = [study(30, 4), study(30, 4)]
     for process in studies:

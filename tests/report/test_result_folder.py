@@ -137,6 +137,8 @@ def test_a_study_that_is_stopped_while_it_writes_leaves_its_earlier_result_whole
         (["study=table2", "dataset=avazu"], "table2-avazu"),
         (["study=fig1", "dataset=avazu", "model=dcn", "select=validation"], "fig1-avazu-dcn-validation"),
         (["study=fig1", "dataset=criteo", "dataset.source=sample", "model.hidden=[8]"], "fig1-criteo-sample"),
+        (["study=table5", "dataset=csv", "dataset.label=click"], "table5-csv"),
+        (["study=table5", "dataset=csv", "dataset.label=click", "select=test"], "table5-csv-test"),
     ],
 )
 def test_the_folder_names_what_was_chosen(overrides: list[str], name: str) -> None:

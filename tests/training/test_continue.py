@@ -304,7 +304,7 @@ def test_what_does_not_fit_is_named(logs: dict[str, Path], today: Path, override
     ("overrides", "problem"),
     [
         (["evict=dead"], "evict=dead drops rows of a known model; it needs init="),
-        (["progressive=false"], "test_fraction=0 leaves no row to test on; progressive=true"),
+        (["progressive=auto"], "test_fraction=0 leaves no row to test on; progressive=true"),
         (["init=nowhere"], "init=nowhere: no run and no saved model there"),
         (["init={unkept}"], r"checkpoint.final=true; init=.*model goes on with its rows and net alone"),
         (["init={bare}"], r"which takes checkpoint.final=true$"),

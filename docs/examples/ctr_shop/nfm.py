@@ -1,4 +1,4 @@
-"""DeepFM (Guo et al., IJCAI 2017, arXiv:1703.04247) on one embedding table."""
+"""Neural factorization machine (He and Chua, SIGIR 2017, arXiv:1708.05027) on one embedding table."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ctr.models.embedding import FeatureEmbedding
-from ctr.models.mlp import flat_inputs, hidden_layers, linear
+from ctr.models.mlp import hidden_layers, linear
 
 
-class DeepFM(nn.Module):
-    """A factorization machine beside a deep net. Of a row, number 0 is the first-order weight, the rest the vector.
+class NFM(nn.Module):
+    """A deep net on the sum of all products of two vectors. Of a row, number 0 is the weight, the rest the vector.
 
     Args:
         num_features: number of feature ids.
@@ -39,7 +39,7 @@ class DeepFM(nn.Module):
         if dim < 2:
             raise ValueError(f"model.embedding_dim={dim}; expected at least 2")
         self.embedding = embedding
-        self.deep = hidden_layers(num_fields * dim + num_dense, hidden, generator)
+        self.deep = hidden_layers(dim - 1 + num_dense, hidden, generator)
         self.output = linear(hidden[-1], 1, generator)
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
@@ -47,6 +47,7 @@ class DeepFM(nn.Module):
 
     def from_rows(self, rows: Tensor, dense: Tensor | None = None) -> Tensor:
         """Logits [B] from embedding rows [B, F, d]."""
-        first, vectors = rows[..., 0].sum(1), rows[..., 1:]
-        pairs = (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2  # sum over i < j of v_i . v_j
-        return first + pairs + self.output(self.deep(flat_inputs(rows, dense))).squeeze(1)
+        weights, vectors = rows[..., 0], rows[..., 1:]
+        pairs = (vectors.sum(1).square() - vectors.square().sum(1)) / 2  # sum over i < j of v_i * v_j, [B, d - 1]
+        inputs = pairs if dense is None else torch.cat([pairs, dense], dim=1)
+        return weights.sum(1) + self.output(self.deep(inputs)).squeeze(1)
