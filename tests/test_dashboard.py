@@ -40,6 +40,7 @@ def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: P
         assert probe.connect_ex(("127.0.0.1", int(server.rpartition(":")[2]))) != 0, "the server is still there"
 
 
+@pytest.mark.slow
 def test_errors_are_one_line(tmp_path: Path, ready_database: Path) -> None:
     done = command(tmp_path, "ctr.dashboard")
     assert done.returncode == 2

@@ -173,6 +173,7 @@ def test_wrong_values_are_named(overrides: list[str], text: str) -> None:
         reproduce(composed("reproduce", *overrides), overrides)
 
 
+@pytest.mark.slow
 def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path) -> None:
     """The last row of five has one label only."""
     (tmp_path / "clicks.csv").write_text("clicked,user\n0,a\n1,c\n0,a\n1,c\n0,a\n")
@@ -275,6 +276,7 @@ def test_table_5_records_the_rates_that_it_found_once_it_is_written(tmp_path: Pa
     assert not kept.exists()
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path) -> None:
     def with_sgd(ask: Ask, options: Options, **own: object) -> Findings:
         runs = Runs(ask)
@@ -290,6 +292,7 @@ def test_a_learning_rate_that_diverges_fails_no_study(tmp_path: Path) -> None:
     assert set(runs.drop(index=1e30).outcome) <= {"finished", "diverged"}
 
 
+@pytest.mark.slow
 def test_failures_are_grouped_by_what_they_say(tmp_path: Path) -> None:
     def fails(ask: Ask, options: Options, **own: object) -> Findings:
         too_small = {**options.common, "opt": "sgd", "holdout": 0.99}

@@ -61,7 +61,7 @@ def whole(log: Path, *options: str) -> dict[str, Any]:
     return figures(folder)
 
 
-KILLS = [pytest.param(number, marks=[pytest.mark.slow] if number > 1 else []) for number in range(20)]
+KILLS = [pytest.param(number, marks=[pytest.mark.slow] if number > 0 else []) for number in range(20)]
 
 
 @pytest.mark.parametrize("number", KILLS)
@@ -108,6 +108,7 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_to_go_on(
     assert list(tmp_path.iterdir()) == [tmp_path / "my run"]  # and nothing elsewhere
 
 
+@pytest.mark.slow
 def test_without_checkpoints_a_signal_ends_it_as_ever(log: Path, tmp_path: Path) -> None:
     off = arguments(log, "tracking=none", "batch_size=32", "checkpoint.every_minutes=null", "run_dir=run")
     done = stopped(tmp_path, signal.SIGINT, 7, *off)
@@ -169,6 +170,7 @@ def test_what_does_not_go_with_it(tmp_path: Path) -> None:
         assert resume.command_line(line) == line
 
 
+@pytest.mark.slow
 def test_given_values_reach_the_run(log: Path, tmp_path: Path) -> None:
     """A log that was moved, another backend and interval: the run goes on, with a warning of what differs."""
     line = arguments(log, "tracking=none", *OPTIONS, "backend=torch", "seed=5", "run_dir=run")
@@ -199,6 +201,7 @@ def curve(database: Path) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connections that MLflow leaves
 def test_the_record_goes_on(log: Path, tmp_path: Path, ready_database: Path) -> None:
     """One MLflow run with the curves of an undisturbed one; where it is gone, a new one names it."""

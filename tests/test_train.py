@@ -170,6 +170,7 @@ def test_an_unforeseen_error_of_a_sweep_is_one_line_too(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / "1" / "result.json").is_file()
 
 
+@pytest.mark.slow
 def test_terminated_run_says_so(tmp_path: Path, database: Path) -> None:
     """SIGTERM, as schedulers send it: the run is recorded as killed, the exit code is 143."""
     overrides = arguments(tmp_path, f"tracking.uri=sqlite:///{database}", "dataset.source=sample")

@@ -247,6 +247,7 @@ def peak_of(path: Path, bad_rows: BadRows) -> tuple[int, int, str]:
         pa.set_memory_pool(usual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"\n", b"1,2\n", b",,\n", b"1,\0,a\n", b"\0\n"])
 def test_bad_lines_take_no_memory(line: bytes, write: Write) -> None:
     lines = 100_000

@@ -236,6 +236,7 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_runs() -> None:
     assert calls() == []
 
 
+@pytest.mark.slow
 def test_what_a_worker_prints_between_its_jobs_is_not_in_their_logs(tmp_path: Path) -> None:
     (tmp_path / "train.log").touch()
     code = (
@@ -362,6 +363,7 @@ def test_interrupted_study_leaves_no_processes(sent: signal.Signals, code: int) 
     assert not any(running(pid) for pid in workers)
 
 
+@pytest.mark.slow
 def test_killed_study_goes_on_where_it_was() -> None:
     process = study(20, 8)
     until("jobs/*/result.json", 3)

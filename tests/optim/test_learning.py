@@ -48,6 +48,7 @@ def train(member: Member, make: object) -> torch.Tensor:
     return table.weight.detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ONE_EACH, ids=ids(ONE_EACH))
 def test_the_support_is_recovered_at_some_lambda21(member: Member) -> None:
     lr = {"sgd": 1.0, "momentum": 0.1}.get(member.id, member.lr)

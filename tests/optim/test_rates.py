@@ -146,7 +146,9 @@ def test_a_tiny_rate_leaves_the_weights_under_a_penalty_too(
 
 
 @pytest.mark.parametrize("threshold", ["soft", "hard"])
-@pytest.mark.parametrize("norm", ["s", "s_tilde", "s_tilde_eq10"])
+@pytest.mark.parametrize(
+    "norm", ["s", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("s_tilde", "s_tilde_eq10"))]
+)
 def test_it_is_algorithm_2_as_printed_over_3000_steps(norm: str, threshold: str) -> None:
     """Against z and D_prev, carried as the paper does, in float64; rows die and come back."""
     rng = np.random.default_rng(8)

@@ -137,6 +137,7 @@ def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> N
     assert len(search(uri, view.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["artifact", "tags", "finish"])
 def test_a_report_that_is_stopped_half_way_leaves_the_earlier_one(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str

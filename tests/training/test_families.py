@@ -41,7 +41,7 @@ def test_the_rate_of_group_adam_fed_back_gives_as_many_features(tmp_path: Path) 
             assert got["features_nonzero"] == wanted["features_nonzero"]
 
 
-@pytest.mark.parametrize("model", ["dcn", "opnn"])
+@pytest.mark.parametrize("model", ["dcn", pytest.param("opnn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_family_is_its_separate_runs(tmp_path: Path, backend: str, model: str) -> None:
     shared = ["opt=adam", f"backend={backend}", f"model={model}", "model.hidden=[70,3]"]
@@ -54,7 +54,7 @@ def test_a_family_is_its_separate_runs(tmp_path: Path, backend: str, model: str)
     assert len({result["logloss"] for result in together}) == len(members)  # each is a model of its own
 
 
-@pytest.mark.parametrize("model", ["dcn", "opnn"])
+@pytest.mark.parametrize("model", ["dcn", pytest.param("opnn", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_retrain_does_not_reach_into_the_others(tmp_path: Path, backend: str, model: str) -> None:
     """As a study of streams asks: some pruned runs are retrained, others fine-tuned, from one trunk."""

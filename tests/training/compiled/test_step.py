@@ -73,6 +73,7 @@ def test_same_trajectory_as_torch(model, opt):
     assert (seen & ~alive).any() == opt.startswith("group")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "lr", "lambda21", "options"),
     [("dcn", 1e-3, 0.1, {}), ("mlp", 1e-4, 0.1, {}), ("opnn", 1e-4, 0.3, {"hidden": [32, 16]})],
