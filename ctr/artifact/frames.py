@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, HEX32, INTEGER, TEXT, ColumnType
-from ctr.datasets.frame import decoded
+from ctr.datasets.frame import arrow_of
 from ctr.datasets.parquet import as_text
 from ctr.datasets.schema import Columns, Dataset, Inputs
 from ctr.datasets.text import shown
@@ -116,15 +116,10 @@ def _of_lines(lines: Sequence[str], inputs: Inputs) -> dict[str, list[str]]:
 
 def _column(frame: Any, name: str) -> pa.Array:
     """A column of a frame as one Arrow array."""
-    try:
-        values = _select(frame, name)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"column {name}: values of several types: {str(error).splitlines()[0]}") from None
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    return decoded(values)
+    return arrow_of(name, _select(frame, name))
 
 
-def _select(frame: Any, name: str) -> pa.Array | pa.ChunkedArray:
+def _select(frame: Any, name: str) -> Any:
     if isinstance(frame, pa.Table | pa.RecordBatch):
         names = frame.schema.names
     elif isinstance(frame, Mapping) or hasattr(frame, "columns"):
@@ -135,10 +130,7 @@ def _select(frame: Any, name: str) -> pa.Array | pa.ChunkedArray:
         problem = "more than one column" if name in names else "no column"
         listed = ", ".join(map(str, names))
         raise ArgumentError(f"{problem} {name}; the columns are {listed[:500]}{'...' * (len(listed) > 500)}")
-    values = frame[name]
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
-    return pa.array(values, from_pandas=True)
+    return frame[name]
 
 
 def _parsed(names: Sequence[str], values: pa.Array, type_: ColumnType, inputs: Inputs) -> pa.Array:
@@ -180,6 +172,6 @@ def _texts(name: str, values: pa.Array, type_: ColumnType) -> pa.Array:
 def _shown(values: pa.Array) -> pa.Array:
     """Numbers, truths and times as text; NaN is null, a whole float an integer."""
     texts = as_text(values)
-    return (
-        pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts) if types.is_floating(values.type) else texts
-    )
+    if not types.is_floating(values.type):
+        return texts
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts)

@@ -129,7 +129,7 @@ def expect_fit(settings: Settings) -> None:
     if opt.schedule != "constant" or opt.budget is not None:
         key = "opt.lambda_schedule" if opt.budget is None else "opt.budget"
         raise ArgumentError(
-            f"{key}: at its end every row is held against lambda21, and those of a saved model, which has no "
+            f"{key}: at its end every row is compared with lambda21, and those of a saved model, which has no "
             "optimizer's state, would die; go on with a run that kept its state"
         )
     if settings.pruning is not None and settings.pruning.score == "effect":

@@ -20,19 +20,18 @@ from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import Gathered, fields_of, log_of
 from ctr.datasets.schema import Dataset, Field
+from ctr.datasets.split import occurrences
 from ctr.datasets.stream import Batch
 from ctr.datasets.transforms import apply, undo
 from ctr.datasets.vocabulary import batches, filtered, is_rest, keys_of
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
-from ctr.native.keys import count_ids
 from ctr.training.result import Result
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
 
 GOLDEN_ROWS = 16
-COUNTED_ROWS = 1 << 17  # at a time
 FIGURES = (
     *("opt", "seed", "source", "rows_train", "rows_test", "features_present", "features_nonzero", "feature_rate"),
     *("auc", "logloss", "calibration", "normalised_entropy", "auc_progressive", "logs"),
@@ -164,13 +163,8 @@ def _counts(data: Prepared, places: np.ndarray, on_rows: Callable[[int], object]
         data: the rows.
         places: int32 [N], 1 to R for the kept ids, 0 for all others.
     """
-    total = np.zeros(int(places.max(initial=0)) + 1, np.int64)
-    for start, stop in data.split.train:
-        for at in range(start, stop, COUNTED_ROWS):
-            ids = data.rows[at : min(at + COUNTED_ROWS, stop)][0]
-            count_ids(ids, places, total)
-            on_rows(len(ids))
-    return total[1:]
+    kept = int(places.max(initial=0))
+    return occurrences(data.rows, data.split.train, kept + 1, places, on_rows)[1:]
 
 
 def _kept_values(

@@ -16,9 +16,6 @@ from ctr.errors import ArgumentError
 
 RowType = Literal["float32", "float16", "int8"]
 
-for _first_call in (torch.log, torch.expm1):  # by one thread, see `ctr.optim.core`
-    _first_call(torch.ones(1, dtype=torch.float64))
-
 
 def _log_count(x: Tensor) -> Tensor:
     return torch.log(x.clamp(min=0) + 1)

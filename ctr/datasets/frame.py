@@ -72,12 +72,7 @@ def _opened(frame: Any) -> tuple[list[str], int, Callable[[str, slice], pa.Array
 
 def _plain(name: str, values: Any) -> pa.Array:
     """Values without dictionaries, NaN as null, text in the form that Parquet has."""
-    try:
-        array = values if isinstance(values, pa.ChunkedArray) else pa.array(values, from_pandas=True)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise ArgumentError(f"column {name}: values of several types: {str(error).splitlines()[0]}") from None
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-    array = decoded(array)
+    array = arrow_of(name, values)
     if types.is_nested(array.type):
         raise ArgumentError(f"column {name} is of type {array.type}; expected text, numbers, truths or times")
     if types.is_string_view(array.type) or types.is_null(array.type):
@@ -87,13 +82,22 @@ def _plain(name: str, values: Any) -> pa.Array:
     return array
 
 
-def decoded(values: pa.Array) -> pa.Array:
-    """Values in place of numbers into a dictionary, such as pandas' and polars' categories."""
-    if not isinstance(values, pa.DictionaryArray):
-        return values
-    known = values.dictionary
+def arrow_of(name: str, values: Any) -> pa.Array:
+    """The values of a column as one Arrow array; categories of pandas and polars as their values.
+
+    Raises:
+        ArgumentError: values of several types.
+    """
+    try:
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, from_pandas=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise ArgumentError(f"column {name}: values of several types: {str(error).splitlines()[0]}") from None
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if not isinstance(array, pa.DictionaryArray):
+        return array
+    known = array.dictionary
     known = pc.cast(known, pa.large_string()) if types.is_string_view(known.type) else known  # none takes from views
-    return known.take(values.indices)
+    return known.take(array.indices)
 
 
 def _type(name: str, chunks: Iterator[pa.Array]) -> pa.DataType:

@@ -53,7 +53,7 @@ def gather(data: Prepared, min_count: int, unseen: Unseen, trained: np.ndarray |
 
     Args:
         data: one-hot rows.
-        min_count: a value that occurs in training rows, but fewer than so many times, is rare.
+        min_count: a value that training rows hold at least once, but fewer than ``min_count`` times, is rare.
         unseen: ``"row"``: so is one that does not occur there. Else it keeps an id, which training never touches.
         trained: bool [K], of which of the first K features a known model has trained the row: none of them is rare.
             All K keep their ids.
@@ -86,16 +86,12 @@ def gather(data: Prepared, min_count: int, unseen: Unseen, trained: np.ndarray |
     rest = pa.record_batch(
         [pa.array(new, pa.uint8()), pa.array([REST] * len(new), pa.string())], schema=VOCABULARY_SCHEMA
     )
-    if isinstance(data.rows, MappedRows):
-        rows = MappedRows(data.rows.rows, places[data.rows.places])
-    else:
-        rows = MappedRows(data.rows, places)
     return Gathered(
         folder=data.folder,
         dataset=data.dataset,
         manifest=replace(data.manifest, num_features=len(touched), values_per_field=per_field.tolist()),
         split=replace(data.split, features_train=int(touched.sum())),
-        rows=rows,
+        rows=MappedRows(data.rows, places),
         vocabulary=Batches([*batches(filtered(data.vocabulary, keep)), rest]),
         reused=data.reused,
         log=data,

@@ -122,12 +122,13 @@ class MappedRows:
     """Rows with other ids.
 
     Args:
-        rows: the rows.
+        rows: the rows. If their ids are mapped already, both mappings become one look-up.
         places: int32 [N], the new id of each old one.
     """
 
     def __init__(self, rows: RowSource, places: np.ndarray) -> None:
-        self.rows, self.places = rows, places
+        self.rows: RowSource = rows.rows if isinstance(rows, MappedRows) else rows
+        self.places: np.ndarray = places[rows.places] if isinstance(rows, MappedRows) else places
 
     def __getitem__(self, rows: slice) -> Columns:
         ids, dense, label = self.rows[rows]

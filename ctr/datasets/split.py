@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -125,11 +125,27 @@ def count_features(rows: RowSource, ranges: list[tuple[int, int]], chunk: int = 
 
 
 def occurrences(
-    rows: RowSource, ranges: Sequence[tuple[int, int]], num_features: int, chunk: int = 1 << 18
+    rows: RowSource,
+    ranges: Sequence[tuple[int, int]],
+    num_features: int,
+    places: np.ndarray | None = None,
+    on_rows: Callable[[int], object] = lambda rows: None,
+    chunk: int = 1 << 18,
 ) -> np.ndarray:
-    """How often each feature occurs in some rows, int64 [num_features]."""
-    counts, places = np.zeros(num_features, np.int64), np.arange(num_features, dtype=np.int32)
+    """How often each feature occurs in some rows, int64 [num_features].
+
+    Args:
+        rows, ranges: which rows.
+        num_features: numbers to count.
+        places: int32 [N], the number that each of the rows' ids is counted under; None: its own.
+        on_rows: called with the number of rows counted since the last call.
+        chunk: rows read at a time.
+    """
+    counts = np.zeros(num_features, np.int64)
+    places = np.arange(num_features, dtype=np.int32) if places is None else places
     for start, stop in ranges:
         for at in range(start, stop, chunk):
-            count_ids(rows[at : min(at + chunk, stop)][0], places, counts)
+            ids = rows[at : min(at + chunk, stop)][0]
+            count_ids(ids, places, counts)
+            on_rows(len(ids))
     return counts

@@ -36,10 +36,6 @@ class Batches:
     def batch(self, number: int) -> pa.RecordBatch:
         return self._batches[number]
 
-    def kept(self, keep: np.ndarray) -> Batches:
-        """`filtered`."""
-        return filtered(self, keep)
-
 
 def batches(vocabulary: Vocabulary) -> Iterator[pa.RecordBatch]:
     return (vocabulary.batch(number) for number in range(len(vocabulary)))

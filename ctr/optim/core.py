@@ -44,9 +44,11 @@ Watch: TypeAlias = Callable[[Tensor], None]  # is given the norms of the groups 
 CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it would be too much
 
 # MKL picks the kernel of a function at its first call. If two threads make that call at once, one of them can get a
-# coarse kernel with errors of up to 4,000 ulp (https://github.com/pytorch/pytorch/issues/188792). One makes it here.
+# coarse kernel with errors of up to 4,000 ulp (https://github.com/pytorch/pytorch/issues/188792). One makes it here, of
+# the functions that the optimizers and an exported scorer call.
 for _dtype in (torch.float32, torch.float64):
-    torch.ones(1, dtype=_dtype).sqrt()
+    for _function in (torch.sqrt, torch.log, torch.expm1):
+        _function(torch.ones(1, dtype=_dtype))
 
 
 def group_size(shape: torch.Size, group_dim: GroupDim) -> int:

@@ -116,12 +116,10 @@ class BudgetSchedule:
         schedule.finish()  # exactly 500,000 groups are left
 
     Each step of the optimizer notes the norms of the groups that it touches in a histogram
-    (:class:`~ctr.optim.histogram.StrengthHistogram`). Every 10 steps lambda21 is read from it: so many of the touched
-    groups exceeded it at their last touch. :meth:`finish` ranks the touched groups by their present norms over sqrt(d),
-    equal ones by their place, and keeps exactly the strongest; a group of norm 0 never lives.
-
-    The budget is one for all param groups that have groups (group_dim is not None), and sets lambda21 in them; their
-    other options stay. ``threshold="hard"`` keeps more accuracy than ``"soft"`` (docs/budget.md).
+    (:class:`~ctr.optim.histogram.StrengthHistogram`). Every ``every`` steps it sets lambda21 to the value that only the
+    allowed number of touched groups exceeded at their last touch. :meth:`finish` ranks the touched groups by their
+    present norms over sqrt(d), equal ones by their place, and keeps exactly the strongest; a group of norm 0 never
+    lives.
 
     Args:
         optimizer: any grouped optimizer, with lambda21 = 0. One that has made steps already is taken up as it is.
@@ -203,7 +201,7 @@ class BudgetSchedule:
         return final + (touched - final) * left if self.shape == "linear" else final * (touched / final) ** left
 
     def step(self) -> None:
-        """Moves one step on; every so many, sets the lambda21 of the next optimizer steps."""
+        """Moves one step on; every ``every`` steps, sets the lambda21 of the next optimizer steps."""
         self.steps += 1
         if self.steps % self.every == 0:
             self._set(self.histogram.lambda21(self.target()))

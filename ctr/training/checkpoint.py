@@ -249,7 +249,7 @@ class Checkpoints:
 
     def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
         """Keeps the end of training, if it is to stay or there is a retraining to come."""
-        self._copy.clear()
+        self._drop_copy()
         if self._plan is not None and (self._plan.final or self._settings.retrain):
             self.write(run, "trained", trackers)
 
@@ -319,9 +319,12 @@ class Checkpoints:
                     self._copied = size
                     return
             say("writing a checkpoint: no memory for a copy, the run waits")
-            self._copy.clear()
-            self._copied = 0
+            self._drop_copy()
             self._store(manifest, snapshot.take(run))
+
+    def _drop_copy(self) -> None:
+        self._copy.clear()
+        self._copied = 0
 
     def _manifest(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> dict[str, Any]:
         for tracker in trackers:

@@ -425,10 +425,8 @@ def _complete(
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
     """The second training of a run, on the features that survived the first; returns its AUC."""
-    checkpoints, rows = (
-        run.checkpoints.part(RETRAIN),
-        data.split.rows_train * run.settings.epochs + data.split.rows_test,
-    )
+    checkpoints = run.checkpoints.part(RETRAIN)
+    rows = data.split.rows_train * run.settings.epochs + data.split.rows_test
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import gather
-from ctr.datasets.vocabulary import Batches, under
+from ctr.datasets.vocabulary import Batches, filtered, under
 from ctr.errors import CtrError
 from ctr.optim import BudgetSchedule
 from ctr.training.history import FEATURES, History, write_features
@@ -67,7 +67,7 @@ class Known:
 
         return replace(
             self,
-            vocabulary=self.vocabulary.kept(keep.numpy()),
+            vocabulary=filtered(self.vocabulary, keep.numpy()),
             history=self.history.kept(keep.numpy()),
             seen=self.seen[keep],
             pieces=pieces,

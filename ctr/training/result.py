@@ -130,9 +130,8 @@ def summarise(
         logloss=figures.logloss if figures else None,
         positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
         positives_test=figures.positives if figures else 0,
-        samples_per_second=training.stream.num_rows / seconds
-        if seconds
-        else 0.0,  # nobody measures a loop of the user's
+        # A loop of the user's own is not measured.
+        samples_per_second=training.stream.num_rows / seconds if seconds else 0.0,
         train_seconds=seconds,
         peak_rss_bytes=memory.peak(),
         config_hash=settings.config_hash,

@@ -204,7 +204,7 @@ def test_several_passes_are_those_of_the_command(tmp_path: Path) -> None:
 def test_weights_are_refused() -> None:
     rows, labels = frame(0, BATCH)
     with pytest.raises(TypeError, match="sample_weight"):
-        SparseCTRClassifier().fit(rows, labels, sample_weight=labels)  # type: ignore[call-arg]
+        SparseCTRClassifier().fit(rows, labels, sample_weight=labels)  # type: ignore[call-arg]  # that is the point
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ctr.datasets import criteo
 from ctr.datasets.encode import Encoder, Keys
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import VOCABULARY_SCHEMA, Prepared, prepare, read_vocabulary
-from ctr.datasets.vocabulary import Batches, keys_of, under
+from ctr.datasets.vocabulary import Batches, filtered, keys_of, under
 from ctr.errors import CtrError
 from tests.datasets.criteo_text import expected, lines, write
 from tests.datasets.test_encode import FIELDS, ROWS, arrow
@@ -57,7 +57,7 @@ def test_a_log_that_brings_nothing_new_keeps_all_ids(days: tuple[Prepared, Prepa
 def test_values_that_were_dropped_are_new_again(days: tuple[Prepared, Prepared]) -> None:
     today, _ = days
     count = today.manifest.num_features
-    kept = Batches(read_vocabulary(today).to_batches()).kept(np.arange(count) >= 10)
+    kept = filtered(Batches(read_vocabulary(today).to_batches()), np.arange(count) >= 10)
     got = under(kept, FORMAT.fields, today)
     moved = [(i - 10) % count for i in range(count)]
     assert got.rows[0:60][0].tolist() == [[moved[i] for i in row] for row in today.rows[0:60][0]]

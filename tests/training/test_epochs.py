@@ -1,4 +1,4 @@
-"""``epochs=N``: a run of several passes is a run over a log that has its training rows so many times."""
+"""``epochs=N``: a run of several passes is a run over a log that repeats its training rows as often."""
 
 import json
 from collections.abc import Callable

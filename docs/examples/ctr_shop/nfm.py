@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ctr.models.deepfm import pair_sums
 from ctr.models.embedding import FeatureEmbedding
 from ctr.models.mlp import hidden_layers, linear
 
@@ -48,6 +49,6 @@ class NFM(nn.Module):
     def from_rows(self, rows: Tensor, dense: Tensor | None = None) -> Tensor:
         """Logits [B] from embedding rows [B, F, d]."""
         weights, vectors = rows[..., 0], rows[..., 1:]
-        pairs = (vectors.sum(1).square() - vectors.square().sum(1)) / 2  # sum over i < j of v_i * v_j, [B, d - 1]
+        pairs = pair_sums(vectors)  # [B, d - 1]
         inputs = pairs if dense is None else torch.cat([pairs, dense], dim=1)
         return weights.sum(1) + self.output(self.deep(inputs)).squeeze(1)
