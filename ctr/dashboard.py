@@ -120,7 +120,8 @@ def main() -> None:
                 print(f"\n{title}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")
                 print(f"  page       {whole.page}")
             sys.stdout.flush()
-            code = server.wait()
+            while (code := server.poll()) is None:
+                time.sleep(0.2)  # not server.wait(): where polars is installed, Ctrl-C does not interrupt that
         except KeyboardInterrupt as stop:
             if isinstance(stop, Terminated):
                 raise
