@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from ctr.config import resume
-from ctr.errors import ArgumentError
+from ctr.errors import ArgumentError, DataError
 from ctr.training import memory
+from ctr.training.folder import CONFIG
 from ctr.training.trainer import TrainingRun
 from tests import commands
 from tests.commands import Done, Forked, command, result
@@ -168,6 +170,20 @@ def test_what_does_not_go_with_it(tmp_path: Path) -> None:
     assert resume.command_line(free)[: len(free)] == free
     for line in (["seed=3"], ["resume=null"], ["--help"], ["seed=[1"]):
         assert resume.command_line(line) == line
+
+
+def test_a_configuration_that_was_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    """Hydra writes it in place: a full disk or ``kill -9`` leaves its beginning."""
+    config = commands.composed("train", "dataset=criteo")
+    text = OmegaConf.to_yaml(config)
+    path = tmp_path / CONFIG
+    path.parent.mkdir()
+    for length in [*range(0, len(text) - 1, 23), *range(len(text) - 40, len(text))]:
+        path.write_text(text[:length])
+        with pytest.raises(DataError, match=r"config.yaml: not the configuration of a run; without it"):
+            resume.recorded(tmp_path, config, [])
+    path.write_text(text)
+    assert resume.recorded(tmp_path, config, []) == config
 
 
 @pytest.mark.slow

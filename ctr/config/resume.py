@@ -57,14 +57,15 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
         overrides: of the command line.
 
     Raises:
-        DataError: the recorded configuration is damaged.
+        DataError: the recorded configuration is damaged, or not whole: Hydra writes it in place.
     """
     path = folder / CONFIG
     try:
-        values: Any = yaml.safe_load(path.read_bytes())
+        written = path.read_bytes()
+        values: Any = yaml.safe_load(written)
     except (OSError, ValueError, yaml.YAMLError):
         values = None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict) or composed.keys() - values.keys() or not written.endswith(b"\n"):
         raise DataError(path, None, "not the configuration of a run; without it the run cannot go on")
     config = OmegaConf.create(values)
     for key in keys(overrides):
