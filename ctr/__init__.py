@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SparseCTRClassifier", "load"]
 
-__version__ = version("ctr")
+__version__ = version("sparse-ctr")
 
 
 def load(

@@ -26,7 +26,7 @@ def main(overrides: Sequence[str]) -> None:
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
     from ctr.artifact.scorer import scorer_of
-    from ctr.files import atomic_path
+    from ctr.files import atomic_path, size
 
     onnx.expect_libraries()
     model = load(values["model"], allow_module=values["allow_module"])
@@ -39,7 +39,7 @@ def main(overrides: Sequence[str]) -> None:
         onnx.write(file, onnx.to_onnx(model, scorer))
         session = onnx.session(file)
         found = agreement.check(session, model, scorer)
-    say("file", f"{os.path.relpath(out)} ({out.stat().st_size / 1e6:,.1f} MB, rows as {rows})")
+    say("file", f"{os.path.relpath(out)} ({size(out.stat().st_size)}, rows as {rows})")
     say("inputs", f"{len(session.get_inputs())} columns; the file's metadata (key {onnx.METADATA}) says in which form")
     say("probabilities", f"within {found.largest:.1e} of the saved model's, {found.mean:.1e} in the mean of "
         f"{found.rows:,} rows")  # fmt: skip

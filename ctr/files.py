@@ -135,6 +135,11 @@ def _replace_folder(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def size(number: int) -> str:
+    """A number of bytes for a reader: ``6.4 MB``, ``52 kB``."""
+    return f"{number / 1e6:,.1f} MB" if number >= 1e5 else f"{number / 1e3:.0f} kB"
+
+
 def _name(error: BaseException, tmp: Path, path: Path) -> None:
     """Names in an error of the system what was to be written: a full disk is reported without a name, or with the
     temporary one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctr.errors import CtrError
-from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text, expect_writable
+from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text, expect_writable, size
 
 
 def names(folder: Path) -> list[str]:
@@ -150,3 +150,11 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_key(tmp_path: Path) -> 
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CtrError, match=r"jobs=file/b: .*expected a folder that can be written to"):
         expect_writable(tmp_path / "file" / "b", "jobs=file/b")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0 kB"), (51_500, "52 kB"), (100_000, "0.1 MB"), (6_440_000, "6.4 MB"), (2e9, "2,000.0 MB")],
+)
+def test_sizes_are_in_kilobytes_or_megabytes(number: int, text: str) -> None:
+    assert size(number) == text

@@ -1,17 +1,30 @@
 """docs/your-log.md: its commands run, and print what it shows (the digits of figures aside)."""
 
+import contextlib
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.commands import command, composed
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "your-log.md").read_text()
-BLOCKS = [block.strip("\n") for block in re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)]
+(USE,) = re.findall(r"^## Use the model$.*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: str, language: str = "") -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [block.strip("\n") for named, block in found if named == language]
+
+
+BLOCKS = blocks(PAGE.replace(USE, ""))
 (MINE,) = re.findall(r'^MINE="(.*)"$', PAGE, re.MULTILINE)
 
 
@@ -61,3 +74,23 @@ def test_a_command_prints_what_the_page_shows(line: str, lines: list[str], folde
     printed = {masked(text) for text in (done.stdout + done.stderr).splitlines()}
     assert [text for text in lines if masked(text) not in printed] == []
     assert bool(done.returncode) == lines[0].startswith("error: ")
+
+
+@pytest.mark.slow
+def test_the_model_is_used_as_the_page_shows(folder: Path) -> None:
+    printed: set[str] = set()
+    for block in blocks(USE):
+        if not block.startswith("python "):
+            assert [line for line in block.splitlines() if masked(line) not in printed] == []
+            continue
+        for line in block.replace("$MINE", MINE).splitlines():
+            called = shlex.split(line)[1:]
+            if called[0] == "serving/client.py":
+                called[0] = str(DOCS / "examples" / called[0])
+            done = subprocess.run([sys.executable, *called], cwd=folder, capture_output=True, text=True, check=True)
+            printed |= {masked(text) for text in done.stdout.splitlines()}
+    (code,) = blocks(USE, "python")
+    with contextlib.chdir(folder):
+        found: dict[str, Any] = {}
+        exec(code, found)
+    assert found["clicks"] == pytest.approx(pd.read_parquet(folder / "clicks.parquet")["p"], abs=1e-6)

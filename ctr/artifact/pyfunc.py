@@ -82,6 +82,6 @@ def example(saved: SavedModel) -> pd.DataFrame:
 
 def requirements() -> list[str]:
     """What ctr needs, in the versions that are installed here."""
-    names = [line.split(";")[0] for line in requires("ctr") or () if "extra ==" not in line]
+    names = [line.split(";")[0] for line in requires("sparse-ctr") or () if "extra ==" not in line]
     bare = ["".join(c if c.isalnum() or c in "-_." else " " for c in name).split()[0] for name in names]
     return [f"{name}=={version(name).partition('+')[0]}" for name in bare]

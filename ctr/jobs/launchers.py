@@ -155,7 +155,7 @@ class SlurmLauncher:
             import submitit
         except ImportError as error:
             raise CtrError(
-                'launcher=slurm needs submitit, which is not installed: pip install "ctr[cluster]"'
+                'launcher=slurm needs submitit, which is not installed: pip install "sparse-ctr[cluster]"'
             ) from error
         self._root, self._run = root, run
         try:

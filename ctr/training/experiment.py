@@ -30,7 +30,7 @@ from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
-from ctr.files import atomic_path, atomic_write_text, sealed
+from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.metrics import alive_rows
 from ctr.models import summary
 from ctr.progress import bar
@@ -209,8 +209,8 @@ class Run:
         assert self.result is not None
         lines = [table(self.result, self.folder)]
         if self.settings.save is not None:
-            size = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
-            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size / 1e6:,.1f} MB)")
+            saved = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
+            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size(saved)})")
         if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
             uri = self.settings.tracking.uri
             lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")

@@ -166,7 +166,7 @@ def test_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(CtrError, match=r'^launcher=slurm needs submitit, .*: pip install "ctr\[cluster\]"$'):
+    with pytest.raises(CtrError, match=r'^launcher=slurm needs submitit, .*: pip install "sparse-ctr\[cluster\]"$'):
         launcher("slurm", Path("jobs"), {})
     assert isinstance(launcher("local", Path("jobs"), {}), LocalLauncher)
 
