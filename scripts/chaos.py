@@ -337,7 +337,7 @@ def _record_rate(command: Command) -> None:
 
 def named(error: str, work: Path) -> Path | None:
     """The first path below the working folder that an error names."""
-    for token in re.findall(r"[^\s;,'\"()]+", error):
+    for token in re.findall(r"[^\s;,'\"()]*[/.=][^\s;,'\"()]*", error):  # "runs" is a word too
         path = (work / token.rpartition("=")[2].removeprefix("sqlite:///").rstrip(".:")).resolve()
         if path.exists() and work.resolve() in path.parents:
             return path

@@ -196,7 +196,8 @@ def _fork_workers() -> None:
                 os._exit(0)
             os.wait()
             os.close(descriptors[0])
-            there.send(os.read(told, 100))
+            with suppress(BrokenPipeError):  # the study was killed
+                there.send(os.read(told, 100))
     there.close()
 
     class Worker:
