@@ -205,7 +205,7 @@ def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
 
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         _expect_same_columns(paths, delimiter)
-        latest = np.iinfo(np.int64).min
+        latest, of = np.iinfo(np.int64).min, paths[0]
         for path in paths:
             here = _to_predict(path) if reading.to_predict else columns
             for table in _tables(path, here, delimiter, reading):
@@ -214,7 +214,8 @@ def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
                 if time is not None and time in here:
                     times = table[time].to_numpy()
                     if order == "check" and not reading.to_predict:
-                        latest = _expect_order(path, table, times, latest)
+                        latest = _expect_order(path, table, times, latest, of)
+                        of = path if len(times) else of
                     block = replace(block, day=days_of_times(times), time=times)
                 yield block
 
@@ -233,17 +234,18 @@ def _derived(table: Columns, wanted: Wanted, missing: float) -> tuple[list[pa.Ar
     return fields, np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
 
 
-def _expect_order(path: Path, table: Table, times: np.ndarray, latest: int) -> int:
+def _expect_order(path: Path, table: Table, times: np.ndarray, latest: int, of: Path) -> int:
     """The last of some times.
 
     Raises:
-        DataError: one is earlier than the one before it; ``latest`` comes before all.
+        DataError: one is earlier than the one before it; ``latest``, of the file ``of``, comes before all.
     """
     if (row := first_fall(times, latest)) is None:
         return int(times[-1]) if len(times) else latest
     before, here = (np.datetime64(int(time), "us").item() for time in (times[row - 1] if row else latest, times[row]))
+    where = f" of {of}" if row == 0 and of != path else ""
     raise misplaced(
-        path, int(table.lines[row]), f"{here} comes after {before}: dataset.order=sort puts the rows in order"
+        path, int(table.lines[row]), f"{here} comes after {before}{where}: dataset.order=sort puts the rows in order"
     )
 
 

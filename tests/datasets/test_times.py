@@ -109,7 +109,10 @@ def test_a_row_out_of_order_is_named_with_the_remedy(tmp_path: Path) -> None:
     folder.mkdir()
     log_of(folder / "1.csv", ["2024-05-01 08:00", "2024-05-01 09:00"])
     log_of(folder / "2.csv", ["2024-05-01 08:59", "2024-05-01 10:00"])
-    expected = "line 2: 2024-05-01 08:59:00 comes after 2024-05-01 09:00:00: dataset.order=sort puts the rows in order"
+    expected = (
+        f"line 2: 2024-05-01 08:59:00 comes after 2024-05-01 09:00:00 of {folder / '1.csv'}: "
+        "dataset.order=sort puts the rows in order"
+    )
     with pytest.raises(DataError) as error:
         opened(folder, tmp_path / "out")
     assert str(error.value) == f"{folder / '2.csv'}, {expected}"
