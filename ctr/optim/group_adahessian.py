@@ -12,7 +12,8 @@ import torch
 from torch import Generator, Tensor
 from torch.optim.optimizer import ParamsT
 
-from ctr.optim.core import GroupOptimizer, clip
+from ctr.optim.core import GroupOptimizer
+from ctr.optim.shrinkage import clip
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
 

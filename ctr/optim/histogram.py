@@ -1,6 +1,7 @@
 """How many groups of weights would survive which lambda21: a histogram that an optimizer's steps keep up to date.
 
-The strength of a group is its norm (:func:`ctr.optim.core.group_norm`) over sqrt(d): the lambda21 at which it dies.
+The strength of a group is its norm (:func:`ctr.optim.shrinkage.group_norm`) over sqrt(d): the lambda21 at which it
+dies.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class StrengthHistogram:
 
 
 def strength(norms: Tensor, root: float) -> Tensor:
-    """Norms over sqrt(d); 0 where :func:`ctr.optim.core.group_norm` has raised a norm of 0 to the smallest number."""
+    """Norms over sqrt(d); 0 where :func:`ctr.optim.shrinkage.group_norm` has raised one of 0 to the smallest number."""
     return norms.div(root).masked_fill_(norms <= torch.finfo(norms.dtype).tiny, 0)
 
 

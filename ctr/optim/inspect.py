@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, SparseAdam
 
-from ctr.optim.core import GroupOptimizer, any_in_group, group_size, scores
+from ctr.optim.core import GroupOptimizer
 from ctr.optim.group_adam import GroupAdam
 from ctr.optim.group_amsgrad import GroupAMSGrad
+from ctr.optim.shrinkage import any_in_group, group_size, scores
 from ctr.optim.validate import GroupDim
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ctr.optim.core import GroupOptimizer, group_size, scores
+from ctr.optim.core import GroupOptimizer
 from ctr.optim.histogram import strength
+from ctr.optim.shrinkage import group_size, scores
 
 
 @torch.no_grad()

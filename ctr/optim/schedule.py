@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ctr.optim.core import GroupOptimizer, group_size, seen_shape
+from ctr.optim.core import GroupOptimizer
 from ctr.optim.histogram import StrengthHistogram, bucket_of
 from ctr.optim.ranking import keep_strongest_, strengths
+from ctr.optim.shrinkage import group_size, seen_shape
 
 _POWERS = {"constant": 0.0, "linear": 1.0, "cubic": 3.0}
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim import Adagrad, Adam, Optimizer
 
-from ctr.optim.core import may_vanish
 from ctr.optim.group_adagrad import GroupAdagrad
 from ctr.optim.group_adam import GroupAdam
+from ctr.optim.shrinkage import may_vanish
 from ctr.training.compiled.forward import unservable
 
 # Options under which torch's optimizers do something that the compiled step does not.
