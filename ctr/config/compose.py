@@ -23,7 +23,7 @@ from ctr.config.schema import MODULE, ModelConfig, TrainConfig
 from ctr.datasets.source import open_data
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
-from ctr.training import build, tracking
+from ctr.training import build, store
 from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.pruning import Pruning
@@ -124,7 +124,7 @@ def _modules(values: Mapping[str, Any]) -> list[str]:
 def _tracking(values: Mapping[str, Any]) -> TrackingSettings | None:
     if values["name"] == "none":
         return None
-    tracking.check_uri(values["uri"])
+    store.check_uri(values["uri"])
     settings = TrackingSettings(**{key: value for key, value in values.items() if key != "name"})
     if settings.registered_model is not None and not settings.log_model:
         raise ArgumentError(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ctr.errors import CtrError
 from ctr.report import page, view
 from ctr.report.subject import SHOWN, TRIED, Subject, tag
-from ctr.training.tracking import MlflowTracker, explained, quiet, status_of
+from ctr.training.store import explained, quiet
+from ctr.training.tracking import MlflowTracker, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

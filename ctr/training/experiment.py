@@ -46,6 +46,7 @@ from ctr.training.known import Known, leave, take_over_, under_known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings
+from ctr.training.store import how_to_look
 from ctr.training.tracking import (
     LastingTracker,
     MlflowTracker,
@@ -53,7 +54,6 @@ from ctr.training.tracking import (
     Tracker,
     WriteModel,
     flatten,
-    how_to_look,
     status_of,
 )
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train

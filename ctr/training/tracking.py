@@ -7,30 +7,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from filelock import FileLock
-
-from ctr.errors import ArgumentError, CtrError, system_message
+from ctr.errors import CtrError, system_message
 from ctr.files import atomic_write_text
-from ctr.training import database, processes
-from ctr.training.database import SQLITE
+from ctr.training import processes
+from ctr.training.store import PROCESS, close_left, explained, open_store, quiet
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
     from mlflow.models import Model
-    from mlflow.tracking import MlflowClient
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
-PROCESS = "process"  # the tag that says whose run it is
 MODEL = "model"  # name of a run's model
 
 log = logging.getLogger("ctr")
@@ -134,8 +129,8 @@ class MlflowTracker:
         with explained(uri):
             from mlflow.tracking import MlflowClient
 
-            self._client, self._experiment_id = _open_store(MlflowClient, uri, experiment)
-            _close_left(self._client, self._experiment_id)
+            self._client, self._experiment_id = open_store(MlflowClient, uri, experiment)
+            close_left(self._client, self._experiment_id)
             found = self._client.search_runs([self._experiment_id], earlier, max_results=1) if earlier else []
             self.renewed = bool(found)
             run = self._renew(found[0], run_name, runs_again) if found else self._new(run_name, tags or {})
@@ -343,81 +338,6 @@ def status_of(error: BaseException) -> Status:
 
 def _milliseconds() -> int:
     return int(time.time() * 1000)
-
-
-def quiet() -> None:
-    """Settings for MLflow before it is loaded: no telemetry, no long waits, and its errors are ours to print."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Else minutes pass at a server that is not there, or that does not answer.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turns whatever a store raises, each kind its own errors, into a `CtrError` of one line."""
-    try:
-        yield
-    except CtrError:
-        raise
-    except Exception as error:
-        raise CtrError(f"tracking.uri={uri}: {database.explain(error, uri)}") from error
-
-
-def _close_left(client: MlflowClient, experiment_id: str) -> None:
-    """Records as killed what ``kill -9`` or a crash left running."""
-    for run in client.search_runs([experiment_id], f"attributes.status = 'RUNNING' AND tags.{PROCESS} != ''"):
-        if processes.ended(run.data.tags[PROCESS]):
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _open_store(client_class: type[MlflowClient], uri: str, experiment: str) -> tuple[MlflowClient, Any]:
-    """A client and the experiment's id. Making a database or an experiment is not safe against another process
-    that does the same, so that the first one holds a lock."""
-    path = database.path_of(uri)
-    if path is None:
-        return _open_experiment(client_class(tracking_uri=uri), experiment, None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database.expect_usable(path)
-    artifacts = path.with_name("mlartifacts").as_uri()
-    with FileLock(f"{path}.lock"):
-        database.make(path, artifacts)
-        return _open_experiment(client_class(tracking_uri=uri), experiment, artifacts)
-
-
-def _open_experiment(client: MlflowClient, name: str, artifacts: str | None) -> tuple[MlflowClient, Any]:
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return client, client.create_experiment(name, artifact_location=artifacts)
-    if found.lifecycle_stage != "active":
-        raise CtrError(f"the MLflow experiment {name!r} is deleted; restore it or choose another tracking.experiment")
-    return client, found.experiment_id
-
-
-def check_uri(uri: str) -> None:
-    """Refuses what MLflow would take for a folder of files, which it does not keep runs in any more.
-
-    Raises:
-        ArgumentError: with what to give instead.
-    """
-    scheme, found, rest = uri.partition("://")
-    if uri == "databricks":  # MLflow's name of a server
-        return
-    if not found or scheme == "file" or (scheme == "sqlite" and not rest.startswith("/")):
-        path = rest if found else uri
-        raise ArgumentError(
-            f"tracking.uri={uri}; expected a database, as {SQLITE}{path.strip('/') or 'mlflow.db'}, or a server, as "
-            "http://127.0.0.1:5000"
-        )
-
-
-def how_to_look(uri: str) -> str:
-    """The command that shows the runs of a local database, or the address of a server."""
-    path = database.path_of(uri)
-    return uri if path is None else f"python -m mlflow server --backend-store-uri {SQLITE}{path}"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

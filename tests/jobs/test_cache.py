@@ -67,7 +67,8 @@ def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
         assert list(copy.glob(pattern)), pattern
     for name in (
         "optim/core.py", "optim/shrinkage.py", "optim/group_adam.py", "models/dcn.py", "models/dropout.py",
-        "metrics.py", "native/src/step.cpp", "native/src/vec.h", "training/trainer.py", "training/step.py", "training/pruning.py",
+        "metrics.py", "native/src/step.cpp", "native/src/vec.h", "training/trainer.py", "training/step.py",
+        "training/pruning.py",
         "training/trunk.py", "training/build.py", "training/experiment.py", "training/compiled/step.py",
         "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
     ):  # fmt: skip

@@ -8,7 +8,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from ctr.training import processes
-from ctr.training.tracking import PROCESS, MlflowTracker
+from ctr.training.store import PROCESS
+from ctr.training.tracking import MlflowTracker
 from tests.commands import speaking
 from tests.report import invented
 
