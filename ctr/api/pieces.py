@@ -17,8 +17,8 @@ from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError
 from ctr.training import build as building
 from ctr.training import trainer
+from ctr.training.continuing import under_known
 from ctr.training.experiment import set_up
-from ctr.training.known import under_known
 from ctr.training.result import summarise
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun

@@ -22,9 +22,10 @@ from ctr.datasets.vocabulary import Batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.provenance import digest
 from ctr.training import checkpoint
+from ctr.training.continuing import description
 from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT
 from ctr.training.history import FEATURES, NEVER, History, read_features
-from ctr.training.known import Known, described, description
+from ctr.training.known import Known, described
 from ctr.training.settings import InitSettings, Settings
 
 PIECE_ROWS = 1 << 18  # read at a time

@@ -38,11 +38,12 @@ from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
+from ctr.training.continuing import leave, take_over_, under_known
 from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
-from ctr.training.known import Known, leave, take_over_, under_known
+from ctr.training.known import Known
 from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise, table
 from ctr.training.settings import Settings

@@ -1,7 +1,7 @@
 """What is known of each feature beside its row, over all logs that a model has been trained on.
 
 A run with ``checkpoint.final=true`` leaves it, with the values themselves, in ``features.arrow``: entry i is of row i.
-That file and the state beside it are all that another run needs to go on with the model (`ctr.training.known`).
+That file and the state beside it are all that another run needs to go on with the model (`ctr.training.continuing`).
 """
 
 from __future__ import annotations

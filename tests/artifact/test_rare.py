@@ -19,7 +19,7 @@ from ctr.errors import ArgumentError, DataError
 from ctr.native.library import available
 from ctr.report import features
 from ctr.training.budget import artifact_bytes
-from ctr.training.known import under_known
+from ctr.training.continuing import under_known
 from tests.artifact import shop
 from tests.artifact.runs import Trained, log_of_test_rows, trained
 from tests.commands import composed, job, result
