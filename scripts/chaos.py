@@ -191,7 +191,7 @@ class Campaign:
         play.what += ", resumed"
         if ended.code == 1 and "not the configuration of a run" in ended.err:  # killed while Hydra wrote it
             return
-        self._judge(play, ended, {0})
+        self._judge(play, ended, {0, 1} if self._hurt else {0})
         if ended.code == 0:
             self._compare(play, self.undisturbed(play.command, tracked), "the resumed run")
 
@@ -234,7 +234,8 @@ class Campaign:
         if name in SIGNALS:
             allowed = {0, {"kill9": -9, "term": TERMINATED, "int": INTERRUPTED}[name]}
             allowed |= {-SIGNALS[name]} if is_fresh else set()  # before Python listens to it
-            allowed |= {1} if play.what.endswith("worker") else set()  # the study names the run that it lost
+            # The study names the run that it lost; a file that an earlier round damaged may be refused first.
+            allowed |= {1} if play.what.endswith("worker") or self._hurt else set()
         else:
             allowed = {0, 1}
         play.what += (", fresh process" if is_fresh else "") + (", tracked" if tracked else "")
