@@ -119,7 +119,8 @@ def train_and_print(
     from ctr.artifact import pyfunc
     from ctr.artifact.save import save_model
     from ctr.training.checkpoint import complete
-    from ctr.training.experiment import Run, run_family
+    from ctr.training.experiment import run_family
+    from ctr.training.run import Run
 
     one = Run(settings, folder, save=save_model, to_mlflow=pyfunc.write, checkpoints=checkpoints, resume=resumes)
     if resumes and checkpoints is None and not complete(one.place):

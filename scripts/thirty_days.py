@@ -40,8 +40,9 @@ from ctr.datasets.synthetic.days import FIRST_DAY, write_day
 from ctr.files import atomic_path, atomic_write_text
 from ctr.progress import bar
 from ctr.report.figures import LOOKS, STYLE
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
 from ctr.training.folder import RESULT, read_result
+from ctr.training.run import Run
 
 OPTIONS = ("opt.lr=1e-3", "opt.lambda21=1e-3")
 FIXED = (

@@ -23,7 +23,8 @@ from ctr.config.compose import compose, resolve
 from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
+from ctr.training.run import Run
 
 LIBRARIES = ["ctr.environment", "pytest", "ctr.jobs.worker", "ctr.train", "ctr.prepare", "ctr.reproduce"]
 Done = subprocess.CompletedProcess[str]

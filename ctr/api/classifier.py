@@ -32,8 +32,9 @@ from ctr.datasets.frame import write_log
 from ctr.errors import DataError, warn_once
 from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.metrics import exact_auc
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
 from ctr.training.folder import MODEL
+from ctr.training.run import Run
 from ctr.training.settings import Settings
 
 ESTIMATOR = "estimator.json"  # beside the saved model: what it does not say of the estimator

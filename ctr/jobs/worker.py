@@ -30,9 +30,10 @@ from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
 from ctr.training.folder import CHECKPOINTS, LOG, RESULT
 from ctr.training.identity import expect_unchanged
+from ctr.training.run import Run
 
 OnRows = Callable[[int], None]
 RunFamily = Callable[[Sequence[Run], OnRows], None]  # as `ctr.training.experiment.run_family`

@@ -10,231 +10,41 @@ has one of its own part goes on from there alone.
 from __future__ import annotations
 
 import logging
-import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from functools import partial
-from pathlib import Path
-from typing import Protocol, cast
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import cast
 
-import numpy as np
 import pyarrow as pa
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
-from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.metrics import alive_rows
 from ctr.models import summary
 from ctr.progress import bar
-from ctr.provenance import git_sha
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.checkpoint import FINAL, RETRAIN, Checkpoint, Checkpoints, Phase, tracked
-from ctr.training.continuing import leave, take_over_, under_known
-from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
+from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase
+from ctr.training.continuing import take_over_, under_known
+from ctr.training.folder import MODEL
 from ctr.training.history import History
-from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
 from ctr.training.known import Known
 from ctr.training.pruning import prune_
-from ctr.training.result import Result, summarise, table
+from ctr.training.result import Result, summarise
+from ctr.training.run import Run, failing
 from ctr.training.settings import Settings
-from ctr.training.store import how_to_look
 from ctr.training.tracking import (
-    LastingTracker,
-    MlflowTracker,
-    NoTracker,
     Tracker,
-    WriteModel,
-    flatten,
-    status_of,
 )
 from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
-MAX_TAG = 5000  # characters that MLflow takes
-
 log = logging.getLogger("ctr")
-
-
-class Save(Protocol):
-    """Keeps a trained run's model in a folder: `ctr.artifact.save.save_model`."""
-
-    def __call__(
-        self,
-        folder: Path,
-        settings: Settings,
-        data: Prepared,
-        training: TrainingRun,
-        result: Result,
-        counts: np.ndarray | None,
-        on_rows: Callable[[int], object],
-    ) -> None: ...
-
-
-class Run:
-    """One run: its settings and folder, its record in MLflow, and how it ended.
-
-    Args:
-        settings: what to run.
-        folder: where ``result.json`` and the configuration go; made if missing.
-        key: what the run was planned as (`ctr.training.identity.run_key`); one that is something else by now fails.
-            None: the run was not planned.
-        save: needed where the settings ask for a saved model.
-        to_mlflow: needed where they ask for one in MLflow.
-        checkpoints: where they go; None: into the folder.
-        resume: go on from the newest checkpoint there, if there is one.
-
-    Attributes:
-        checkpoints: of the run, once its data are known.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        folder: Path,
-        key: str | None = None,
-        save: Save | None = None,
-        to_mlflow: WriteModel | None = None,
-        *,
-        checkpoints: Path | None = None,
-        resume: bool = False,
-    ) -> None:
-        logs = settings.tracking is not None and settings.tracking.log_model
-        if (settings.save is not None and save is None) or (logs and to_mlflow is None):
-            raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
-        self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
-        self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
-        self.checkpoints: Checkpoints
-        self.tracker: NoTracker | LastingTracker = NoTracker()
-        self.result: Result | None = None
-        self.error: BaseException | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.result is not None or self.error is not None
-
-    def open(self, held: ExitStack) -> None:
-        """Writes the configuration and starts the record; ``held`` keeps the folder for this run."""
-        held.callback(claim(self.folder).release)
-        composed = self.folder / CONFIG
-        for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
-            (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
-        if self.settings.save is not None or (self.folder / MODEL / MANIFEST).is_file():
-            clear_model(self.folder)
-        # Also over Hydra's own, which does not have the settled values.
-        atomic_write_text(composed, yaml.safe_dump(dict(self.settings.values), sort_keys=False))
-        if (tracking := self.settings.tracking) is not None:
-            begun = tracked(self.place) if self.resume else None
-            tracker = MlflowTracker(
-                tracking.uri,
-                tracking.experiment,
-                self.settings.run_name,
-                tracking.tags if begun is None else {**tracking.tags, "resumed_from": begun["run_id"]},
-                parameters=flatten(self.settings.values),
-                files=[composed],
-                earlier="" if begun is None else f"attributes.run_id = '{begun['run_id']}'",
-                runs_again=True,
-            )
-            self.tracker = LastingTracker(tracker, self.folder / UNTRACKED)
-
-    def tag(self, data: Prepared) -> None:
-        """Notes in the record what the run can be found by."""
-        settings, data_hash = self.settings, data.manifest.data_hash
-        self.confirm(data_hash)  # now already: training may take hours
-        self.tracker.tags(
-            {
-                "dataset": settings.data.name,
-                "model": settings.model.name,
-                "opt": settings.optimizer.name,
-                "prune": "none" if settings.pruning is None else "magnitude",
-                "seed": str(settings.seed),
-                "source": data.manifest.recipe.source,
-                "config_hash": settings.config_hash,
-                "data_hash": data_hash,
-                "code_hash": CODE,
-                "git_sha": git_sha() or "unknown",
-            }
-        )
-
-    def watch(self, data: Prepared, history: History | None, interrupts: Interrupts, held: ExitStack) -> None:
-        """Begins with checkpoints; ``held`` ends what a thread still writes."""
-        where = self.tracker.run if isinstance(self.tracker, LastingTracker) else None
-        data_hash = data.manifest.data_hash
-        at_end = None if history is None else partial(leave, settings=self.settings, data=data, history=history)
-        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where, at_end)
-        held.callback(self.checkpoints.close)
-        if not self.resume:
-            self.checkpoints.begin()
-
-    def confirm(self, data_hash: str) -> None:
-        if self.key is not None:
-            confirm(self.key, self.settings.config_hash, data_hash)
-
-    def finish(self, result: Result, steps: int) -> None:
-        """Closes the record and leaves ``result.json``: last, for with it the run counts as finished."""
-        self.confirm(result.data_hash)
-        numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
-        if result.features_nonzero:
-            numbers["log10_feature_rate"] = math.log10(result.feature_rate)  # MLflow's charts have no log axis
-        self.tracker.metrics(numbers, steps)
-        if result.warnings:
-            self.tracker.tags({"warnings": "; ".join(result.warnings)[:MAX_TAG]})
-        text = sealed(asdict(result))
-        self.tracker.text(RESULT, text)
-        if self.settings.tracking is not None and self.settings.tracking.log_model:
-            assert self.to_mlflow is not None
-            self.tracker.model(self.folder / MODEL, self.to_mlflow, self.settings.tracking.registered_model)
-        final = self.folder / CHECKPOINTS / FINAL
-        self.checkpoints.keep(final)
-        with atomic_path(self.folder / RESULT) as tmp:
-            tmp.write_text(text, encoding="utf-8")  # a full disk shows before the record says that all is well
-            self.tracker.finish("FINISHED")
-        self.result = result
-        self.checkpoints.finish(final)
-
-    def fail(self, error: BaseException) -> None:
-        self.error = error
-        self.tracker.finish(status_of(error))
-
-    def table(self) -> str:
-        """The figures of a finished run for a reader, and where it is tracked."""
-        assert self.result is not None
-        lines = [table(self.result, self.folder)]
-        if self.settings.save is not None:
-            saved = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
-            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size(saved)})")
-        if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
-            uri = self.settings.tracking.uri
-            lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
-            if self.tracker.error is not None:
-                rest = os.path.relpath(self.tracker.path)
-                lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
-            if self.tracker.logged_model is not None:
-                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
-        return "\n".join(lines)
-
-
-@contextmanager
-def failing(runs: Sequence[Run]) -> Iterator[None]:
-    """Marks every unfinished run of these as failed if the block raises. Passes on an interruption, and an error that
-    marks no run: nothing else would tell it."""
-    try:
-        yield
-    except BaseException as error:
-        unfinished = [run for run in runs if not run.ended]
-        for run in unfinished:
-            run.fail(error)
-        if not unfinished or not isinstance(error, Exception):
-            raise
 
 
 def run_family(runs: Sequence[Run], on_rows: Callable[[int], None] | None = None) -> None:

@@ -18,7 +18,8 @@ from ctr.datasets.prepared import read_vocabulary
 from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
+from ctr.training.run import Run
 from tests.artifact.runs import log_of_test_rows, trained
 from tests.commands import composed, job, jobs
 from tests.datasets.criteo_text import arguments, lines

@@ -14,10 +14,10 @@ import torch
 from ctr.datasets.source import open_data
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text, sealed
-from ctr.training.experiment import Run
 from ctr.training.experiment import run_family as run_real_family
 from ctr.training.folder import LOG, RESULT
 from ctr.training.identity import CODE
+from ctr.training.run import Run
 from ctr.training.settings import Settings
 from tests.datasets.criteo_text import lines
 

@@ -69,7 +69,8 @@ def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
         "optim/core.py", "optim/shrinkage.py", "optim/group_adam.py", "models/dcn.py", "models/dropout.py",
         "metrics.py", "native/src/step.cpp", "native/src/vec.h", "training/trainer.py", "training/step.py",
         "training/pruning.py",
-        "training/trunk.py", "training/build.py", "training/experiment.py", "training/compiled/step.py",
+        "training/trunk.py", "training/build.py", "training/experiment.py", "training/run.py",
+        "training/compiled/step.py",
         "datasets/stream.py", "datasets/rows.py", "datasets/split.py",
     ):  # fmt: skip
         text = (copy / name).read_text()

@@ -17,7 +17,7 @@ from ctr.errors import ArgumentError
 from ctr.metrics import alive_rows
 from ctr.optim import BudgetSchedule
 from ctr.training.budget import ENTRY_BYTES, FIXED_BYTES, Budget, artifact_bytes, parse
-from ctr.training.experiment import Run
+from ctr.training.run import Run
 from ctr.training.tracking import NoTracker
 from ctr.training.trainer import TrainingRun, train
 from tests.commands import composed, jobs

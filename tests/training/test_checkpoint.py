@@ -25,8 +25,9 @@ from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
 from ctr.training import checkpoint, memory, snapshot, tensors
 from ctr.training.checkpoint import Checkpoints, load_final
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
 from ctr.training.interrupts import Interrupts
+from ctr.training.run import Run
 from ctr.training.tensors import Pieces, verify, write_tensors
 from ctr.training.tracking import NoTracker
 from ctr.training.trainer import train

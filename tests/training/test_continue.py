@@ -23,8 +23,9 @@ from ctr.datasets.vocabulary import Batches, batches
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.training.build import narrowed, start
 from ctr.training.checkpoint import load_final
-from ctr.training.experiment import Run, run_family
+from ctr.training.experiment import run_family
 from ctr.training.history import FEATURES, NEVER, History, read_features
+from ctr.training.run import Run
 from ctr.training.trainer import evaluate_progressive, train
 from tests.commands import composed, jobs
 from tests.datasets.criteo_text import arguments, lines, write

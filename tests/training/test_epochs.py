@@ -11,8 +11,9 @@ from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
 from ctr.training import memory
 from ctr.training.diagnosis import of_epochs
-from ctr.training.experiment import Run, passes, run_family
+from ctr.training.experiment import passes, run_family
 from ctr.training.result import Result, table
+from ctr.training.run import Run
 from tests.datasets.criteo_text import lines, write
 from tests.native.built import BACKENDS
 from tests.training.runs import configuration, magnitude

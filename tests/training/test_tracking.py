@@ -18,7 +18,7 @@ from mlflow.entities import Metric
 from ctr.config.compose import resolve
 from ctr.errors import CtrError
 from ctr.files import TMP_PREFIX
-from ctr.training import database, experiment
+from ctr.training import database, experiment, run
 from ctr.training.folder import claim
 from ctr.training.identity import run_key
 from ctr.training.result import summarise
@@ -69,7 +69,7 @@ def test_a_run_whose_store_fails_goes_on(
 ) -> None:
     """It warns once, says so in its table, and what the store did not take is beside its result."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
+    monkeypatch.setattr(run, "MlflowTracker", Watcher)
     monkeypatch.setattr(Watcher, "fails", fails)
     job(configuration(tmp_path, "tracking=mlflow"), tmp_path / "run")
     result = (tmp_path / "run" / "result.json").read_text()
@@ -124,7 +124,7 @@ def test_a_result_that_cannot_be_written_is_recorded_as_failed(tmp_path: Path, m
             raise OSError(28, "No space left on device")
         return path.write_bytes(text.encode())
 
-    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
+    monkeypatch.setattr(run, "MlflowTracker", Watcher)
     monkeypatch.setattr(Path, "write_text", full)
     (error,) = jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"])
     assert isinstance(error, OSError)
@@ -142,7 +142,7 @@ def test_a_result_is_on_the_disk_before_the_record_closes_and_has_its_name_after
     def finish(watcher: Watcher, status: str) -> None:
         seen.update((path.name, path.read_text()) for path in (tmp_path / "run").glob("*result.json"))
 
-    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
+    monkeypatch.setattr(run, "MlflowTracker", Watcher)
     monkeypatch.setattr(Watcher, "finish", finish)
     assert jobs([configuration(tmp_path, "tracking=mlflow")], [tmp_path / "run"]) == [None]
     ((name, text),) = seen.items()
@@ -158,9 +158,9 @@ def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypa
     def other(*arguments: Any, **figures: Any) -> Any:
         return replace(summarise(*arguments, **figures), data_hash="other")
 
-    monkeypatch.setattr(experiment, "MlflowTracker", Watcher)
+    monkeypatch.setattr(run, "MlflowTracker", Watcher)
     monkeypatch.setattr(experiment, "summarise", other)
-    monkeypatch.setattr(experiment, "atomic_write_text", lambda path, _: written.append(path.name))
+    monkeypatch.setattr(run, "atomic_write_text", lambda path, _: written.append(path.name))
     (error,) = jobs([config], [tmp_path / "run"], keys=[now])
     assert "its data changed meanwhile" in str(error)
     assert written == ["config.yaml"]
