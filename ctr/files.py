@@ -95,8 +95,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new temporary folder beside `path`; it becomes `path`, with all it holds, when the block ends
     well.
 
-    A folder that already stands at `path` is replaced as a whole, and only after the new one is on the
-    disk. POSIX has no portable exchange of two folders: for the moment between two renames nothing stands
+    A folder that is already at `path` is replaced as a whole, and only after the new one is on the
+    disk. POSIX has no portable exchange of two folders: for the moment between two renames nothing is
     at `path` (the older folder then waits under a ``.tmp-`` name), so a reader sees the old one, the new
     one or none, never a mixture.
     """

@@ -13,7 +13,7 @@ STREAMS = ("standard output", "standard error")
 
 def flush() -> OSError | None:
     """Writes what the streams still hold; returns, with the stream as its file name, the error of one that cannot be
-    written. Such a stream takes no more: Python would try again at its end, and print lines of its own."""
+    written. Such a stream takes nothing further: Python would try again at its end, and print lines of its own."""
     found = None
     for name, stream in zip(STREAMS, (sys.stdout, sys.stderr), strict=True):
         try:

@@ -5,7 +5,7 @@
     python scripts/chaos.py --seed 7 --round 43              # once more, with the rounds that filled its folder before
 
 A round runs one command on a small generated log, in a folder that up to five rounds share, and disturbs it: a signal
-at a random moment, a disk or a file size that ends, or damage to what lies on the disk. Then the same command runs
+at a random moment, a disk or a file size that ends, or damage to what is on the disk. Then the same command runs
 undisturbed. Its figures must be those of a run that nothing ever disturbed, to the last bit. It may refuse to run,
 with one line that names a file and says what to do: that is done, and the figures must be right then.
 

@@ -122,7 +122,7 @@ def _values(of: Field, size: int, random: np.random.Generator) -> pa.Array:
 
 
 def criteo_sizes(rows: int) -> list[int]:
-    """Values of each of Criteo's fields when so many are kept in all, each field the same share."""
+    """Values of each of Criteo's fields when a number is kept in all, each field the same share."""
     sizes = [max(1, int(size * rows / sum(VOCABULARIES))) for size in VOCABULARIES]
     sizes[int(np.argmax(sizes))] += rows - sum(sizes)
     return sizes

@@ -32,7 +32,7 @@ def _text(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, str):
-        # Anything that Hydra could take for something else than this text stands in quotes.
+        # Anything that Hydra could take for something else than this text is quoted.
         if re.fullmatch(r"[A-Za-z_/][\w/.:-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf"):
             return value
         # A backslash is one only where a quote follows.

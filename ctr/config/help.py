@@ -90,7 +90,7 @@ def _assigned(config: DictConfig, key: str) -> str:
 
 
 def _beside(left: str, right: str) -> Iterator[str]:
-    """Two columns; a long left one stands on a line of its own."""
+    """Two columns; a long left one has a line of its own."""
     lines = textwrap.wrap(right, WIDTH - COLUMN) or [""]
     if len(left) >= COLUMN and right:
         yield left

@@ -97,7 +97,7 @@ def _unfit(override: str, problem: str) -> str:
 
 def _first_value(problem: str) -> str:
     found = re.search(r"alue ('[^']*')", problem)
-    return found[1] if found else "what stands there"
+    return found[1] if found else "what is there"
 
 
 def _unknown_key(key: str, error: BaseException | None) -> str:

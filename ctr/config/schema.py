@@ -314,7 +314,7 @@ def _checkable_type(type_: Any, where: str) -> Any:
 
 
 def dotted(config: DictConfig) -> dict[str, object]:
-    """Every key by its dotted name, as a command line has it, with its value as it stands there: ``???`` where one is
+    """Every key by its dotted name, as a command line has it, with its value as written there: ``???`` where one is
     to be given. Hydra's own are left out."""
     found: dict[str, object] = {}
 

@@ -112,7 +112,7 @@ def make(hour: HourMode = "of_day") -> Dataset:
     """The format.
 
     Args:
-        hour: what the field ``hour`` holds: the hour of day, or the hour with its date as it stands in the log (of
+        hour: what the field ``hour`` holds: the hour of day, or the hour with its date as in the log (of
             which the test day then has none that was seen in training).
     """
     if hour not in get_args(HourMode):

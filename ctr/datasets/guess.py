@@ -18,7 +18,7 @@ from ctr.errors import ArgumentError
 SAMPLE_ROWS = 10_000
 LABELS = ("label", "click", "clicked", "y")
 MANY_INTEGERS, MANY_NUMBERS = 100, 20  # more distinct values: a quantity, not a category
-ID_SHARE, ID_ROWS = 0.9, 100  # distinct values per row from which a column is an id, in at least so many rows
+ID_SHARE, ID_ROWS = 0.9, 100  # distinct values per row from which a column is an id, in at least this many rows
 LONGEST_LOG = 5 * 366 * 86_400_000_000  # microseconds; numbers that span more are no epoch times
 _ID_NAME = re.compile(r"(?:(?:^|[_\W])(?:id|code|zip)|[a-z]Id|[a-z]ID|[a-z]Code)$", re.IGNORECASE)
 

@@ -3,11 +3,11 @@
 A folder, at any depth, of one of these kinds (plain, bz2 or gz):
 
 * ``imp.YYYYMMDD.txt`` and ``clk.YYYYMMDD.txt`` for each day: 24 tab-separated columns without a header. A click is an
-  impression whose bid id stands in the day's click log. Beside them, as in the original archive, the test days as
+  impression whose bid id is in the day's click log. Beside them, as in the original archive, the test days as
   ``leaderboard.test.data.*.txt``: 26 columns, the last two being the numbers of clicks and conversions.
 * ``train.log.txt`` and ``test.log.txt``: the same rows with a header and a column ``click`` first.
 
-The official test part: what stands in a leaderboard or ``test.log.txt`` file; where there is none, the days
+The official test part: what is in a leaderboard or ``test.log.txt`` file; where there is none, the days
 2013-06-13 .. 15 and 2013-10-26 .. 28. 19,495,974 rows. Season 1 has other columns and is left out.
 """
 
@@ -52,7 +52,7 @@ SYSTEMS = ("windows", "ios", "mac", "android", "linux")
 BROWSERS = ("chrome", "sogou", "maxthon", "safari", "firefox", "theworld", "opera", "ie")
 PRICES = pa.array(["0", "1-10", "11-50", "51-100", "101+"])
 
-# The lowest click rate is 0.00075: hardly one day in a million has so many impressions and no click.
+# The lowest click rate is 0.00075: hardly one day in a million has that many impressions and no click.
 CLICKLESS = 20_000
 BLANKS = ("", "null")
 PUBLISHED = Published(19_495_974, 0.00075, tuple(VOCABULARIES.values()), training_only=True)
@@ -128,7 +128,7 @@ def locate(raw: Path, to_predict: bool = False) -> list[Path]:
 
 
 def _find(folder: Path, kind: str) -> dict[str, Path]:
-    """Files of a kind under a folder by what stands between the kind and .txt (a day), in that order."""
+    """Files of a kind under a folder by what is between the kind and .txt (a day), in that order."""
     pattern = re.compile(re.escape(kind) + r"(?:\.([0-9_]+))?\.txt(?:\.bz2|\.gz)?")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(f"{kind}.*"), key=lambda path: (path.name, path)):

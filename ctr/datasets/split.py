@@ -86,7 +86,7 @@ def listed(days: list[Day]) -> str:
 
 
 def first_rows(ranges: list[Range], rows: int) -> tuple[list[Range], list[Range]]:
-    """The first so many rows of some ranges, and the rest."""
+    """The first ``rows`` rows of some ranges, and the rest."""
     before, after = [], []
     for start, stop in ranges:
         middle = min(start + rows, stop)
@@ -106,7 +106,7 @@ def days_of(ranges: list[Range], days: list[Day]) -> np.ndarray | None:
 
 
 def others(rows: int, ranges: list[Range]) -> list[Range]:
-    """What the given ranges, which are in order, leave of so many rows."""
+    """What the given ranges, which are in order, leave of ``rows`` rows."""
     bounds = [0, *(bound for part in ranges for bound in part), rows]
     return [(start, stop) for start, stop in zip(bounds[::2], bounds[1::2], strict=True) if start < stop]
 

@@ -29,7 +29,7 @@ csv.field_size_limit(_TOKENISED_BYTES)  # what is too long is told by the length
 
 @dataclass(frozen=True)
 class Table:
-    """Consecutive rows of a text file: column name -> typed array, and the line that each row stands in."""
+    """Consecutive rows of a text file: column name -> typed array, and the line of each row."""
 
     columns: dict[str, pa.Array]
     lines: np.ndarray | range

@@ -51,7 +51,7 @@ def _cast_one(text: str) -> np.datetime64:
 
 
 def _epoch(digits: str, unit: int) -> Callable[[pa.Array], np.ndarray]:
-    """Numbers with so many digits, of which ``unit`` are a second; decimals are allowed."""
+    """Numbers with ``digits`` digits, of which ``unit`` are a second; decimals are allowed."""
 
     def convert(texts: pa.Array) -> np.ndarray:
         fits = pc.match_substring_regex(texts, rf"^[0-9]{{{digits}}}(\.[0-9]{{1,9}})?$")

@@ -20,7 +20,7 @@ Kind = Literal["none", "standard", "log", "log_standard", "quantile", "bucket"]
 SPEC = re.compile(r"auto|none|standard|log|log_standard|quantile|bucket:(?:[2-9]|[1-9][0-9]{1,3})")
 SPECS = "auto, none, standard, log, log_standard, quantile or bucket:K (2 to 9999)"
 KNOTS = 257  # of a quantile transform
-FIT_ROWS, FIT_VALUES = 1_000_000, 1 << 25  # at most so many rows, and values of all columns, are fitted on
+FIT_ROWS, FIT_VALUES = 1_000_000, 1 << 25  # at most this many rows, and values of all columns, are fitted on
 # By what `auto` tells: a tail longer than the other, values far beyond the middle half.
 SKEWED, FAR = 3, 20
 LARGEST = float(np.finfo(np.float32).max)

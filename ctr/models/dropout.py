@@ -14,7 +14,7 @@ WORD = 64  # units that share a word
 
 
 def words(units: int) -> int:
-    """Words that hold a bit for each of so many units."""
+    """Words that hold a bit for each unit."""
     return -(-units // WORD)
 
 

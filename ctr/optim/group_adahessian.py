@@ -95,7 +95,7 @@ class GroupAdaHessian(GroupOptimizer):
         """Sets ``p.grad`` and the Hessian diagonal of every parameter of this optimizer that the loss depends on.
 
         Those of the others, frozen ones too, are dropped: nothing adds up over several calls, and no ``zero_grad`` is
-        needed. It stands in for ``loss.backward()`` and keeps no graph alive (``backward(create_graph=True)`` would).
+        needed. It replaces ``loss.backward()`` and keeps no graph alive (``backward(create_graph=True)`` would).
         """
         everyone = [p for group in self.param_groups for p in group["params"]]
         params = [p for p in everyone if p.requires_grad]

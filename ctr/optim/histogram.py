@@ -67,7 +67,7 @@ class StrengthHistogram:
         return int(self.counts[1:].sum())
 
     def lambda21(self, survivors: float) -> float:
-        """The lambda21 that so many groups survive; 0.0 where there are no more."""
+        """The lambda21 that this number of groups survive; 0.0 where there are not more than that."""
         counts = self.counts.numpy()
         from_top = counts[:0:-1].cumsum()
         place = int(from_top.searchsorted(survivors, side="right"))  # the first bucket from the top with more

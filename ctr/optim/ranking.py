@@ -1,4 +1,4 @@
-"""The strongest groups of weights: which they are, and a last choice that leaves exactly so many of them."""
+"""The strongest groups of weights: which they are, and a last choice that leaves exactly a given number of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def top_rows(ranks: Tensor, count: int) -> Tensor:
 
     Args:
         ranks: float [N]; a negative rank never wins.
-        count: at most so many rows win.
+        count: the most rows that win.
     """
     eligible = ranks >= 0
     candidates = ranks[eligible]

@@ -29,7 +29,7 @@ class NetAverage:
         self.count = 0
 
     def step(self, steps: int) -> None:
-        """Takes in the present weights, after so many steps in all."""
+        """Takes in the present weights, after this number of steps in all."""
         if steps <= self.first:
             return
         self.count += 1

@@ -1,4 +1,4 @@
-"""How many features a run may end with: a number, a share of those present, or what fits into so many bytes."""
+"""How many features a run may end with: a number, a share of those present, or what fits into a number of bytes."""
 
 from __future__ import annotations
 

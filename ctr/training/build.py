@@ -127,7 +127,7 @@ def narrowed(settings: Settings, data: Prepared) -> Prepared:
     """The data with the configured part of its training rows: ``train_rows`` of them, of these all but the ``holdout``.
 
     Raises:
-        ArgumentError: there are not so many rows, or too few are left.
+        ArgumentError: there are fewer rows, or too few are left.
     """
     if settings.train_rows is None and not settings.holdout:
         return data

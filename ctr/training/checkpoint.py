@@ -128,7 +128,7 @@ def tracked(folder: Path) -> Mapping[str, str] | None:
 
 
 class Cancelled(Exception):
-    """The run has ended, and needs the checkpoint that is being written no more."""
+    """The run has ended, and no longer needs the checkpoint that is being written."""
 
 
 class Checkpoints:
@@ -184,9 +184,9 @@ class Checkpoints:
         return self._parts[-1]
 
     def newest(self, *phases: Phase, most_steps: int | None = None) -> Checkpoint | None:
-        """The newest one of these phases that is whole, and has at most so many steps; None without any.
+        """The newest one of these phases that is whole, and has at most ``most_steps`` steps; None without any.
 
-        A damaged one is warned of and passed over; so is a difference that changes no more than the rounding.
+        A damaged one is warned of and passed over; so is a difference that changes the rounding alone.
 
         Raises:
             CtrError: one is of another configuration or other data.

@@ -52,7 +52,7 @@ def make(path: Path, artifacts: str) -> None:
     try:
         with atomic_path(path) as tmp:
             store = SqlAlchemyStore(f"{SQLITE}{tmp}", artifacts)
-            store.engine.dispose()  # else its connection stays, under a name that is no more
+            store.engine.dispose()  # else its connection stays, under a name that is gone
     finally:
         _clear(path)
 

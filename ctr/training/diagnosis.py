@@ -13,7 +13,7 @@ from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation
 
 LARGE = 100.0  # absolute value of an input from which it drowns the others
-ID_SHARE, ID_ROWS = 0.8, 1000  # values per row from which a field is an id, in at least so many rows
+ID_SHARE, ID_ROWS = 0.8, 1000  # values per row from which a field is an id, in at least this many rows
 NEW_OF_FIELD, NEW_OF_ALL = 0.9, 0.5  # share of test values that training has not seen
 _CHUNK = 1 << 18
 

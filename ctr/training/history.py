@@ -84,7 +84,7 @@ def _blocks(data: Prepared) -> Iterator[tuple[int, int, list[pa.Array]]]:
 
 
 def read_features(path: Path, blocks: Sequence[Checksum], logs: int) -> tuple[Batches | None, History]:
-    """Values, memory-mapped (None where they are hashed), and history, as they were written after so many logs.
+    """Values, memory-mapped (None where they are hashed), and history, as they were written after a number of logs.
 
     Raises:
         DataError: no such file, or damaged.

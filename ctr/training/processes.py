@@ -16,7 +16,7 @@ def mark() -> str | None:
 
 
 def ended(marked: str) -> bool:
-    """Whether the process that has a `mark` is certainly no more. False also where that cannot be known: it ran on
+    """Whether the process that has a `mark` has certainly ended. False also where that cannot be known: it ran on
     another machine, in another container or before a restart."""
     if marked.count("/") != 3:
         return False
@@ -33,7 +33,7 @@ def _place() -> str | None:
 
 
 def _start(process: int) -> str | None:
-    """When a process began, in clock ticks since the machine did; None if it is no more."""
+    """When a process began, in clock ticks since the machine did; None if it has ended."""
     try:
         state, *fields = (PROC / str(process) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):

@@ -37,7 +37,7 @@ class Pruning:
     score: Score = "norm"
 
     def count(self, present: int) -> int:
-        """N, the number of rows that stay, of so many features present in the training data of the whole run."""
+        """N, the number of rows that stay, of the features present in the training data of the whole run."""
         return round(self.feature_rate * present)
 
     def first_phase(self, num_batches: int) -> int:

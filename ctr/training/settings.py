@@ -86,8 +86,8 @@ class InitSettings:
     Attributes:
         path: of a run, or of a saved model.
         identity: hash of what is there.
-        evict_after: rows that are zero, or never trained, and were in no training row of the last so many logs, are
-            dropped first; None keeps every row.
+        evict_after: rows that are zero, or never trained, and were in no training row of as many of the last logs,
+            are dropped first; None keeps every row.
         load: reads it.
     """
 

@@ -15,7 +15,7 @@ class Branch:
     """Where one of the runs leaves the shared part.
 
     Attributes:
-        step: after so many steps of the run.
+        step: the number of the run's steps before it.
         take: does what is left of this run, on the objects of the shared one.
         alters: whether ``take`` changes the run's state; one that only looks on needs no copy.
     """
@@ -33,7 +33,7 @@ def fork(run: TrainingRun, branches: Sequence[Branch], advance: Callable[[int], 
     Args:
         run: at or before the first branch.
         branches: in any order.
-        advance: trains the run until so many steps are done in all.
+        advance: trains the run until this number of steps is done in all.
     """
     kept: dict[str, Any] | None = None
     order = sorted(branches, key=lambda branch: (branch.step, branch.alters))

@@ -35,7 +35,7 @@ from ctr.datasets.hashing import GAMMA, splitmix64
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BLANK = -1  # the rank of a value that is missing (or of the one value that stands for "none")
+BLANK = -1  # the rank of a value that is missing (or of the one value that means "none")
 BLANK_COUNT = np.iinfo(np.int64).min  # the same for integers, which may be negative
 FACTORS = 4  # dimension of the pairwise interactions
 CALIBRATION_ROWS = 65_536
@@ -332,7 +332,7 @@ def count_quantiles(count: CountField) -> Floats:
 def rank_names(field: str, ranks: Ints) -> NDArray[np.uint32]:
     """The 32-bit name of each rank [n] in a field: well mixed and one to one, so no two values share one.
 
-    `BLANK` has a name too, for formats in which a certain value stands for "none".
+    `BLANK` has a name too, for formats in which a certain value means "none".
     The mixer is Wellons' ``lowbias32``; the field's salt comes from splitmix64.
     """
     salt = splitmix64(np.array([key("name", field)], dtype=np.uint64))[0]

@@ -2,7 +2,7 @@
 
 A folder with ``imp.YYYYMMDD.txt`` and ``clk.YYYYMMDD.txt`` for each of 10 days, 2013-06-06 .. 15: the 7 official
 training days and the 3 official test days. 24 tab-separated columns, no header. A click is an impression whose bid
-id stands in the day's click log (at times twice, as in the real logs).
+id is in the day's click log (at times twice, as in the real logs).
 """
 
 from pathlib import Path

@@ -69,7 +69,7 @@ inline void multiply_rows(const float* a, std::ptrdiff_t ld, const float* panel,
     std::memcpy(tile, c, sizeof c);
 }
 
-// `a` is transposed: element (i, k) lies at a + k * ld + i.
+// `a` is transposed: element (i, k) is at a + k * ld + i.
 template <int rows, int vectors>
 inline void multiply_columns(const float* a, std::ptrdiff_t ld, const float* panel, int k, Vec* tile) {
     Vec c[rows][vectors] = {};

@@ -20,11 +20,11 @@ struct Lists {
 
     int m = 0, k = 0;
     Floats value;                      // [blocks, m, ROOM]
-    std::vector<std::int32_t> at;      // where the row of B lies in a panel, from the block's first on
+    std::vector<std::int32_t> at;      // where the row of B is in a panel,  from the block's first on
     std::vector<std::int32_t> length;  // [blocks, m]
     Floats partial;                  // [m, PANEL], sums between two blocks
 
-    // A is row-major, or transposed: element (i, k) lies at a + k * ld + i.
+    // A is row-major, or transposed: element (i, k) is at a + k * ld + i.
     template <bool transposed>
     void fill(const float* a, std::ptrdiff_t ld, int height, int width);
 

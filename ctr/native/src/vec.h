@@ -69,7 +69,7 @@ inline float sum(Vec v) {
 typedef std::int32_t IntVec __attribute__((vector_size(sizeof(Vec))));
 
 // Writes the lanes that are not 0, and beside them `first` + lane * `step`, and returns how many these are. A whole vector is
-// written: what lies beyond the count is of no meaning.
+// written: what is beyond the count has no meaning.
 inline int compress(Vec v, std::int32_t first, std::int32_t step, float* value, std::int32_t* at) {
 #if defined(__AVX512F__)
     const __mmask16 mask = _mm512_cmp_ps_mask(__m512(v), _mm512_setzero_ps(), _CMP_NEQ_UQ);

@@ -1,6 +1,6 @@
 """A torch model as a list of the layers in ``src/layers.h``.
 
-The models are defined in torch alone. Here stands how each is wired: in which columns of a sample's activation row a
+The models are defined in torch alone. This says how each is wired: in which columns of a sample's activation row a
 layer reads and writes. Columns 0 ... F d - 1 hold the embedding rows.
 """
 
@@ -45,7 +45,7 @@ class Program:
     layers: list[Any] = field(default_factory=list)
 
     def columns(self, count: int) -> int:
-        """Takes so many new columns; returns the first."""
+        """Takes this number of new columns; returns the first."""
         self.width += count
         return self.width - count
 
