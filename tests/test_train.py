@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from ctr.errors import CtrError
 from ctr.training.folder import read_result
@@ -22,7 +24,7 @@ KEYS = {
     *("dataset", "model", "opt", "seed", "rows_train", "rows_test", "features_present", "features_nonzero"),
     *("feature_rate", "auc", "logloss", "positives_train", "positives_test", "samples_per_second", "train_seconds"),
     *("peak_rss_bytes", "config_hash", "data_hash", "git_sha", "source", "calibration", "normalised_entropy"),
-    "auc_by_day",
+    *("auc_by_day", "auc_blocks", "auc_retrained_blocks", "machine"),
 }
 
 
@@ -64,6 +66,10 @@ def test_the_result_holds_the_counts_of_the_log_and_is_printed(
     assert options.items() <= got["opt_options"].items()  # type: ignore[attr-defined]
     assert 0 < got["features_nonzero"] < got["features_present"]  # type: ignore[operator]
     assert got["feature_rate"] == got["features_nonzero"] / got["features_present"]  # type: ignore[operator]
+    assert len(got["auc_blocks"]) == 100  # type: ignore[arg-type]
+    assert abs(sum(got["auc_blocks"])) < 1e-4 < max(got["auc_blocks"])  # type: ignore[call-overload]
+    assert got["auc_retrained_blocks"] == []
+    assert f"; torch {torch.__version__}, numpy {np.__version__}" in str(got["machine"])
     printed = capsys.readouterr().out
     assert f"{got['auc']:.4f}" in printed
     assert f"({got['features_nonzero']:,} of {got['features_present']:,} features kept)" in printed

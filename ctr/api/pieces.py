@@ -109,6 +109,6 @@ def save(path: Path | str, settings: Settings, data: Prepared, run: TrainingRun,
     """
     if settings.save is None:
         raise ArgumentError("save=none: the settings ask for no saved model")
-    result = summarise(settings, data, run, figures, None, None, auc_retrained=None)
+    result = summarise(settings, data, run, figures, None, None, retrained=None)
     with run.averaged():
         save_model(Path(path), settings, data, run, result)

@@ -17,7 +17,7 @@ from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes
 from ctr.training.folder import LOG
-from ctr.training.result import Result
+from ctr.training.result import BLOCKS, Result
 
 FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
 
@@ -78,7 +78,8 @@ class Pool:
         A job that fails leaves a gap and the others go on; this pool does not try it again, another one does.
 
         Returns:
-            All keys of the jobs, the scalars of ``result.json``, ``command``, ``error`` (None or one line), ``folder``.
+            All keys of the jobs, the scalars and `BLOCKS` of ``result.json``, ``command``, ``error`` (None or one
+            line), ``folder``.
 
         Raises:
             HydraException, OmegaConfBaseException, ArgumentError: a job that cannot work; nothing was run.
@@ -141,7 +142,9 @@ class Pool:
         if result is None:
             error = error or "its result was deleted or damaged meanwhile"
             result = dict.fromkeys(FIGURES, math.nan)
-        figures = {name: value for name, value in result.items() if not isinstance(value, Mapping | list)}
+        figures = {
+            name: value for name, value in result.items() if name in BLOCKS or not isinstance(value, Mapping | list)
+        }
         kept = {"command": job.command, "error": error, "folder": str(self._cache.folder(job.key))}
         return {**figures, **overrides, **kept}
 

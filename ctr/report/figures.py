@@ -69,6 +69,11 @@ def column(rows: Sequence[Row], mean: str, std: str) -> list[Summary]:
     return [Summary(row[mean], row[std], 1) for row in rows]
 
 
+def differences(rows: Sequence[Row], name: str) -> list[Summary]:
+    """A difference of a table; half its interval takes the place of the standard deviation."""
+    return [Summary(row[name], row[f"{name}_high"] - row[name], 1) for row in rows]
+
+
 def at(values: Sequence[float]) -> list[Summary]:
     """Values without spread: lambdas, numbers of rows."""
     return [Summary(float(value), 0.0, 1) for value in values]

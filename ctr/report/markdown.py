@@ -27,6 +27,13 @@ def difference(value: float | None) -> str:
     return f"{'−' if round(value, 4) < 0 else '+'}{_fraction(abs(value))}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """``[−.0003, +.0021]``."""
+    if low is None or high is None or math.isnan(low) or math.isnan(high):
+        return GAP
+    return f"[{difference(low)}, {difference(high)}]"
+
+
 def rate(value: float | None) -> str:
     """Three digits behind the point, two digits and the exponent below .01: ``0.518``, ``9.2e-3``."""
     if value is None or math.isnan(value):
@@ -68,6 +75,11 @@ def cell(row: Row, prefix: str = "") -> str:
 
 def bold(text: str, condition: bool = True) -> str:
     return f"**{text}**" if condition and text != GAP else text
+
+
+def choice(text: str, best: bool, tied: bool) -> str:
+    """The best of several bold, what ties with it marked: ``.8019 =``."""
+    return f"{text} =" if tied else bold(text, best)
 
 
 def view(

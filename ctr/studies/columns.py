@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ctr.report import markdown
-from ctr.report.findings import Column
-from ctr.report.statistics import Comparison, Values, summary
+from ctr.report.findings import Column, Row
+from ctr.report.statistics import LEAST_SEEDS, LEVEL, Comparison, Values, holm, summary
 from ctr.studies.runs import Run
 
 LAMBDA21 = Column("lambda21", "regularisation term of whole rows", markdown.power)
@@ -35,24 +35,38 @@ def mean_std(name: str, values: Values) -> dict[str, object]:
     return {f"{name}_mean": of.mean, f"{name}_std": of.std}
 
 
-def differences(of: str) -> list[Column]:
-    """The columns of `tests`."""
+def differences(of: str, name: str = "difference", p: str = "p", over: str = "seeds and test rows") -> list[Column]:
+    """The columns of `compared`, once `adjust` is done."""
     return [
-        Column("difference", f"{of}: difference of the mean AUCs, over the seeds that both have", markdown.difference),
-        *p_values(),
+        Column(name, f"{of}: mean over the seeds that both have", markdown.difference),
+        Column(f"{name}_low", f"lower end of its {LEVEL:.0%} interval over {over}", markdown.difference),
+        Column(f"{name}_high", f"upper end of its {LEVEL:.0%} interval over {over}", markdown.difference),
+        Column(p, f"its p-value over {over}; none with fewer than {LEAST_SEEDS} seeds", markdown.p_value),
+        Column(f"{p}_holm", f"{p}, corrected by Holm's method for all {p} of this table", markdown.p_value),
     ]
 
 
-def p_values() -> list[Column]:
-    kinds = {"student": "Student's t-test", "welch": "Welch's t-test", "paired": "the t-test paired by seed"}
-    return [
-        Column(f"p_{name}", f"p-value of the difference by {test}", markdown.p_value) for name, test in kinds.items()
-    ]
+def compared(of: Comparison, name: str = "difference", p: str = "p") -> dict[str, object]:
+    """A difference, its interval and its p-value, as yet without correction."""
+    low, high = f"{name}_low", f"{name}_high"
+    return {name: of.difference, low: of.low, high: of.high, p: of.p, f"{p}_holm": math.nan}
 
 
-def tests(of: Comparison) -> dict[str, object]:
-    """A difference and its p-values."""
-    return {"difference": of.difference, "p_student": of.student, "p_welch": of.welch, "p_paired": of.paired}
+def adjust(table: Sequence[Row], *ps: str) -> Sequence[Row]:
+    """Fills in the corrected p-values of a table: each of ``ps`` is a family."""
+    for p in ps:
+        for row, value in zip(table, holm([row[p] if known(row[p]) else math.nan for row in table]), strict=True):
+            row[f"{p}_holm"] = value
+    return table
+
+
+def interval(name: str = "difference") -> Callable[[Row], str]:
+    """Writes a difference's interval for a reader."""
+    return lambda row: markdown.interval(row[f"{name}_low"], row[f"{name}_high"])
+
+
+TIED = Column("tied", "schedules whose AUC cannot be told from that one's: the interval of the difference holds 0")
+TIES = Column("ties_best", "whether its AUC cannot be told from the best one's: the interval of the difference holds 0")
 
 
 def features_apart(a: Iterable[Run], b: Iterable[Run]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -12,9 +13,9 @@ from ctr.report import figures, markdown
 from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import Comparison, compare, summary
 from ctr.studies import learning_rates, matched, paper, sentences
-from ctr.studies.columns import GAP, LAMBDA21, LR, known, mean_std, spread
+from ctr.studies.columns import GAP, LAMBDA21, LR, adjust, compared, differences, interval, known, mean_std, spread
 from ctr.studies.curves import auc_at
-from ctr.studies.runs import Run, Runs, aucs, gap, points, rates
+from ctr.studies.runs import Run, Runs, aucs, gap, measured, points, rates
 from ctr.studies.study import Ask, Lambdas, Options
 
 NORMS = {
@@ -29,14 +30,14 @@ COLUMNS = [
     *spread("auc", "test AUC", markdown.auc),
     *spread("rate", "feature rate", markdown.rate),
     Column("seeds", "finished seeds"),
-    Column("s_minus_this_at_its_rate", "AUC of s, read at this point's feature rate, − this AUC", markdown.difference),
-    Column("p_paired", "p-value of that difference by the t-test paired by seed", markdown.p_value),
+    *differences("AUC of s, read at this point's feature rate, − this AUC", "s_minus_this_at_its_rate"),
     Column("seeds_compared", "seeds whose feature rate is within those of s"),
     GAP,
 ]
 LAYOUT: markdown.Layout = [
     ("Norm", "norm"), ("λ21", "lambda21"), ("AUC (rate)", markdown.cell),
-    ("s − s~ at this rate", "s_minus_this_at_its_rate"), ("p paired", "p_paired"),
+    ("s − s~ at this rate", "s_minus_this_at_its_rate"),
+    ("95% interval", interval("s_minus_this_at_its_rate")), ("p", "p"), ("p Holm", "p_holm"),
 ]  # fmt: skip
 
 
@@ -68,7 +69,9 @@ def study(ask: Ask, options: Options, *, lambda21: Lambdas) -> Findings:
     )
     cells = {of: [found[(*of, seed)] for seed in options.seeds] for of in places}
     of_s = [cells["s", value] for value in lambda21]
-    table = pd.DataFrame([_row(norm, places[norm, value], lr.value, of, of_s) for (norm, value), of in cells.items()])
+    table = pd.DataFrame(
+        adjust([_row(norm, places[norm, value], lr.value, of, of_s) for (norm, value), of in cells.items()], "p")
+    )
     scope = sentences.scope(options, found.values())
     text = [
         f"# Figure 2 · s against s~ · {options.dataset}",
@@ -99,8 +102,8 @@ def gain_of_s(found: Sequence[Run], of_s: Sequence[Sequence[Run]]) -> Comparison
         of_s: the runs of s, by lambda21 and seed.
     """
     lines = [[point[i] for point in of_s] for i in range(len(found))]
-    read = [auc_at(run.feature_rate, rates(line), aucs(line)) for run, line in zip(found, lines, strict=True)]
-    return compare(read, aucs(found))
+    read = [auc_at(run.feature_rate, rates(line), measured(line)) for run, line in zip(found, lines, strict=True)]
+    return compare(np.array(read), measured(found))
 
 
 def _row(norm: str, lambda21: float, lr: float, found: Sequence[Run], of_s: Sequence[Sequence[Run]]) -> Row:
@@ -112,27 +115,22 @@ def _row(norm: str, lambda21: float, lr: float, found: Sequence[Run], of_s: Sequ
         **mean_std("auc", aucs(found)),
         **mean_std("rate", rates(found)),
         "seeds": summary(aucs(found)).n,
-        "s_minus_this_at_its_rate": gain.difference,
-        "p_paired": gain.paired,
+        **compared(gain, "s_minus_this_at_its_rate"),
         "seeds_compared": gain.pairs,
         "gap": gap(found),
     }
 
 
 def _sentence(found: Sequence[Row], norm: str) -> str:
-    gains = [
-        (row["s_minus_this_at_its_rate"], row["p_paired"] < sentences.SIGNIFICANT)
-        for row in found
-        if row["norm"] == norm and known(row["s_minus_this_at_its_rate"])
-    ]
-    if not gains:
+    gain = "s_minus_this_at_its_rate"
+    done = [row for row in found if row["norm"] == norm and known(row[gain])]
+    if not done:
         return f"Against {NORMS[norm]}: no point is within the rates of s, nothing to compare."
-    up = sum(gain > 0 for gain, _ in gains)
-    won, lost = sum(gain > 0 and sure for gain, sure in gains), sum(gain < 0 and sure for gain, sure in gains)
+    up, down = [row for row in done if row[gain] > 0], [row for row in done if row[gain] < 0]
     return (
-        f"Against {NORMS[norm]}: s is higher at {up} of {len(gains)} comparable points ({won} with paired "
-        f"p < .05; {lost} significantly the other way). This {sentences.agreement(up, len(gains))} with the paper, "
-        "where s is higher at the same rate."
+        f"Against {NORMS[norm]}: s is higher at {len(up)} of {len(done)} comparable points{sentences.sure(up)}, lower "
+        f"at {len(down)}{sentences.sure(down)}. This {sentences.agreement(len(up), len(done))} with the paper, where s "
+        "is higher at the same rate."
     )
 
 

@@ -12,7 +12,7 @@ from ctr.report import figures, markdown
 from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, sentences
-from ctr.studies.columns import GAP, LR, known, mean_std, spread
+from ctr.studies.columns import GAP, LR, adjust, compared, differences, interval, known, mean_std, spread
 from ctr.studies.runs import Run, Runs, aucs, gap, job, lambdas, points, rates
 from ctr.studies.study import Ask, Lambdas, Options
 
@@ -29,8 +29,7 @@ COLUMNS = [
             Column(f"{term}_seeds", f"finished seeds with {term} alone"),
         )
     ),
-    Column("rate_difference", "feature rate with lambda21 − with lambda1", markdown.difference),
-    Column("p_student", "p-value of that difference by Student's t-test", markdown.p_value),
+    *differences("feature rate with lambda21 − with lambda1", "rate_difference", over="seeds"),
     GAP,
 ]
 
@@ -53,12 +52,11 @@ def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas) ->
             for seed in options.seeds
         }
     )
-    table = pd.DataFrame(
-        [
-            _row(value, lr.value, {term: [found[term, value, seed] for seed in options.seeds] for term in TERMS})
-            for value in values
-        ]
-    )
+    cells = [
+        _row(value, lr.value, {term: [found[term, value, seed] for seed in options.seeds] for term in TERMS})
+        for value in values
+    ]
+    table = pd.DataFrame(adjust(cells, "p"))
     scope = sentences.scope(options, found.values())
     text = [
         f"# Figure 3 · λ1 against λ21 · {options.dataset}",
@@ -89,7 +87,7 @@ def _row(value: float, lr: float, found: Mapping[str, Sequence[Run]]) -> Row:
         }
     test = compare(rates(found["lambda21"]), rates(found["lambda1"]))
     failed = gap(run for runs in found.values() for run in runs)
-    return {**row, "rate_difference": test.difference, "p_student": test.student, "gap": failed}
+    return {**row, **compared(test, "rate_difference"), "gap": failed}
 
 
 def _in_the_papers_form(found: Sequence[Row]) -> str:
@@ -102,7 +100,9 @@ def _in_the_papers_form(found: Sequence[Row]) -> str:
         ("Value", "value"),
         (TERMS["lambda1"], lambda row: cell(row, "lambda1")),
         (TERMS["lambda21"], lambda row: cell(row, "lambda21")),
-        ("p of the rates", "p_student"),
+        ("λ21 − λ1, rates", "rate_difference"),
+        ("95% interval", interval("rate_difference")),
+        ("p Holm", "p_holm"),
     ]
     return markdown.view(found, COLUMNS, layout)
 
@@ -112,11 +112,10 @@ def _sentence(found: Sequence[Row]) -> str:
     if not done:
         return "No value finished with both terms: nothing to compare."
     lower = [row for row in done if row["rate_difference"] < 0]
-    sure = sum(row["p_student"] < sentences.SIGNIFICANT for row in lower)
     return (
-        f"λ21 leaves fewer features than λ1 of the same value at {len(lower)} of {len(done)} values ({sure} with "
-        f"p < .05). This {sentences.agreement(len(lower), len(done))} with the paper, where λ21 is much the more "
-        "effective. The paper prints its rates as a drawing only."
+        f"λ21 leaves fewer features than λ1 of the same value at {len(lower)} of {len(done)} values"
+        f"{sentences.sure(lower)}. This {sentences.agreement(len(lower), len(done))} with the paper, where λ21 is much "
+        "the more effective. The paper prints its rates as a drawing only."
     )
 
 

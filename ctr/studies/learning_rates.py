@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctr.errors import ArgumentError
-from ctr.report.statistics import best as best_of
-from ctr.report.statistics import summary
 from ctr.studies import paper
-from ctr.studies.runs import Run, Runs, aucs, held_out, job
+from ctr.studies.runs import Run, Runs, held_out, job
+from ctr.studies.runs import choose as choose_of
 from ctr.studies.study import Options
 
 # What a rate is chosen for: plain optimizer, batches of the stream (None: all rows).
@@ -28,10 +27,12 @@ class Rate:
     Attributes:
         value: the learning rate.
         tried: those that it is the best of; empty where it was not searched for.
+        ties: those of them whose AUC cannot be told from its own.
     """
 
     value: float
     tried: tuple[float, ...] = ()
+    ties: tuple[float, ...] = ()
 
 
 def plain(opt: str) -> str:
@@ -100,8 +101,9 @@ def _beyond(chosen: Rate) -> float | None:
 def best(found: Mapping[tuple[float, int], Run]) -> Rate:
     """The learning rate with the best mean AUC, NaN if no run has one."""
     tried = tuple(sorted({lr for lr, _ in found}))
-    chosen = best_of({lr: summary(aucs(run for key, run in found.items() if key[0] == lr)) for lr in tried})
-    return Rate(math.nan if chosen is None else chosen, tried)
+    seeds = dict.fromkeys(seed for _, seed in found)
+    chosen = choose_of({lr: [found[lr, seed] for seed in seeds] for lr in tried})
+    return Rate(math.nan if chosen.best is None else chosen.best, tried, chosen.ties)
 
 
 def span(length: int | None) -> dict[str, object]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ctr.report.statistics import best, summary
-from ctr.studies.runs import NO_RUN, Run, Runs, aucs, held_out, job, lambdas
+from ctr.studies.runs import NO_RUN, Choice, Run, Runs, choose, held_out, job, lambdas
 from ctr.studies.study import Job, Options
 
 GroupKey = tuple[float, int]  # lambda21, seed
@@ -19,14 +18,14 @@ class Match:
     """Group Adam at one lambda21 against Adam pruned, seed by seed, to as many features.
 
     Attributes:
-        finetune: the chosen schedule; None where no schedule finished.
+        finetune: the chosen schedule, None where no schedule finished, and those that tie with it.
         group, pruned: runs by seed; `NO_RUN` where there was nothing to prune to.
         gap: why runs are missing, or None.
     """
 
     lambda21: float
     score: str
-    finetune: float | None
+    finetune: Choice[float]
     group: list[Run]
     pruned: list[Run]
     gap: str | None
@@ -78,32 +77,31 @@ def match(
     """Every lambda21 with every score, with the schedule that ``options.select`` picks by mean AUC over the seeds."""
     group = group_runs(runs, options, lr, lambda21)
     tried = all_schedules(runs, options, lr, group, scores, finetune, held_out(options))
-    chosen = {(score, value): best_schedule(tried, score, value) for value in lambda21 for score in scores}
+    chosen = {
+        (score, value): best_schedule(tried, options.seeds, score, value) for value in lambda21 for score in scores
+    }
     pruned = runs(  # with select=test they were run above
         {
-            (score, value, seed): pruned_adam(options, seed, lr, score, group[value, seed].feature_rate, share, {})
-            for (score, value), share in chosen.items()
-            if share is not None
+            (score, value, seed): pruned_adam(options, seed, lr, score, group[value, seed].feature_rate, of.best, {})
+            for (score, value), of in chosen.items()
+            if of.best is not None
             for seed in options.seeds
             if group[value, seed].prunable
         }
     )
     matches = []
-    for (score, value), share in chosen.items():
+    for (score, value), finetune_on in chosen.items():
         ours = [group[value, seed] for seed in options.seeds]
         theirs = [pruned.get((score, value, seed), NO_RUN) for seed in options.seeds]
         failed = [run for key, run in tried.items() if key[:2] == (score, value) and run.error]
-        matches.append(Match(value, score, share, ours, theirs, _gap(options.seeds, ours, theirs, failed)))
+        matches.append(Match(value, score, finetune_on, ours, theirs, _gap(options.seeds, ours, theirs, failed)))
     return matches
 
 
-def best_schedule(tried: Mapping[PrunedKey, Run], score: str, lambda21: float) -> float | None:
-    """The share to fine-tune on with the best mean AUC."""
-    by_share: dict[float, list[Run]] = {}
-    for (of, value, share, _), run in tried.items():
-        if (of, value) == (score, lambda21):
-            by_share.setdefault(share, []).append(run)
-    return best({share: summary(aucs(found)) for share, found in by_share.items()})
+def best_schedule(tried: Mapping[PrunedKey, Run], seeds: Sequence[int], score: str, lambda21: float) -> Choice[float]:
+    """The share to fine-tune on with the best mean AUC, and those that cannot be told from it."""
+    shares = dict.fromkeys(share for of, value, share, _ in tried if (of, value) == (score, lambda21))
+    return choose({share: [tried.get((score, lambda21, share, seed), NO_RUN) for seed in seeds] for share in shares})
 
 
 def _gap(seeds: Sequence[int], group: Sequence[Run], pruned: Sequence[Run], failed: Sequence[Run]) -> str | None:

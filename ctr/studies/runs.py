@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from ctr.errors import DIVERGED, ArgumentError
+from ctr.metrics import BLOCKS
 from ctr.report.findings import POINTS
+from ctr.report.statistics import best, summary, ties
 from ctr.studies.study import Ask, Job, Options
+from ctr.training.result import BLOCKS as LISTS
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -25,13 +29,18 @@ HOLDOUT = 0.1
 
 @dataclass(frozen=True)
 class Run:
-    """The figures of one run; NaN, with `error`, where it failed."""
+    """The figures of one run; NaN, with `error`, where it failed.
+
+    The blocks are those of its test rows (`ctr.metrics.auc_blocks`); empty where a run has none.
+    """
 
     auc: float = math.nan
     feature_rate: float = math.nan
     features_nonzero: float = math.nan
     rows_train: float = math.nan
     auc_retrained: float = math.nan
+    auc_blocks: tuple[float, ...] = ()
+    auc_retrained_blocks: tuple[float, ...] = ()
     source: str | None = None
     error: str | None = None
 
@@ -43,6 +52,14 @@ class Run:
     def prunable(self) -> bool:
         """Whether another run can be pruned to its rate: it finished and kept a feature."""
         return self.error is None and self.feature_rate > 0
+
+
+@dataclass(frozen=True)
+class Choice(Generic[Key]):
+    """The best of several by mean AUC over the seeds, None where none has one, and what cannot be told from it."""
+
+    best: Key | None
+    ties: tuple[Key, ...]
 
 
 NO_RUN = Run()  # in the place of a run for which there was nothing to prune to
@@ -77,12 +94,19 @@ class Runs:
     def frame(self) -> pd.DataFrame:
         """Every run, in the order in which they were first asked for; ``outcome``: finished, diverged or failed."""
         rows = [{**answer, "outcome": self._outcome(name)} for name, answer in self._known.items()]
-        return pd.DataFrame.from_records(rows)
+        return pd.DataFrame.from_records(rows).drop(columns=list(LISTS), errors="ignore")
 
-    def code(self) -> dict[str | None, int]:
-        """The number of finished runs by commit; None where it is not known."""
-        finished = [answer for name, answer in self._known.items() if self._outcome(name) == FINISHED]
-        return dict(Counter(_text(answer.get("git_sha")) for answer in finished))
+    def counts(self, column: str) -> dict[str | None, int]:
+        """The number of finished runs by a text of their results (``git_sha``, ``machine``), None without it."""
+        return dict(Counter(_text(answer.get(column)) for answer in self._finished()))
+
+    def without_blocks(self) -> int:
+        """The number of finished runs with an AUC whose uncertainty over test rows is not known."""
+        runs = map(_run, self._finished())
+        return sum(len(run.auc_blocks) != BLOCKS and not math.isnan(run.auc) for run in runs)
+
+    def _finished(self) -> list[dict[str, object]]:
+        return [answer for name, answer in self._known.items() if self._outcome(name) == FINISHED]
 
     def failures(self) -> dict[str, list[str]]:
         """The commands of the failed runs by error."""
@@ -131,6 +155,28 @@ def aucs(runs: Iterable[Run]) -> list[float]:
     return [run.auc for run in runs]
 
 
+def measured(runs: Iterable[Run]) -> np.ndarray:
+    """The AUCs with the contributions of the test rows to their sampling error (`ctr.report.statistics.Values`)."""
+    return _with_blocks((run.auc, run.auc_blocks) for run in runs)
+
+
+def measured_retrained(runs: Iterable[Run]) -> np.ndarray:
+    """The same of the retrained AUCs."""
+    return _with_blocks((run.auc_retrained, run.auc_retrained_blocks) for run in runs)
+
+
+def _with_blocks(figures: Iterable[tuple[float, Sequence[float]]]) -> np.ndarray:
+    unknown = (math.nan,) * BLOCKS
+    rows = [(figure, *(blocks if len(blocks) == BLOCKS else unknown)) for figure, blocks in figures]
+    return np.array(rows).reshape(len(rows), 1 + BLOCKS)
+
+
+def choose(tried: Mapping[Key, Sequence[Run]]) -> Choice[Key]:
+    """Of runs by seed, the same seeds in all; of equal means the first."""
+    chosen = best({key: summary(aucs(of)) for key, of in tried.items()})
+    return Choice(chosen, ties({key: measured(of) for key, of in tried.items()}, chosen))
+
+
 def rates(runs: Iterable[Run]) -> list[float]:
     return [run.feature_rate for run in runs]
 
@@ -163,7 +209,9 @@ def _run(answer: Mapping[str, object]) -> Run:
     figures = {
         name: number(name) for name in ("auc", "feature_rate", "features_nonzero", "rows_train", "auc_retrained")
     }
-    return Run(**figures, source=_text(answer.get("source")), error=_text(answer.get("error")))
+    blocks = {name: of if isinstance(of := answer.get(name), list) else [] for name in LISTS}
+    texts = {name: _text(answer.get(name)) for name in ("source", "error")}
+    return Run(**figures, **{name: tuple(of) for name, of in blocks.items()}, **texts)  # type: ignore[arg-type]
 
 
 def _text(value: object) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from ctr.report import markdown
 from ctr.report.findings import Row
-from ctr.report.statistics import Summary
+from ctr.report.statistics import LEAST_SEEDS, LEVEL, Summary
 from ctr.studies import paper
 from ctr.studies.columns import known
 from ctr.studies.learning_rates import Rate
@@ -17,34 +17,48 @@ from ctr.studies.study import Options
 SIGNIFICANT = 0.05
 
 
-def winner(a: str, b: str, gain: float, p: float) -> str:
-    """``Group Adam wins by .0034 (p = 0.012)``: a p-value below .05 makes a win, else the mean is only higher.
+def wins(row: Row, p: str = "p") -> bool:
+    """Whether a difference is significant after Holm's correction; never without a p-value."""
+    return bool(row[f"{p}_holm"] < SIGNIFICANT)
+
+
+def winner(a: str, b: str, row: Row) -> str:
+    """``Group Adam wins by .0034 [+.0012, +.0056] (Holm p = 0.012)``: below .05 it wins, else the mean is only higher.
 
     Args:
-        gain: mean AUC of a minus that of b.
-        p: by Student's t-test.
+        row: with the mean AUC of a minus that of b (`ctr.studies.columns.compared`).
     """
+    gain, low, high, p = (row[name] for name in ("difference", "difference_low", "difference_high", "p_holm"))
     if math.isnan(gain):
         return "nothing to compare"
     if gain == 0:
         return f"{a} and {b} are equal"
-    first = a if gain > 0 else b
-    by = difference(gain)
+    first, ends = (a, (low, high)) if gain > 0 else (b, (-high, -low))
+    by = difference(gain) + ("" if math.isnan(low) else f" {markdown.interval(*ends)}")
     if math.isnan(p):
-        return f"{first} is higher by {by} (no p-value: too few seeds or no spread)"
-    verb = "wins" if p < SIGNIFICANT else "is higher, not significantly,"
-    return f"{first} {verb} by {by} (p = {markdown.p_value(p)})"
+        return f"{first} is higher by {by} (no p-value)"
+    verb = "wins" if wins(row) else "is higher, not significantly,"
+    return f"{first} {verb} by {by} (Holm p = {markdown.p_value(p)})"
 
 
 def tally(a: str, b: str, rows: Sequence[Row]) -> str:
-    """``Group Adam has the higher mean AUC in 3 of 5 cells (2 with p < .05), pruned Adam in 2 (0).``"""
-    gains = [(row["difference"], row["p_student"]) for row in rows if not math.isnan(row["difference"])]
-    up, down = [p for gain, p in gains if gain > 0], [p for gain, p in gains if gain < 0]
-    sure = [sum(p < SIGNIFICANT for p in part) for part in (up, down)]
-    return (
-        f"{a} has the higher mean AUC in {len(up)} of {len(gains)} cells ({sure[0]} of them with p < .05), "
-        f"{b} in {len(down)} ({sure[1]} of them with p < .05)."
-    )
+    """``Group Adam has the higher mean AUC in 3 of 5 cells (2 with Holm p < .05), pruned Adam in 2 (0).``"""
+    done = [row for row in rows if not math.isnan(row["difference"])]
+    up, down = [row for row in done if row["difference"] > 0], [row for row in done if row["difference"] < 0]
+    return f"{a} has the higher mean AUC in {len(up)} of {len(done)} cells{sure(up)}, {b} in {len(down)}{sure(down)}."
+
+
+def sure(rows: Sequence[Row]) -> str:
+    """`` (2 of them with Holm p < .05)``; nothing where no row has a p-value."""
+    if not any(known(row["p_holm"]) for row in rows):
+        return ""
+    return f" ({sum(map(wins, rows))} of them with Holm p < .05)"
+
+
+def tie(others: Iterable[str]) -> str:
+    """``, a tie with 10%, 0%``; nothing without others."""
+    names = ", ".join(others)
+    return f", a tie with {names}" if names else ""
 
 
 def counts(rows: Sequence[Row], same: str) -> str:
@@ -145,7 +159,7 @@ def learning_rate(options: Options, opt: str, lr: Rate, at: str = "") -> str:
         return f"Learning rate of {opt}{at}: none could be chosen, no run of the search finished."
     if lr.tried:
         where = "on held-out training rows" if options.select == "validation" else "by test AUC, the paper's rule"
-        how = f"the best of {', '.join(map(markdown.power, lr.tried))} {where}"
+        how = f"the best of {', '.join(map(markdown.power, lr.tried))} {where}{tie(map(markdown.power, lr.ties))}"
     else:
         how = "the paper's, table 5" if options.lr == "paper" else "as given"
     line = f"Learning rate of {opt}{at}: {markdown.power(lr.value)} ({how})"
@@ -170,8 +184,33 @@ def choice(options: Options, what: str) -> str:
 
 
 def notes(options: Options, runs: Runs) -> list[str]:
-    """What a reader should know of the runs as a whole: the commits that made them, and which failed."""
-    return [*_code(options.commit, runs), *failures(runs)]
+    """What a reader should know of the runs as a whole: how sure differences are, the machines and commits that made
+    them, and which failed."""
+    return [*_uncertainty(options, runs), *_machines(runs), *_code(options.commit, runs), *failures(runs)]
+
+
+def _uncertainty(options: Options, runs: Runs) -> list[str]:
+    """How intervals, ties and p-values are to be read (`ctr.report.statistics.compare`)."""
+    over = "seeds and test rows together" if len(options.seeds) > 1 else "the test rows alone: one seed"
+    lines = [
+        f"Intervals in brackets are {LEVEL:.0%} intervals of a difference of AUCs over {over}. A tie: the interval "
+        "holds 0, without a correction for the number of choices."
+    ]
+    if len(options.seeds) < LEAST_SEEDS:
+        lines.append(f"No p-value is given: they need at least {LEAST_SEEDS} seeds.")
+    else:
+        lines.append("p-values are those of the intervals; Holm p: corrected for all cells of the table.")
+    if missing := runs.without_blocks():
+        lines.append(f"{missing} runs have no record of their test rows: differences with them have no interval.")
+    return lines
+
+
+def _machines(runs: Runs) -> list[str]:
+    """What the finished runs were made on."""
+    found = {name: number for name, number in runs.counts("machine").items() if name is not None}
+    if len(found) < 2:
+        return [f"Machine: {name}." for name in found]
+    return ["Machines: " + ". ".join(f"{number} runs on {name}" for name, number in found.items()) + "."]
 
 
 def _code(now: str | None, runs: Runs) -> list[str]:
@@ -179,7 +218,7 @@ def _code(now: str | None, runs: Runs) -> list[str]:
 
     The code that decides a run's numbers is the same in all: it is part of a run's key (`ctr.jobs.cache`).
     """
-    shas = runs.code()
+    shas = runs.counts("git_sha")
     if set(shas) <= {now}:
         return []
     of = ", ".join(f"{number} at {_state(sha)}" for sha, number in shas.items())

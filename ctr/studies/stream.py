@@ -10,18 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.report import markdown
 from ctr.report.findings import Findings, Row, rows
-from ctr.report.statistics import best, compare, summary
+from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, matched, stream_views
-from ctr.studies.columns import features_apart, mean_std
+from ctr.studies.columns import adjust, compared, features_apart, mean_std
 from ctr.studies.curves import auc_at
 from ctr.studies.learning_rates import BATCH, Rate, span
-from ctr.studies.runs import NO_RUN, Run, Runs, aucs, gap, held_out, points, rates
-from ctr.studies.stream_views import AGAINST_SOFT, COLUMNS, FOR_VIEWS, SOFT
+from ctr.studies.runs import (
+    NO_RUN,
+    Choice,
+    Run,
+    Runs,
+    aucs,
+    choose,
+    gap,
+    held_out,
+    measured,
+    measured_retrained,
+    points,
+    rates,
+)
+from ctr.studies.stream_views import AGAINST_SOFT, COLUMNS, SOFT
 from ctr.studies.study import Ask, Counts, Job, Lambdas, Options, Scores, Shares
 
 GROUPS: dict[str, dict[str, object]] = {
@@ -31,7 +45,9 @@ GROUPS: dict[str, dict[str, object]] = {
 }
 
 Place = tuple[int, float]  # batches, lambda21
-Cells = dict[tuple[str, Place], tuple[float | None, list[Run]]]  # by method: the share to fine-tune on, runs by seed
+Schedule = Choice[float]  # the share to fine-tune on
+UNPRUNED, UNTUNED = Schedule(None, ()), Schedule(0.0, ())
+Cells = dict[tuple[str, Place], tuple[Schedule, list[Run]]]  # by method: schedule, runs by seed
 
 
 def study(
@@ -66,14 +82,13 @@ def _study(
     cells = _group_cells(runs, options, lrs, places)
     soft = {place: cells[SOFT, place][1] for place in places}
     cells |= _pruned_cells(runs, options, lrs, soft, finetune, scores)
-    table = pd.DataFrame(
-        [
-            _row(method, place, lrs[place[0]].value, share, of, soft[place], _at_soft_rate(cells, method, place))
-            for place in sorted(places, key=lambda place: (place[1], place[0]))
-            for (method, at), (share, of) in cells.items()
-            if at == place
-        ]
-    )
+    lines = [
+        _row(method, place, lrs[place[0]].value, schedule, of, soft[place], _at_soft_rate(cells, method, place))
+        for place in sorted(places, key=lambda place: (place[1], place[0]))
+        for (method, at), (schedule, of) in cells.items()
+        if at == place
+    ]
+    table = pd.DataFrame(adjust(lines, "p", "p_retrained", "p_shrinkage"))
     shown = rows(table)
     text = stream_views.text(options, runs, shown, lrs, [run for of in soft.values() for run in of])
     generated = any(run.source == "generated" for of in soft.values() for run in of)
@@ -88,7 +103,7 @@ def _study(
         for row in shown
         for seed, run in zip(options.seeds, cells[row["method"], (row["steps"], row["lambda21"])][1], strict=True)
     )
-    return Findings(table.drop(columns=FOR_VIEWS), text, drawn, runs.frame(), dots, COLUMNS)
+    return Findings(table, text, drawn, runs.frame(), dots, COLUMNS)
 
 
 def _group_cells(runs: Runs, options: Options, lrs: Mapping[int, Rate], places: Sequence[Place]) -> Cells:
@@ -103,7 +118,7 @@ def _group_cells(runs: Runs, options: Options, lrs: Mapping[int, Rate], places: 
         }
     )
     return {
-        (method, place): (None, [found[method, place, seed] for seed in options.seeds])
+        (method, place): (UNPRUNED, [found[method, place, seed] for seed in options.seeds])
         for place in places
         for method in GROUPS
     }
@@ -141,71 +156,59 @@ def _pruned_cells(
         return [found.get((score, place, share, seed), NO_RUN) for seed in options.seeds]
 
     cells: Cells = {
-        (f"Adam, pruned by {score}", place): (0.0, by_seed(answers, score, place, 0.0)) for score, place in cases
+        (f"Adam, pruned by {score}", place): (UNTUNED, by_seed(answers, score, place, 0.0)) for score, place in cases
     }
-    means = {case: {share: summary(aucs(by_seed(answers, *case, share))) for share in tuned} for case in cases}
-    chosen = {case: share for case in cases if (share := best(means[case])) is not None}
-    final = runs({key: job for case, share in chosen.items() for key, job in plan(*case, share, {}).items()})
-    for (score, place), share in chosen.items():
-        cells[f"Adam, pruned by {score}, fine-tuned", place] = share, by_seed(final, score, place, share)
+    chosen = {case: choose({share: by_seed(answers, *case, share) for share in tuned}) for case in cases}
+    shares = {case: of.best for case, of in chosen.items() if of.best is not None}
+    final = runs({key: job for case, share in shares.items() for key, job in plan(*case, share, {}).items()})
+    for (score, place), share in shares.items():
+        name = f"Adam, pruned by {score}, fine-tuned"
+        cells[name, place] = chosen[score, place], by_seed(final, score, place, share)
     return cells
 
 
-def _at_soft_rate(cells: Cells, method: str, place: Place) -> list[float]:
-    """By seed, a method's AUC at the soft rule's feature rate: its own where it is matched, read between its lambda21
-    where it is not (NaN beyond them)."""
+def _at_soft_rate(cells: Cells, method: str, place: Place) -> np.ndarray:
+    """By seed, a method's AUC, with its uncertainty (`measured`), at the soft rule's feature rate: its own where it is
+    matched, read between its lambda21 where it is not (NaN beyond them)."""
     length, _ = place
-    share, own = cells[method, place]
-    if method == SOFT or share is not None:
-        return aucs(own)
+    schedule, own = cells[method, place]
+    if method == SOFT or schedule.best is not None:
+        return measured(own)
     lines = [of for (name, at), (_, of) in cells.items() if name == method and at[0] == length]
     soft = cells[SOFT, place][1]
-    return [
-        auc_at(run.feature_rate, rates(line), aucs(line))
-        for run, line in zip(soft, zip(*lines, strict=True), strict=True)
-    ]
+    by_seed = zip(soft, zip(*lines, strict=True), strict=True)
+    return np.array([auc_at(run.feature_rate, rates(line), measured(line)) for run, line in by_seed])
 
 
 def _row(
     method: str,
     place: Place,
     lr: float,
-    share: float | None,
+    schedule: Schedule,
     own: Sequence[Run],
     soft: Sequence[Run],
-    at_soft_rate: Sequence[float],
+    at_soft_rate: np.ndarray,
 ) -> Row:
     steps, lambda21 = place
-    retrained, softs = [run.auc_retrained for run in own], [run.auc_retrained for run in soft]
-    gain, selection = compare(at_soft_rate, aucs(soft)), compare(retrained, softs)
+    retrained, softs = measured_retrained(own), measured_retrained(soft)
+    gain, selection = compare(at_soft_rate, measured(soft)), compare(retrained, softs)
     row = {
         "steps": steps,
         "rows": steps * BATCH,
         "lambda21": lambda21,
         "method": method,
         "lr": lr,
-        "finetune": share,
+        "finetune": schedule.best,
+        "tied": ", ".join(map(markdown.share, schedule.ties)),
         **mean_std("auc", aucs(own)),
         **mean_std("rate", rates(own)),
         "seeds": summary(aucs(own)).n,
-        "auc_at_soft_rate": summary(at_soft_rate).mean,
-        "minus_soft": gain.difference,
-        "p_student": gain.student,
-        "p_welch": gain.welch,
-        "p_paired": gain.paired,
-        "features_apart": None if share is None else features_apart(own, soft),
-        **mean_std("auc_retrained", retrained),
-        "retrained_minus_soft_retrained": selection.difference,
-        "p_retrained_paired": selection.paired,
-        "retrained_minus_auc": compare(retrained, aucs(own)).difference,
+        "auc_at_soft_rate": summary(at_soft_rate[:, 0]).mean,
+        **compared(gain, "minus_soft"),
+        "features_apart": None if schedule.best is None else features_apart(own, soft),
+        **mean_std("auc_retrained", retrained[:, 0]),
+        **compared(selection, "retrained_minus_soft_retrained", "p_retrained"),
+        **compared(compare(retrained, measured(own)), "retrained_minus_auc", "p_shrinkage"),
         "gap": gap(own) or ("nothing to prune to with some seeds" if NO_RUN in own else None),
-        "minus_soft_std": _spread(at_soft_rate, aucs(soft)),
-        "retrained_minus_soft_retrained_std": _spread(retrained, softs),
-        "p_retrained_student": selection.student,
     }
     return {name: None if method == SOFT and name in AGAINST_SOFT else value for name, value in row.items()}
-
-
-def _spread(a: Sequence[float], b: Sequence[float]) -> float:
-    """The standard deviation of a difference, seed by seed."""
-    return summary([x - y for x, y in zip(a, b, strict=True)]).std

@@ -11,9 +11,24 @@ from ctr.report import figures, markdown
 from ctr.report.findings import Column, Findings, Row, rows
 from ctr.report.statistics import Summary, compare, summary
 from ctr.studies import columns, learning_rates, matched, paper, sentences
-from ctr.studies.columns import APART, FINETUNE, GAP, LAMBDA21, LR, SCORE, differences, known, mean_std, spread, tests
+from ctr.studies.columns import (
+    APART,
+    FINETUNE,
+    GAP,
+    LAMBDA21,
+    LR,
+    SCORE,
+    TIED,
+    adjust,
+    compared,
+    differences,
+    interval,
+    known,
+    mean_std,
+    spread,
+)
 from ctr.studies.matched import Match
-from ctr.studies.runs import Runs, aucs, points, rates
+from ctr.studies.runs import Runs, aucs, measured, points, rates
 from ctr.studies.study import Ask, Lambdas, Options, Scores, Shares
 
 NAMES = {"norm": "Adam, pruned by norm", "effect": "Adam, pruned by effect"}
@@ -22,6 +37,7 @@ COLUMNS = [
     SCORE,
     LR,
     FINETUNE,
+    TIED,
     *spread("group_adam_auc", "test AUC of Group Adam", markdown.auc),
     *spread("group_adam_rate", "feature rate of Group Adam", markdown.rate),
     *spread("adam_auc", "test AUC of pruned Adam", markdown.auc),
@@ -41,8 +57,8 @@ COLUMNS = [
     GAP,
 ]
 DETAILS: markdown.Layout = [
-    ("λ21", "lambda21"), ("pruned by", "score"), ("fine-tuned on", "finetune"), ("difference", "difference"),
-    ("p Student", "p_student"), ("p Welch", "p_welch"), ("p paired", "p_paired"),
+    ("λ21", "lambda21"), ("pruned by", "score"), ("fine-tuned on", "finetune"), ("tie with", lambda row: row["tied"]),
+    ("difference", "difference"), ("95% interval", interval()), ("p", "p"), ("p Holm", "p_holm"),
     ("seeds", lambda row: f"{row['seeds_group_adam']} / {row['seeds_adam']}"), ("features apart", "features_apart"),
 ]  # fmt: skip
 
@@ -59,13 +75,13 @@ def findings(
     runs = Runs(ask)
     lr = learning_rates.choose_one(runs, options, "adam")
     matches = matched.match(runs, options, lr.value, lambda21, finetune, scores)
-    table = pd.DataFrame([_row(options, match, lr.value) for match in matches])
+    table = pd.DataFrame(adjust([_row(options, match, lr.value) for match in matches], "p"))
     found, group = rows(table), [run for match in matches for run in match.group]
     scope, full_size = sentences.scope(options, group), sentences.full_size(options, group)
     text = [
         title,
-        "AUC mean±std over seeds and (feature rate); lambda1 = lambda2 = 0. The best of each row is bold. Adam is "
-        "pruned, seed by seed, to as many features as Group Adam kept with that seed.",
+        "AUC mean±std over seeds and (feature rate); lambda1 = lambda2 = 0. The higher of a row is bold where Holm's p "
+        "is below .05. Adam is pruned, seed by seed, to as many features as Group Adam kept with that seed.",
         *(_in_the_papers_form(options, _by(found, score), score) for score in scores),
         "In detail, Group Adam − pruned Adam:",
         markdown.view(found, COLUMNS, DETAILS),
@@ -98,12 +114,13 @@ def _row(options: Options, match: Match, lr: float) -> Row:
         "lambda21": match.lambda21,
         "score": match.score,
         "lr": lr,
-        "finetune": match.finetune,
+        "finetune": match.finetune.best,
+        "tied": ", ".join(map(markdown.share, match.finetune.ties)),
         **mean_std("group_adam_auc", aucs(match.group)),
         **mean_std("group_adam_rate", rates(match.group)),
         **mean_std("adam_auc", aucs(match.pruned)),
         **mean_std("adam_rate", rates(match.pruned)),
-        **tests(compare(aucs(match.group), aucs(match.pruned))),
+        **compared(compare(measured(match.group), measured(match.pruned))),
         "seeds_group_adam": group_auc.n,
         "seeds_adam": adam_auc.n,
         "features_apart": None if apart is None else int(apart),
@@ -130,9 +147,15 @@ def _pairs(found: Sequence[Row]) -> int:
 def _in_the_papers_form(options: Options, found: Sequence[Row], score: str) -> str:
     layout: markdown.Layout = [
         (f"λ21 ({paper.PRINTED.get(options.model, options.model)})", "lambda21"),
-        (NAMES[score], lambda row: markdown.bold(markdown.cell(row, "adam_"), row["difference"] < 0)),
-        ("Group Adam", lambda row: markdown.bold(markdown.cell(row, "group_adam_"), row["difference"] > 0)),
-        ("P-Value", "p_student"),
+        (
+            NAMES[score],
+            lambda row: markdown.bold(markdown.cell(row, "adam_"), sentences.wins(row) and row["difference"] < 0),
+        ),
+        (
+            "Group Adam",
+            lambda row: markdown.bold(markdown.cell(row, "group_adam_"), sentences.wins(row) and row["difference"] > 0),
+        ),
+        ("P-Value", "p"),
     ]
     return markdown.view(found, COLUMNS, layout)
 
@@ -154,7 +177,7 @@ def _beside_the_paper(options: Options, found: Sequence[Row]) -> list[str]:
         ("rate: paper", "paper_rate"),
         ("ours", "group_adam_rate_mean"),
         ("p: paper", "paper_p"),
-        ("ours", "p_student"),
+        ("ours", "p"),
     ]
     note = ["\\* lost in the print at hand: the best of the paper's table 8."] if lost else []
     return ["Beside the paper's table 2 (pruned by norm):", markdown.view(found, COLUMNS, layout), *note]
@@ -162,7 +185,7 @@ def _beside_the_paper(options: Options, found: Sequence[Row]) -> list[str]:
 
 def _sentence(options: Options, row: Row, full_size: bool) -> str:
     line = f"λ21 = {markdown.power(row['lambda21'])}, by {row['score']}: "
-    line += sentences.winner("Group Adam", "pruned Adam", row["difference"], row["p_student"])
+    line += sentences.winner("Group Adam", "pruned Adam", row)
     if options.in_paper and row["score"] == "norm":
         line += _against_the_paper(row, full_size)
     return line + (f"; gap: {row['gap']}" if row["gap"] else "") + "."

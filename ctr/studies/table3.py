@@ -9,12 +9,12 @@ import pandas as pd
 
 from ctr.report import markdown
 from ctr.report.findings import Column, Findings, Row, rows
-from ctr.report.statistics import Summary, best, compare, summary
+from ctr.report.statistics import Summary, compare, summary
 from ctr.studies import learning_rates, paper, sentences
-from ctr.studies.columns import GAP, LAMBDA21, LR, differences, known, mean_std, spread, tests
+from ctr.studies.columns import GAP, LAMBDA21, LR, adjust, compared, differences, known, mean_std, spread
 from ctr.studies.learning_rates import Rate
 from ctr.studies.paper import Regularisers
-from ctr.studies.runs import Run, Runs, aucs, gap, held_out, job, lambdas, points, rates
+from ctr.studies.runs import Choice, Run, Runs, aucs, choose, gap, held_out, job, lambdas, measured, points, rates
 from ctr.studies.study import Ask, Job, Lambdas, Options
 
 FAMILIES = {"adam": ("Adam", "Group Adam"), "adagrad": ("Adagrad", "Group Adagrad")}
@@ -22,6 +22,7 @@ PAPERS, BEST = "the paper's regularisers", "the best of the grid"
 COLUMNS = [
     Column("family", "adam or adagrad"),
     Column("regularisers", "where they are from"),
+    Column("ties", "other choices of the grid whose AUC cannot be told from it"),
     Column("lambda1", "regularisation term of single weights", markdown.power),
     LAMBDA21,
     Column("lambda2", "regularisation term of the damping", markdown.power),
@@ -31,7 +32,7 @@ COLUMNS = [
     *spread("group_auc", "test AUC of the group optimizer", markdown.auc),
     *spread("group_rate", "feature rate of the group optimizer", markdown.rate),
     *differences("group − plain optimizer"),
-    Column("p_rate_student", "p-value of the feature rates by Student's t-test", markdown.p_value),
+    *differences("feature rate of the group − of the plain optimizer", "rate_difference", "p_rate", "seeds"),
     Column("seeds_plain", "finished seeds of the plain optimizer"),
     Column("seeds_group", "finished seeds of the group optimizer"),
     Column("paper_plain_auc", "the paper's AUC of the plain optimizer", markdown.auc),
@@ -47,7 +48,7 @@ BESIDE: markdown.Layout = [
     ("plain: paper", "paper_plain_auc"), ("ours", "plain_auc_mean"), ("− paper", "plain_minus_paper"),
     ("group: paper", "paper_group_auc"), ("ours", "group_auc_mean"), ("− paper", "group_minus_paper"),
     ("rate: paper", "paper_group_rate"), ("ours", "group_rate_mean"),
-    ("p: paper", "paper_p"), ("ours", "p_student"),
+    ("p: paper", "paper_p"), ("ours", "p"),
 ]  # fmt: skip
 
 GridKey = tuple[str, Regularisers, int]  # family, lambdas, seed
@@ -63,7 +64,8 @@ def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas, la
     )
     tried = runs(_group_jobs(options, lrs, dict.fromkeys(FAMILIES, grid), held_out(options)))
     published = {family: paper.REGULARISERS[family].get(options.model) for family in FAMILIES}
-    chosen = {family: _best_of(options, tried, family, grid) for family in FAMILIES}
+    best_of = {family: _best_of(options, tried, family, grid) for family in FAMILIES}
+    chosen = {family: of.best for family, of in best_of.items()}
     wanted = {family: [one for one in (published[family], chosen[family]) if one] for family in FAMILIES}
     final = runs(_group_jobs(options, lrs, wanted, {}))
     cells = [
@@ -71,19 +73,20 @@ def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas, la
             family,
             which,
             one,
+            len(best_of[family].ties) if which == BEST else None,
             [plain[family, seed] for seed in options.seeds],
             [final[family, one, seed] for seed in options.seeds] if one else [],
         )
         for which, of in ((PAPERS, published), (BEST, chosen))
         for family, one in of.items()
     ]
-    table = pd.DataFrame([_row(options, lrs, *cell) for cell in cells])
+    table = pd.DataFrame(adjust([_row(options, lrs, *cell) for cell in cells], "p", "p_rate"))
     found, all_runs = rows(table), [run for *_, of_plain, of_group in cells for run in (*of_plain, *of_group)]
     full_size = sentences.full_size(options, all_runs)
     text = [
         f"# Table 3 · group optimizers against plain ones · {options.dataset}",
-        "AUC mean±std over seeds and (feature rate); the higher AUC is bold; p-value of the AUCs and, in "
-        "parentheses, of the rates (missing where no rate varies).",
+        "AUC mean±std over seeds and (feature rate); the higher AUC is bold where Holm's p is below .05; p-value of "
+        "the AUCs and, in parentheses, of the rates, over seeds alone (missing where no rate varies).",
         _in_the_papers_form(options, found),
         *(["Beside the paper's table 3:", markdown.view(found, COLUMNS, BESIDE)] if options.in_paper else []),
         markdown.bullets(
@@ -104,9 +107,9 @@ def study(ask: Ask, options: Options, *, lambda1: Lambdas, lambda21: Lambdas, la
 
 def _best_of(
     options: Options, tried: Mapping[GridKey, Run], family: str, grid: Sequence[Regularisers]
-) -> Regularisers | None:
+) -> Choice[Regularisers]:
     """The regularisers with the best mean AUC."""
-    return best({one: summary(aucs(tried[family, one, seed] for seed in options.seeds)) for one in grid})
+    return choose({one: [tried[family, one, seed] for seed in options.seeds] for one in grid})
 
 
 def _group_jobs(
@@ -128,6 +131,7 @@ def _row(
     family: str,
     which: str,
     chosen: Regularisers | None,
+    ties: int | None,
     plain: list[Run],
     group: list[Run],
 ) -> Row:
@@ -137,6 +141,7 @@ def _row(
     return {
         "family": family,
         "regularisers": which,
+        "ties": ties,
         "lambda1": chosen.lambda1 if chosen else None,
         "lambda21": chosen.lambda21 if chosen else None,
         "lambda2": chosen.lambda2 if chosen else None,
@@ -145,8 +150,8 @@ def _row(
         "plain_rate_mean": summary(rates(plain)).mean,
         **mean_std("group_auc", aucs(group)),
         **mean_std("group_rate", rates(group)),
-        **tests(compare(aucs(group), aucs(paired))),
-        "p_rate_student": compare(rates(group), rates(paired)).student,
+        **compared(compare(measured(group), measured(paired))),
+        **compared(compare(rates(group), rates(paired)), "rate_difference", "p_rate"),
         "seeds_plain": plain_auc.n,
         "seeds_group": group_auc.n,
         "paper_plain_auc": cell.plain if cell else None,
@@ -176,9 +181,9 @@ def _in_the_papers_form(options: Options, found: Sequence[Row]) -> str:
         for row in found:
             if row["regularisers"] == which:
                 line += [
-                    markdown.bold(markdown.cell(row, "plain_"), row["difference"] < 0),
-                    markdown.bold(markdown.cell(row, "group_"), row["difference"] > 0),
-                    f"{markdown.p_value(row['p_student'])} ({markdown.p_value(row['p_rate_student'])})",
+                    markdown.bold(markdown.cell(row, "plain_"), sentences.wins(row) and row["difference"] < 0),
+                    markdown.bold(markdown.cell(row, "group_"), sentences.wins(row) and row["difference"] > 0),
+                    f"{markdown.p_value(row['p'])} ({markdown.p_value(row['p_rate'])})",
                 ]
         lines.append(line)
     return markdown.table(head, lines)
@@ -188,7 +193,8 @@ def _sentence(options: Options, row: Row, full_size: bool) -> str:
     plain, group = FAMILIES[row["family"]]
     chosen = described(row["lambda1"], row["lambda21"], row["lambda2"])
     line = f"{group} with {row['regularisers']} ({chosen}): "
-    line += sentences.winner(group, plain, row["difference"], row["p_student"])
+    line += sentences.winner(group, plain, row)
+    line += f"; {row['ties']:.0f} others of the grid tie with it" if known(row["ties"]) and row["ties"] else ""
     if row["seeds_group"]:
         line += f"; feature rate {markdown.rate(row['group_rate_mean'])}"
         line += _against_the_paper(row, full_size) if options.in_paper else ""

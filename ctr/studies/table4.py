@@ -12,10 +12,10 @@ import pandas as pd
 from ctr.errors import CtrError
 from ctr.report import markdown
 from ctr.report.findings import Column, Findings, Row, rows
-from ctr.report.statistics import student, summary
+from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, paper, sentences
-from ctr.studies.columns import GAP, LR, mean_std, spread
-from ctr.studies.runs import Run, Runs, aucs, gap, job, lambdas, points, rates
+from ctr.studies.columns import GAP, LR, TIES, mean_std, spread
+from ctr.studies.runs import Choice, Run, Runs, aucs, choose, gap, job, lambdas, measured, points, rates
 from ctr.studies.study import Ask, Counts, Options
 from ctr.studies.table3 import described
 
@@ -25,6 +25,8 @@ COLUMNS = [
     *spread("rate", "feature rate", markdown.rate),
     *spread("auc", "test AUC", markdown.auc),
     Column("seeds", "finished seeds"),
+    Column("best", "whether it has the best AUC"),
+    TIES,
     Column("paper_rate", "the paper's feature rate", markdown.rate),
     Column("paper_auc", "the paper's AUC", markdown.auc),
     Column("rate_minus_paper", "feature rate − the paper's", markdown.difference),
@@ -53,21 +55,22 @@ def study(ask: Ask, options: Options, *, dims: Counts) -> Findings:
         }
     )
     by_dim = {dim: [found[dim, seed] for seed in options.seeds] for dim in dims}
-    table = pd.DataFrame([_row(options, dim, of_dim, lr.value) for dim, of_dim in by_dim.items()])
+    best = choose(by_dim)
+    table = pd.DataFrame([_row(options, dim, of_dim, lr.value, best) for dim, of_dim in by_dim.items()])
     lines = [*sentences.scope(options, found.values()), sentences.learning_rate(options, "adam", lr)]
     lines += [] if options.dataset == "criteo" else ["The paper's table 4 is of DCN on Criteo only."]
     text = [
         f"# Table 4 · embedding dimensions · {options.dataset}",
         f"Group Adam with {described(*astuple(chosen))} (the paper's table 6): feature rate and (AUC mean±std over "
-        "seeds); the lowest rate and the best AUC are bold.",
+        "seeds); the lowest rate and the best AUC are bold, and what ties with that AUC is marked =.",
         _in_the_papers_form(rows(table)),
-        markdown.bullets([*lines, *_compared(rows(table), by_dim), *sentences.notes(options, runs)]),
+        markdown.bullets([*lines, *_compared(rows(table), by_dim, best), *sentences.notes(options, runs)]),
     ]
     dots = points((f"Group Adam, dimension {dim}", chosen.lambda21, seed, run) for (dim, seed), run in found.items())
     return Findings(table, "\n\n".join(text) + "\n", {}, runs.frame(), dots, COLUMNS)
 
 
-def _row(options: Options, dim: int, found: list[Run], lr: float) -> Row:
+def _row(options: Options, dim: int, found: list[Run], lr: float, best: Choice[int]) -> Row:
     published = paper.TABLE4.get(dim) if options.in_paper and options.dataset == "criteo" else None
     return {
         "embedding_dim": dim,
@@ -75,6 +78,8 @@ def _row(options: Options, dim: int, found: list[Run], lr: float) -> Row:
         **mean_std("rate", rates(found)),
         **mean_std("auc", aucs(found)),
         "seeds": summary(aucs(found)).n,
+        "best": dim == best.best,
+        "ties_best": dim in best.ties,
         "paper_rate": published[0] if published else None,
         "paper_auc": published[1] if published else None,
         "rate_minus_paper": summary(rates(found)).mean - published[0] if published else None,
@@ -86,11 +91,10 @@ def _row(options: Options, dim: int, found: list[Run], lr: float) -> Row:
 def _in_the_papers_form(found: Sequence[Row]) -> str:
     known = [row for row in found if row["seeds"]]
     lowest = min((row["rate_mean"] for row in known), default=math.nan)
-    highest = max((row["auc_mean"] for row in known), default=math.nan)
 
     def ours(row: Row) -> str:
         rate = markdown.bold(markdown.rate(row["rate_mean"]), row["rate_mean"] == lowest)
-        auc = markdown.bold(markdown.auc(row["auc_mean"], row["auc_std"]), row["auc_mean"] == highest)
+        auc = markdown.choice(markdown.auc(row["auc_mean"], row["auc_std"]), row["best"], row["ties_best"])
         return f"{rate} ({auc})" if row["seeds"] else markdown.GAP
 
     def papers(row: Row) -> str:
@@ -106,20 +110,21 @@ def _in_the_papers_form(found: Sequence[Row]) -> str:
     return markdown.view(found, COLUMNS, layout)
 
 
-def _compared(found: Sequence[Row], by_dim: Mapping[int, Sequence[Run]]) -> list[str]:
+def _compared(found: Sequence[Row], by_dim: Mapping[int, Sequence[Run]], best: Choice[int]) -> list[str]:
     done = sorted((row for row in found if row["seeds"]), key=lambda row: row["embedding_dim"])
     if len(done) < 2:
         return ["Fewer than two dimensions finished: nothing to compare."]
     pairs = list(pairwise(row["rate_mean"] for row in done))
     down = sum(a > b for a, b in pairs)
     agrees = "agrees" if down == len(pairs) else "disagrees"
-    best, second = sorted(done, key=lambda row: row["auc_mean"], reverse=True)[:2]
-    first, other = best["embedding_dim"], second["embedding_dim"]
-    ahead = markdown.difference(best["auc_mean"] - second["auc_mean"])
-    p = markdown.p_value(student(aucs(by_dim[first]), aucs(by_dim[other])))
+    others = [row for row in done if not row["best"]]
+    other = max(others, key=lambda row: row["auc_mean"])["embedding_dim"]
+    assert best.best is not None  # two are done
+    test = compare(measured(by_dim[best.best]), measured(by_dim[other]))
+    ahead = f"{markdown.difference(test.difference)} {markdown.interval(test.low, test.high)} ahead of"
     return [
         f"The feature rate falls from one dimension to the next in {down} of {len(pairs)} steps: this {agrees} with "
         "the paper, where it falls in every step (the square root of the dimension multiplies λ21).",
-        f"The best AUC is at dimension {first} (the paper's on Criteo: 16), {ahead} ahead of dimension {other} "
-        f"(p = {p}).",
+        f"The best AUC is at dimension {best.best} (the paper's on Criteo: 16), {ahead} dimension {other}"
+        f"{sentences.tie(map(str, best.ties))}.",
     ]

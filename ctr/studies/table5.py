@@ -10,11 +10,11 @@ import pandas as pd
 from ctr.config.learning_rates import SEARCHED as OPTS
 from ctr.report import markdown
 from ctr.report.findings import Column, Findings, Row, rows
-from ctr.report.statistics import student, summary
+from ctr.report.statistics import compare, summary
 from ctr.studies import learning_rates, paper, sentences
-from ctr.studies.columns import GAP, LR, mean_std, spread
+from ctr.studies.columns import GAP, LR, TIES, mean_std, spread
 from ctr.studies.learning_rates import Found, Rate
-from ctr.studies.runs import Runs, aucs, gap
+from ctr.studies.runs import Runs, aucs, gap, measured
 from ctr.studies.study import Ask, Options
 
 NAMES = {"adam": "Adam/Group Adam", "adagrad": "AdaGrad/Group AdaGrad"}
@@ -25,6 +25,7 @@ COLUMNS = [
     Column("seeds", "finished seeds"),
     Column("diverged", "seeds whose run diverged"),
     Column("chosen", "whether it is the best of the optimizer"),
+    TIES,
     Column("paper_lr", "the learning rate that the paper chose", markdown.power),
     GAP,
 ]
@@ -41,7 +42,8 @@ def study(ask: Ask, options: Options) -> Findings:
     of = "held-out training rows" if options.select == "validation" else "the test part"
     text = [
         f"# Table 5 · learning rates · {options.dataset}",
-        f"AUC on {of}, mean±std over seeds; the best of each row is bold and taken by the group optimizer too.",
+        f"AUC on {of}, mean±std over seeds; the best of each row is bold and taken by the group optimizer "
+        "too; what ties with it is marked =.",
         _in_the_papers_form(found),
         markdown.bullets(
             [
@@ -63,6 +65,7 @@ def _row(options: Options, opt: str, lr: float, found: Found, chosen: Rate) -> R
         "seeds": summary(aucs(of_lr)).n,
         "diverged": sum(run.diverged for run in of_lr),
         "chosen": lr == chosen.value,
+        "ties_best": lr in chosen.ties,
         "paper_lr": paper.TABLE5[opt].get(options.model) if options.in_paper else None,
         "gap": gap(run for run in of_lr if not run.diverged),
     }
@@ -79,7 +82,7 @@ def _in_the_papers_form(found: Sequence[Row]) -> str:
 
 
 def _cell(row: Row) -> str:
-    text = markdown.bold(markdown.auc(row["auc_mean"], row["auc_std"]), row["chosen"])
+    text = markdown.choice(markdown.auc(row["auc_mean"], row["auc_std"]), row["chosen"], row["ties_best"])
     if not row["diverged"]:
         return text
     return f"{text} ({row['diverged']} diverged)" if row["seeds"] else "diverged"
@@ -93,8 +96,7 @@ def _sentence(options: Options, opt: str, table: Sequence[Row], found: Found, ch
     others = [lr for lr in means if lr != chosen.value]
     if others:
         second = max(others, key=lambda lr: means[lr])
-        p = student(*(aucs(found[lr, seed] for seed in options.seeds) for lr in (chosen.value, second)))
-        behind = sentences.difference(means[chosen.value] - means[second])
-        sure = "" if math.isnan(p) else f" (p = {markdown.p_value(p)})"
-        line += f" The next best, {markdown.power(second)}, is {behind} behind{sure}."
+        test = compare(*(measured(found[lr, seed] for seed in options.seeds) for lr in (chosen.value, second)))
+        behind = f"{sentences.difference(test.difference)} {markdown.interval(test.low, test.high)} behind"
+        line += f" The next best, {markdown.power(second)}, is {behind}."
     return line

@@ -25,7 +25,7 @@ from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
 from ctr.training.step import Backend, RowModel, TorchStep, make_step
-from ctr.training.trainer import TrainingRun, evaluate, train
+from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
 
@@ -155,7 +155,7 @@ def retrain(
     on_rows: Callable[[int], None],
     before: Callable[[TrainingRun], None] = lambda run: None,
     after_step: Callable[[TrainingRun], None] = lambda run: None,
-) -> float:
+) -> Evaluation:
     """Trains anew on some features alone, with all lambdas 0, from the initial weights that the first run had.
 
     All other features read as zero and get no update: they share one row, cleared after every step.
@@ -169,7 +169,7 @@ def retrain(
         after_step: called with it between two steps, of training and of evaluation.
 
     Returns:
-        The AUC on the test rows.
+        The figures on the test rows.
     """
     manifest = data.manifest
     ids = survivors.cpu().nonzero().squeeze(1)
@@ -201,4 +201,4 @@ def retrain(
     before(run)
     train(run, on_training_step)
     with run.averaged():
-        return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_step).auc
+        return evaluate(step, RowStream(mapped, data.split.test, EVAL_BATCH), on_step)

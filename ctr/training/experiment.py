@@ -38,10 +38,8 @@ from ctr.training.pruning import prune_
 from ctr.training.result import Result, summarise
 from ctr.training.run import Run, failing
 from ctr.training.settings import Settings
-from ctr.training.tracking import (
-    Tracker,
-)
-from ctr.training.trainer import TrainingRun, Window, evaluate, evaluate_progressive, train
+from ctr.training.tracking import Tracker
+from ctr.training.trainer import Evaluation, TrainingRun, Window, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
 
 log = logging.getLogger("ctr")
@@ -222,10 +220,10 @@ def _complete(
             figures = evaluate(training.learner, test, on_batch, days=days)
     if training.scores is not None:
         progressive = evaluate_progressive(training, days_of(split.train, data.manifest.days))
-    auc_retrained = None
+    retrained = None
     if settings.retrain:
-        auc_retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
-    result = summarise(settings, data, training, figures, progressive, history, auc_retrained=auc_retrained)
+        retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
+    result = summarise(settings, data, training, figures, progressive, history, retrained=retrained)
     if settings.save is not None:
         assert run.save is not None
         with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress, training.averaged():
@@ -234,8 +232,8 @@ def _complete(
     return result
 
 
-def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> float:
-    """The second training of a run, on the features that survived the first; returns its AUC."""
+def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> Evaluation:
+    """The second training of a run, on the features that survived the first; returns its figures on the test rows."""
     checkpoints = run.checkpoints.part(RETRAIN)
     rows = data.split.rows_train * run.settings.epochs + data.split.rows_test
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:

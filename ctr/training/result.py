@@ -15,8 +15,11 @@ from ctr.training import memory
 from ctr.training.diagnosis import diagnose, unseen_by_field
 from ctr.training.history import History
 from ctr.training.identity import CODE
+from ctr.training.machine import machine
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
+
+BLOCKS = ("auc_blocks", "auc_retrained_blocks")  # figures of a run that are lists of numbers
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class Result:
     in training rows of any of them, without the ``features_evicted`` that were dropped before this log.
     ``features_known`` had a row when it began; ``started_from`` is the hash of the known model. ``table_rows`` are
     those of the embedding table.
+
+    ``auc_blocks`` and ``auc_retrained_blocks`` are what each block of test rows contributes to the sampling error of
+    the AUC (`ctr.metrics.auc_blocks`), empty where there is none. ``machine`` is what the run was made on.
 
     ``peak_rss_bytes`` counts from the start of the run, or of its family (`ctr.train.jobs`), to its end; where the
     system cannot tell (`ctr.training.memory`), from the start of the process. ``values_unseen`` is the share of the
@@ -68,6 +74,7 @@ class Result:
     calibration: float | None
     normalised_entropy: float | None
     auc_by_day: dict[str, float | None]
+    auc_blocks: list[float]
     opt_options: dict[str, object]
     lambda21: float
     budget: int | None
@@ -78,6 +85,7 @@ class Result:
     average: float
     epochs: int
     auc_retrained: float | None
+    auc_retrained_blocks: list[float]
     auc_progressive: float | None
     logloss_progressive: float | None
     auc_progressive_by_day: dict[str, float | None]
@@ -86,6 +94,7 @@ class Result:
     features_known: int
     features_evicted: int
     table_rows: int
+    machine: str
 
 
 def summarise(
@@ -96,7 +105,7 @@ def summarise(
     progressive: Evaluation | None,
     history: History | None,
     *,
-    auc_retrained: float | None,
+    retrained: Evaluation | None,
 ) -> Result:
     """The figures of a trained run, on its test rows and its training rows, where there are such."""
     pruning, seconds = settings.pruning, training.seconds
@@ -146,6 +155,7 @@ def summarise(
         calibration=_defined(figures.calibration if figures else None),
         normalised_entropy=_defined(figures.normalised_entropy if figures else None),
         auc_by_day=_by_day(figures),
+        auc_blocks=_blocks(figures),
         opt_options={name: value for name, value in settings.values["opt"].items() if name != "name"},
         lambda21=training.lambda21,
         budget=int(training.schedule.budget) if isinstance(training.schedule, BudgetSchedule) else None,
@@ -155,7 +165,8 @@ def summarise(
         holdout=settings.holdout,
         average=settings.average,
         epochs=settings.epochs,
-        auc_retrained=_defined(auc_retrained),
+        auc_retrained=_defined(retrained.auc if retrained else None),
+        auc_retrained_blocks=_blocks(retrained),
         auc_progressive=_defined(progressive.auc if progressive else None),
         logloss_progressive=progressive.logloss if progressive else None,
         auc_progressive_by_day=_by_day(progressive),
@@ -164,6 +175,7 @@ def summarise(
         features_known=history.known if history else 0,
         features_evicted=history.evicted if history else 0,
         table_rows=len(embedding.weight),
+        machine=machine(settings.threads, settings.device),
     )
 
 
@@ -174,6 +186,11 @@ def _defined(figure: float | None) -> float | None:
 
 def _by_day(figures: Evaluation | None) -> dict[str, float | None]:
     return {str(day): _defined(auc) for day, auc in figures.auc_by_day.items()} if figures else {}
+
+
+def _blocks(figures: Evaluation | None) -> list[float]:
+    """To six digits: enough for a standard error. Empty where the AUC is not defined."""
+    return [float(f"{value:.6g}") for value in figures.auc_blocks] if figures and figures.auc == figures.auc else []
 
 
 def table(result: Result, folder: Path) -> str:

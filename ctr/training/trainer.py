@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
-from ctr.metrics import auc_by_day, calibration, exact_auc, logloss, normalised_entropy
+from ctr.metrics import auc_blocks, auc_by_day, calibration, exact_auc, logloss, normalised_entropy
 from ctr.optim import BudgetSchedule, LambdaSchedule
 from ctr.training.average import NetAverage
 from ctr.training.step import RowModel, Step
@@ -216,6 +216,8 @@ class Evaluation:
         normalised_entropy: logloss over that of the rows' click rate.
         rows, positives: number of rows, and of those with label 1.
         auc_by_day: day (YYYYMMDD) -> AUC; empty where the log names no days.
+        auc_blocks: what each block of rows contributes to the AUC's sampling error (`ctr.metrics.auc_blocks`); empty
+            where they were not asked for.
     """
 
     auc: float
@@ -225,6 +227,7 @@ class Evaluation:
     rows: int
     positives: int
     auc_by_day: dict[int, float]
+    auc_blocks: tuple[float, ...] = ()
 
 
 def evaluate(
@@ -234,7 +237,7 @@ def evaluate(
     *,
     days: np.ndarray | None = None,
 ) -> Evaluation:
-    """Predicts all rows and measures.
+    """Predicts all rows and measures, with the AUC's sampling error.
 
     Args:
         step: predicts, in evaluation mode.
@@ -251,7 +254,8 @@ def evaluate(
         labels.append(batch.label.numpy())
         if on_step is not None:
             on_step(len(batch))
-    return measure(np.concatenate(scores), np.concatenate(labels), days)
+    logits, truth = np.concatenate(scores), np.concatenate(labels)
+    return replace(measure(logits, truth, days), auc_blocks=tuple(auc_blocks(logits, truth).tolist()))
 
 
 def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None) -> Evaluation:

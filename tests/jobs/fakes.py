@@ -55,7 +55,9 @@ def run_family(runs: Sequence[Run], on_rows: Callable[[int], None]) -> None:
         except CtrError as error:
             run.error = error
             continue
-        atomic_write_text(folder / "result.json", sealed({**result, "auc_retrained": None, "auc_by_day": {}}))
+        atomic_write_text(
+            folder / "result.json", sealed({**result, "auc_retrained": None, "auc_by_day": {}, "auc_blocks": [0.5]})
+        )
         run.error = CtrError("not recorded") if settings.seed == 14 else None
 
 

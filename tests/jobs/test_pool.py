@@ -89,6 +89,7 @@ def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]
     assert math.isnan(found["opt.lr"][0])
     assert found["opt.lr"][3] == 0.01
     assert "auc_by_day" not in found.columns
+    assert found["auc_blocks"].tolist() == [[0.5]] * 4
     assert found["error"].isna().all()
     assert found["command"][1].startswith("python -m ctr.train dataset.raw=train.txt dataset.prepared=prepared")
     assert found["command"][1].endswith("dataset=criteo opt=group_adam seed=2")

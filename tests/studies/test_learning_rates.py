@@ -33,7 +33,9 @@ def answer(job: Job) -> dict[str, object] | str:
 
 def test_the_best_mean_is_taken() -> None:
     oracle = Oracle(answer)
-    assert choose(oracle, options(lr="auto"), "group_adam") == learning_rates.Rate(1e-2, (1e-5, 1e-4, 1e-3, 1e-2, 1e-1))
+    assert choose(oracle, options(lr="auto"), "group_adam") == learning_rates.Rate(
+        1e-2, (1e-5, 1e-4, 1e-3, 1e-2, 1e-1), ties=(1e-3,)
+    )
     assert len(oracle.jobs) == 15
     assert {job["opt"] for job in oracle.jobs} == {"adam"}, "unregularised"
 
@@ -111,14 +113,14 @@ def test_table_5() -> None:
     assert chosen.lr.tolist() == [1e-2, 1e-2]
     assert chosen.paper_lr.tolist() == [1e-3, 1e-2]
     assert (
-        "| Adam/Group Adam | .6000±.0000 | .7000±.0000 | .7300±.0265 | **.7400±.0100** | .5000±.0000 | 1e-3 |"
+        "| Adam/Group Adam | .6000±.0000 | .7000±.0000 | .7300±.0265 = | **.7400±.0100** | .5000±.0000 | 1e-3 |"
         in findings.text
     )
     assert (
-        "by test AUC, the paper's rule); not the paper's 1e-3. The next best, 1e-3, is .0100 behind (p = "
+        "by test AUC, the paper's rule, a tie with 1e-3); not the paper's 1e-3. The next best, 1e-3, is .0100 [−.0"
         in findings.text
     )
-    assert "by test AUC, the paper's rule); the same as the paper's 1e-2." in findings.text
+    assert "by test AUC, the paper's rule, a tie with 1e-3); the same as the paper's 1e-2." in findings.text
 
 
 def diverging(job: Job) -> dict[str, object] | str:
@@ -132,11 +134,11 @@ def diverging(job: Job) -> dict[str, object] | str:
 def test_a_rate_that_diverges_is_an_answer_and_a_crash_a_failure() -> None:
     findings = run("table5", Oracle(diverging))
     assert (
-        "| Adam/Group Adam | .6000±.0000 | .7000±.0000 | **.7300±.0265** | .7450±.0071 (1 diverged) | diverged | 1e-3 |"
+        "| Adam/Group Adam | .6000±.0000 | .7000±.0000 = | **.7300±.0265** | .7450±.0071 (1 diverged) | diverged |"
         in findings.text
     )
     assert (
-        "| AdaGrad/Group AdaGrad | .5900±.0000 | .6900±.0000 | .7200±.0265 | **.7300±.0100** | – | 1e-2 |"
+        "| AdaGrad/Group AdaGrad | .5900±.0000 | .6900±.0000 | .7200±.0265 = | **.7300±.0100** | – | 1e-2 |"
         in findings.text
     )
     adam = findings.table[findings.table.opt == "adam"].set_index("lr")

@@ -3,7 +3,7 @@
 import pytest
 
 from ctr.report.statistics import compare
-from ctr.studies import sentences
+from ctr.studies import columns, sentences
 from ctr.studies.runs import Runs
 from ctr.studies.study import Job
 from tests.studies.oracle import STUDIES, Oracle, features, options, run
@@ -28,6 +28,10 @@ def test_failures_are_grouped_by_what_they_say() -> None:
     ]
 
 
+def made_at(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith("The runs were made")]
+
+
 OLD, NEW = "a" * 40, "b" * 40
 
 
@@ -44,7 +48,7 @@ OLD, NEW = "a" * 40, "b" * 40
 def test_runs_of_different_code_are_said(shas: list[str | None], said: str | None) -> None:
     runs = Runs(Oracle(lambda job: {**features(1), "auc": 0.7, "git_sha": shas[int(str(job["seed"]))]}))
     runs(jobs(*range(len(shas))))
-    lines = sentences.notes(options(commit=NEW), runs)
+    lines = made_at(sentences.notes(options(commit=NEW), runs))
     assert len(lines) == (0 if said is None else 1)
     assert said is None or said in lines[0]
 
@@ -52,21 +56,25 @@ def test_runs_of_different_code_are_said(shas: list[str | None], said: str | Non
 def test_failed_runs_were_made_by_no_code() -> None:
     runs = Runs(Oracle(lambda job: "no memory" if job["seed"] == 0 else {"auc": 0.7, "git_sha": NEW}))
     runs(jobs(0, 1))
-    assert len(sentences.notes(options(commit=NEW), runs)) == 1
+    assert len([line for line in sentences.notes(options(commit=NEW), runs) if "failed: " in line]) == 1
+    assert made_at(sentences.notes(options(commit=NEW), runs)) == []
 
 
 def test_an_installed_package_knows_no_code() -> None:
     runs = Runs(Oracle(lambda job: {"auc": 0.7, "git_sha": None}))
     runs(jobs(0, 1))
-    assert sentences.notes(options(commit=None), runs) == []
+    assert made_at(sentences.notes(options(commit=None), runs)) == []
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_says_it_and_what_its_columns_mean(name: str) -> None:
-    oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD})
+    oracle = Oracle(lambda job: {**features(0.5), "auc": 0.7, "git_sha": OLD, "machine": "A processor, 2 cores"})
     found = run(name, oracle, lambda1=[1e-3], commit=NEW)
     said = f"* The runs were made at other commits, with the same training code: {len(oracle.jobs)} at aaaaaaaaaa;"
     assert said in found.text
+    assert "* Machine: A processor, 2 cores.\n" in found.text
+    assert "* No p-value is given: they need at least 5 seeds.\n" in found.text
+    assert "auc_blocks" not in found.runs
     assert [column.name for column in found.columns] == list(found.table.columns)
     assert all(column.meaning for column in found.columns)
 
@@ -75,14 +83,47 @@ def test_every_study_says_it_and_what_its_columns_mean(name: str) -> None:
     ("a", "b", "said"),
     [
         ([0.70, 0.71], [0.70, 0.71], "A and B are equal"),
-        ([0.70003, 0.71], [0.70, 0.71], "A is higher, not significantly, by less than .0001 (p = "),
-        ([0.70, 0.71], [0.70003, 0.71], "B is higher, not significantly, by less than .0001 (p = "),
-        ([0.800, 0.801], [0.700, 0.701], "A wins by .1000 (p = 5.00e-5)"),
+        (
+            [0.70003, 0.71, 0.72, 0.73, 0.74],
+            [0.70, 0.71, 0.72, 0.73, 0.74],
+            "A is higher, not significantly, by less than .0001 [+.0000, +.0000] (Holm p = 0.374)",
+        ),
+        ([0.70, 0.71], [0.7002, 0.71], "B is higher by .0001 [−.0012, +.0014] (no p-value)"),
+        (
+            [0.80, 0.81, 0.82, 0.83, 0.841],
+            [0.70, 0.71, 0.72, 0.73, 0.74],
+            "A wins by .1002 [+.0996, +.1008] (Holm p = 9.52e-11)",
+        ),
     ],
 )
-def test_a_difference_that_rounds_to_nothing_is_said_to_be_small(a: list[float], b: list[float], said: str) -> None:
-    test = compare(a, b)
-    assert sentences.winner("A", "B", test.difference, test.student).startswith(said)
+def test_who_wins_by_how_much_and_how_sure(a: list[float], b: list[float], said: str) -> None:
+    (row,) = columns.adjust([columns.compared(compare(a, b))], "p")
+    assert sentences.winner("A", "B", row) == said
+
+
+def test_what_wins_alone_need_not_win_among_many() -> None:
+    test = compare([0.80, 0.81, 0.82, 0.83, 0.84], [0.799, 0.81, 0.818, 0.829, 0.839])
+    assert 0.025 < test.p < 0.05
+    (one,) = columns.adjust([columns.compared(test)], "p")
+    pair = columns.adjust([columns.compared(test), columns.compared(test)], "p")
+    assert sentences.winner("A", "B", one).startswith("A wins by .0010")
+    assert sentences.winner("A", "B", pair[0]).startswith("A is higher, not significantly, by .0010")
+    assert sentences.sure(pair) == " (0 of them with Holm p < .05)"
+
+
+def test_runs_without_a_record_of_their_test_rows_are_said() -> None:
+    runs = Runs(
+        Oracle(lambda job: {**features(1), "auc": 0.7, "auc_blocks": None if job["seed"] == 1 else [0.0] * 100})
+    )
+    runs(jobs(0, 1, 2))
+    said = "1 runs have no record of their test rows: differences with them have no interval."
+    assert said in sentences.notes(options(commit=None), runs)
+
+
+def test_several_machines_are_counted() -> None:
+    runs = Runs(Oracle(lambda job: {**features(1), "auc": 0.7, "machine": "AB"[int(str(job["seed"])) % 2]}))
+    runs(jobs(0, 1, 2))
+    assert "Machines: 2 runs on A. 1 runs on B." in sentences.notes(options(commit=None), runs)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def test_cells() -> None:
     soft, adam = [0.696, 0.697, 0.6985], [0.700, 0.701, 0.702]
     cell = table.loc[(NORM, 100, 1e-3)]
     assert cell.minus_soft == pytest.approx(sum(adam) / 3 - sum(soft) / 3)
-    assert cell.p_student == pytest.approx(stats.ttest_ind(adam, soft).pvalue)
-    assert cell.p_paired == pytest.approx(stats.ttest_rel(adam, soft).pvalue)
+    low, high = stats.ttest_rel(adam, soft).confidence_interval(0.95)
+    assert (cell.minus_soft_low, cell.minus_soft_high) == pytest.approx((low, high))
     assert cell.rows == 51_200
     assert cell.features_apart == 0
     assert cell.finetune == 0
@@ -113,8 +113,8 @@ def test_validation_chooses_the_schedule_on_held_out_rows() -> None:
 
 def test_words_say_where_the_ordering_turns() -> None:
     text = run("stream", Oracle(answer), **asked()).text
-    assert "between 100 and 1,000 steps the soft rule gets ahead" in text
-    assert "Shrinkage (soft rule, retrained on the same features): +.0030 at 100 steps, +.0030 at 1,000 steps." in text
+    assert "between 100 and 1,000 steps the mean of the soft rule gets ahead" in text
+    assert "Shrinkage (soft rule, retrained on the same features): +.0030 [+.0030, +.0030] at 100 steps, +.0030" in text
     assert "All 24 pruned runs keep exactly the soft rule's number of features." in text
     assert f"{HARD}: nothing to compare with the soft rule." in text
 
