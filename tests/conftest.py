@@ -15,10 +15,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.commands import LIBRARIES
 
 multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
+
+# A busy machine is no failure.
+settings.register_profile("ctr", deadline=None)
+settings.load_profile("ctr")
 
 # A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -163,7 +163,7 @@ def test_columns_of_a_layer_are_groups_too() -> None:
     assert zero_rows(p, 1).tolist() == [True, True, True, False, False, False]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(1e-14, 1e8), min_size=1, max_size=40), st.integers(0, 45), st.data())
 def test_a_histogram_counts_and_cuts_within_a_bucket(strengths: list[float], survivors: int, data: Any) -> None:
     p = nn.Parameter(torch.zeros(len(strengths), 4))
@@ -190,7 +190,7 @@ def test_buckets_are_quarters_of_powers_of_2() -> None:
     assert bucket_of(values).tolist() == [0, 1, 1, 161, 161, 162, 163, 164, 165, 253, 255, 255]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 50), st.integers(0, 60), st.integers(2, 100))
 def test_a_shape_says_how_many_may_live(total: int, steps: int, count: int) -> None:
     p = nn.Parameter(torch.zeros(80, 2))
