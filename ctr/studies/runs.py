@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import TypeVar
 
@@ -32,6 +32,11 @@ class Run:
     features_nonzero: float = math.nan
     rows_train: float = math.nan
     auc_retrained: float = math.nan
+    logloss: float = math.nan
+    calibration: float = math.nan
+    features_present: float = math.nan
+    model_bytes: float = math.nan
+    train_seconds: float = math.nan
     source: str | None = None
     error: str | None = None
 
@@ -160,9 +165,7 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, Real) else math.nan
 
-    figures = {
-        name: number(name) for name in ("auc", "feature_rate", "features_nonzero", "rows_train", "auc_retrained")
-    }
+    figures = {field.name: number(field.name) for field in fields(Run) if field.name not in ("source", "error")}
     return Run(**figures, source=_text(answer.get("source")), error=_text(answer.get("error")))
 
 

@@ -26,7 +26,7 @@ from ctr.studies import paper
 Job = Mapping[str, object]
 
 # Runs what is missing and returns one row per job, in the jobs' order: the jobs' keys, every scalar of ``result.json``
-# (NaN where the job failed), ``command``, ``error`` (None or one line) and ``folder``.
+# and ``model_bytes`` (NaN where the job failed or leaves no model), ``command``, ``error`` (None or one line) and ``folder``.
 Ask = Callable[[Sequence[Job]], pd.DataFrame]
 
 Study = Callable[..., Findings]  # (ask, options, *, options of its own)
