@@ -179,6 +179,8 @@ def _row(options: Options, cell: Cell, cells: Sequence[Cell]) -> Row:
     against = aucs(beside.runs) if beside and beside is not cell else nothing
     sizes = [run.model_bytes for run in beside.runs] if beside else nothing
     at_size = [_auc_at_size(own, number, size) for number, size in enumerate(sizes)]
+    if summary(at_size).n < summary(sizes).n:  # a mean of some seeds is not to be compared with one of all
+        at_size = nothing
     figures = {name: [getattr(run, of.run) for run in cell.runs] for name, of in FIGURES.items()}
     return {
         "method": cell.method.title,

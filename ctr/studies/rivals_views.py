@@ -62,7 +62,11 @@ def columns(seeds: Sequence[int]) -> list[Column]:
         *(column for name, of in FIGURES.items() for column in spread(name, of.meaning, of.form)),
         Column("seeds", "finished seeds"),
         *differences("this − the first method at the same N and average"),
-        Column("auc_at_size", "AUC at the size of the first method's model, read between this one's", markdown.auc),
+        Column(
+            "auc_at_size",
+            "AUC at the size of the first method's model, read between this one's; missing unless every seed has it",
+            markdown.auc,
+        ),
         Column("difference_at_size", "AUC at that size − the first method's", markdown.difference),
         GAP,
         *(

@@ -198,6 +198,18 @@ def test_without_a_finished_run_of_all_features_nothing_is_asked_for() -> None:
     assert findings.table["gap"].tolist() == ["no memory"]
 
 
+def test_no_mean_at_equal_bytes_of_some_seeds_only() -> None:
+    def larger(job: Job) -> dict[str, object]:
+        """With seed 2, pruned models are never as small as budget's."""
+        found = answer(job)
+        found["model_bytes"] = float(str(found["model_bytes"])) * (50 if "prune" in job and job["seed"] == 2 else 1)
+        return found
+
+    table = run("rivals", Oracle(larger), **asked("budget", "norm")).table.set_index(["method", "rate"])
+    assert table.loc[("Adam, pruned by norm", 0.1)][["auc_at_size", "difference_at_size"]].isna().all()
+    assert table.loc[("Adam, pruned by norm", 0.1)].seeds == 3
+
+
 def test_a_search_without_a_finished_run_is_a_gap() -> None:
     oracle = Oracle(lambda job: "diverged" if job["opt"] == "group_adam" and "opt.budget" not in job else answer(job))
     table = run("rivals", oracle, **asked("budget", "soft")).table.set_index("method")
