@@ -20,6 +20,7 @@ from ctr.report.findings import Findings
 from ctr.reproduce import reproduce
 from ctr.studies import learning_rates, request, table5
 from ctr.studies.request import lr_of, seeds_of
+from ctr.studies.rivals_methods import NAMES
 from ctr.studies.runs import Runs
 from ctr.studies.study import Ask, Counts, Job, Options, find, own_options
 from tests.commands import command, composed, new_process, refuses
@@ -45,6 +46,9 @@ def test_defaults_are_the_papers() -> None:
     assert resolved("study=fig2")[1] == {"lambda21": grid}
     assert resolved("study=fig3")[1] == {"lambda1": grid, "lambda21": grid}
     assert resolved("study=stream")[1] == {**own, "scores": ["norm", "effect"], "steps": [230, 1000, 4000, 16000]}
+    assert resolved("study=rivals")[1] == {
+        "rates": [0.2, 0.05, 0.02, 0.005, 0.002], "methods": [*NAMES], "finetune": [0.0, 0.3], "average": [0.0, 0.3],
+    }  # fmt: skip
     assert got.lrs == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     assert (got.select, got.lr, got.common) == ("test", "auto", {})
     assert resolved("study=table2", "dataset=avazu")[0].model == "mlp"
@@ -159,7 +163,7 @@ def test_a_wrong_lr_is_refused(value: object) -> None:
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        ([], "study=fig1, fig2, fig3, stream, table2"),
+        ([], "study=fig1, fig2, fig3, rivals, stream, table2"),
         (["study=table2", "workers=0"], "workers=0"),
         (["study=table2", "lambda21=[]"], "lambda21"),
         (["study=table2", "lambda21=[1e-3,-1]"], r"lambda21=\[0.001, -1.0\]; expected numbers, at least 0"),
@@ -307,4 +311,6 @@ def test_failures_are_grouped_by_what_they_say(tmp_path: Path) -> None:
 def test_a_study_must_be_named(tmp_path: Path) -> None:
     done = command(tmp_path, "ctr.reproduce", "tracking=none")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no study given; expected one of study=fig1, fig2, fig3, stream, table2")
+    assert done.stderr.startswith(
+        "error: no study given; expected one of study=fig1, fig2, fig3, rivals, stream, table2"
+    )

@@ -16,7 +16,7 @@ from ctr.jobs.launchers import Died, Launcher
 from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes
-from ctr.training.folder import LOG
+from ctr.training.folder import LOG, model_bytes
 from ctr.training.result import BLOCKS, Result
 
 FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
@@ -78,8 +78,8 @@ class Pool:
         A job that fails leaves a gap and the others go on; this pool does not try it again, another one does.
 
         Returns:
-            All keys of the jobs, the scalars and `BLOCKS` of ``result.json``, ``command``, ``error`` (None or one
-            line), ``folder``.
+            All keys of the jobs, the scalars and `BLOCKS` of ``result.json``, ``model_bytes`` (NaN unless it was to
+            leave a model), ``command``, ``error`` (None or one line), ``folder``.
 
         Raises:
             HydraException, OmegaConfBaseException, ArgumentError: a job that cannot work; nothing was run.
@@ -145,7 +145,9 @@ class Pool:
         figures = {
             name: value for name, value in result.items() if name in BLOCKS or not isinstance(value, Mapping | list)
         }
-        kept = {"command": job.command, "error": error, "folder": str(self._cache.folder(job.key))}
+        folder = self._cache.folder(job.key)
+        figures["model_bytes"] = model_bytes(folder) if job.saves and not error else math.nan
+        kept = {"command": job.command, "error": error, "folder": str(folder)}
         return {**figures, **overrides, **kept}
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from ctr.report.findings import Row
 from ctr.report.statistics import Summary
 
-# Colour (Okabe & Ito 2008), marker and line of each series, in their order.
+# Colour (Okabe & Ito 2008), marker and line of each series, in their order; twice, with other markers and lines.
 LOOKS = (
     ("#0072B2", "o", "-"),
     ("#D55E00", "s", "--"),
@@ -25,6 +25,14 @@ LOOKS = (
     ("#E69F00", "v", (0, (5, 1, 1, 1, 1, 1))),
     ("#56B4E9", "P", (0, (3, 1))),
     ("#000000", "X", (0, (1, 1))),
+    ("#0072B2", "<", (0, (3, 1))),
+    ("#D55E00", ">", ":"),
+    ("#009E73", "p", "-"),
+    ("#CC79A7", "h", "--"),
+    ("#E69F00", "d", "-"),
+    ("#56B4E9", "*", "-."),
+    ("#000000", "8", "-"),
+    ("#999999", "o", "-"),
 )
 STYLE: Any = {
     "font.size": 9,

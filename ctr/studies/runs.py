@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Generic, TypeVar
 
@@ -39,6 +39,11 @@ class Run:
     features_nonzero: float = math.nan
     rows_train: float = math.nan
     auc_retrained: float = math.nan
+    logloss: float = math.nan
+    calibration: float = math.nan
+    features_present: float = math.nan
+    model_bytes: float = math.nan
+    train_seconds: float = math.nan
     auc_blocks: tuple[float, ...] = ()
     auc_retrained_blocks: tuple[float, ...] = ()
     source: str | None = None
@@ -206,11 +211,9 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, Real) else math.nan
 
-    figures = {
-        name: number(name) for name in ("auc", "feature_rate", "features_nonzero", "rows_train", "auc_retrained")
-    }
     blocks = {name: of if isinstance(of := answer.get(name), list) else [] for name in LISTS}
     texts = {name: _text(answer.get(name)) for name in ("source", "error")}
+    figures = {field.name: number(field.name) for field in fields(Run) if field.name not in (*blocks, *texts)}
     return Run(**figures, **{name: tuple(of) for name, of in blocks.items()}, **texts)  # type: ignore[arg-type]
 
 

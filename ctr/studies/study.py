@@ -26,7 +26,8 @@ from ctr.studies import paper
 Job = Mapping[str, object]
 
 # Runs what is missing and returns one row per job, in the jobs' order: the jobs' keys, every scalar of ``result.json``
-# and the blocks of its AUCs (NaN where the job failed), ``command``, ``error`` (None or one line) and ``folder``.
+# and the blocks of its AUCs (NaN where the job failed), ``model_bytes`` (NaN where it was to leave no model),
+# ``command``, ``error`` (None or one line) and ``folder``.
 Ask = Callable[[Sequence[Job]], pd.DataFrame]
 
 Study = Callable[..., Findings]  # (ask, options, *, options of its own)

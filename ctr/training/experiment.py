@@ -34,7 +34,7 @@ from ctr.training.folder import MODEL
 from ctr.training.history import History
 from ctr.training.interrupts import Interrupts
 from ctr.training.known import Known
-from ctr.training.pruning import prune_
+from ctr.training.pruning import Pruning, prune_, sightings
 from ctr.training.result import Result, summarise
 from ctr.training.run import Run, failing
 from ctr.training.settings import Settings
@@ -193,17 +193,16 @@ def _complete(
     With another phase than "train" it goes on from a checkpoint within that.
     """
     settings, split, pruning = run.settings, data.split, run.settings.pruning
-    embedding, optimizer, stream = training.model.embedding, training.learner.row_optimizer, training.stream
+    embedding, stream = training.model.embedding, training.stream
     if pruning is not None and phase != "trained":
-        count = pruning.count(split.features_train)
         if phase == "train":
-            prune_(embedding, optimizer, count, pruning.score)
+            _prune(pruning, training, data, history)
         if phase == "fine-tune" or stream.position < stream.num_rows:
             if phase == "train" and training.average is not None:
                 training.average.restart()
             first = pruning.first_phase(stream.num_batches) * stream.batch_size
             _advance(training, "fine-tune", [run.tracker], run.checkpoints, on_rows, first=first)
-            prune_(embedding, optimizer, count, pruning.score)
+            _prune(pruning, training, data, history)
     if phase != "trained":
         run.checkpoints.trained(training, [run.tracker])
     figures = progressive = None
@@ -230,6 +229,13 @@ def _complete(
             counts = None if history is None else history.counts
             run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
     return result
+
+
+def _prune(pruning: Pruning, training: TrainingRun, data: Prepared, history: History | None) -> None:
+    """Keeps the best rows of a run as it is now."""
+    counts = sightings(data, training.stream, history) if pruning.score == "count" else None
+    count = pruning.count(data.split.features_train)
+    prune_(training.model.embedding, training.learner.row_optimizer, count, pruning.score, counts)
 
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> Evaluation:

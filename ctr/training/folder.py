@@ -59,6 +59,13 @@ def clear_model(folder: Path) -> None:
         )
 
 
+def model_bytes(folder: Path) -> int | None:
+    """The size of a run's saved model, its dictionary included; None if it has left none."""
+    if not (folder / MODEL / MANIFEST).is_file():
+        return None
+    return sum(path.stat().st_size for path in (folder / MODEL).iterdir())
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """The figures in a ``result.json``.
 

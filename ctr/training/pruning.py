@@ -9,16 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 
+from ctr.datasets.prepared import Prepared
+from ctr.datasets.split import first_rows, occurrences
+from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
 from ctr.metrics import alive_rows
 from ctr.models import FeatureEmbedding
 from ctr.optim import GroupOptimizer
 from ctr.optim.core import CHUNK
 from ctr.optim.ranking import top_rows
+from ctr.training.history import History
 
-Score = Literal["norm", "effect"]
+Score = Literal["norm", "effect", "count"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,29 @@ class Pruning:
         return round((1 - self.finetune) * num_batches)
 
 
+def sightings(data: Prepared, stream: RowStream, history: History | None) -> np.ndarray:
+    """How often the run has trained on each feature so far, int64 [N]; rows of earlier logs count too.
+
+    Args:
+        data: what is trained on.
+        stream: its training rows, at the row that comes next.
+        history: of the features after the whole log, if there were earlier ones.
+    """
+    size = data.manifest.num_features
+    counts = occurrences(data.rows, first_rows(stream.ranges, stream.position)[0], size)
+    if history is not None and history.known:
+        counts += history.counts - occurrences(data.rows, data.split.train, size)
+    return counts
+
+
 @torch.no_grad()
-def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, score: Score = "norm") -> int:
+def prune_(
+    embedding: FeatureEmbedding,
+    optimizer: GroupOptimizer,
+    count: int,
+    score: Score = "norm",
+    counts: np.ndarray | None = None,
+) -> int:
     """Sets all rows that training has touched to exactly zero, but for the ``count`` best.
 
     A row that is zero already is never among those that stay, so that fewer may stay. Of equal rows the one with the
@@ -61,7 +87,8 @@ def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, s
         count: how many rows stay.
         score: ``"norm"`` ranks by ||w||; ``"effect"`` by ||D w||, D the row's present adaptive denominator
             (:meth:`~ctr.optim.GroupOptimizer.stored_rows`). Without lambdas that is ||z||, by which the grouped
-            optimizer with ``norm="s"`` would rank.
+            optimizer with ``norm="s"`` would rank. ``"count"`` ranks by ``counts``.
+        counts: int64 [N], how often training has seen each row (`sightings`); for ``"count"``.
 
     Returns:
         How many rows stay.
@@ -73,11 +100,14 @@ def prune_(embedding: FeatureEmbedding, optimizer: GroupOptimizer, count: int, s
     alive = alive_rows(weight, embedding.seen)
     # A chunk at a time: a table of tens of millions of rows must not be copied.
     ranked = (
-        weight.split(CHUNK) if score == "norm" else (D * w for w, _, D, _ in optimizer.stored_rows(embedding.weight))
+        (D * w for w, _, D, _ in optimizer.stored_rows(embedding.weight)) if score == "effect" else weight.split(CHUNK)
     )
     ranks = torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in ranked]).masked_fill_(~alive, -1)
     if bool(ranks.isnan().any()):
         raise CtrError("an embedding row is NaN and cannot be ranked for pruning; lower the learning rate")
+    if score == "count":
+        assert counts is not None
+        ranks = torch.from_numpy(counts).to(ranks.device).masked_fill(~alive, -1)
     keep = top_rows(ranks, count)
     for table in (weight, u):
         for rows, drop in zip(table.split(CHUNK), (embedding.seen & ~keep).split(CHUNK), strict=True):

@@ -20,7 +20,7 @@ from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.provenance import git_sha
 from ctr.training.checkpoint import FINAL, Checkpoints, tracked
 from ctr.training.continuing import leave
-from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model
+from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model, model_bytes
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
@@ -187,7 +187,8 @@ class Run:
         assert self.result is not None
         lines = [table(self.result, self.folder)]
         if self.settings.save is not None:
-            saved = sum(path.stat().st_size for path in (self.folder / MODEL).iterdir())
+            saved = model_bytes(self.folder)
+            assert saved is not None
             lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size(saved)})")
         if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
             uri = self.settings.tracking.uri

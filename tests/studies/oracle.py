@@ -31,8 +31,11 @@ OWN: dict[str, object] = {
     "dims": [4, 8, 16, 32],
     "scores": ["norm", "effect"],
     "steps": [100, 1000],
+    "rates": [0.1, 0.01],
+    "methods": ["budget", "soft", "norm", "hash"],
+    "average": [0.0, 0.3],
 }
-STUDIES = ("table2", "table3", "table4", "table5", "table8", "fig1", "fig2", "fig3", "stream")
+STUDIES = ("table2", "table3", "table4", "table5", "table8", "fig1", "fig2", "fig3", "stream", "rivals")
 
 
 def options(**changed: object) -> Options:
