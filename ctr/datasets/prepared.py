@@ -281,11 +281,12 @@ def _write(
         vocabulary = None
         if recipe.num_buckets is None:
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
-        with RowWriter(folder / ROWS, *shape) as writer:
+        weighted = dataset.weight is not None
+        with RowWriter(folder / ROWS, *shape, weighted) as writer:
             for block in read_ahead(dataset.read(paths, reading)):
                 assert block.label is not None
                 ids, new = encoder.encode(block.fields)
-                writer.write(ids, block.dense, block.label)
+                writer.write(ids, block.dense, block.label, block.weight)
                 if vocabulary is not None:
                     vocabulary.write_batch(encoder.keys.vocabulary(new))
                 if dataset.sort:
@@ -317,11 +318,11 @@ def _write(
                 train, _ = parts(rows, _explicit(split, dataset, days, test_part), days, test_part)
                 transforms = fit(
                     dataset.transforms,
-                    (dense for _, dense, _ in chunks(read, order, train)),
+                    (columns[1] for columns in chunks(read, order, train)),
                     sum(stop - start for start, stop in train),
                 )
             num_dense = len(outputs_of(transforms)) if transforms else shape[1]
-            with RowWriter(folder / ROWS, len(dataset.fields), num_dense) as writer:
+            with RowWriter(folder / ROWS, len(dataset.fields), num_dense, weighted) as writer:
                 arrange(read, order, transforms, encoder, writer, vocabulary, progress_arranging)
             (folder / READ).unlink()
     manifest = Manifest(
