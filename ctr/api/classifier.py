@@ -342,9 +342,9 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self._kept = kept
         return self
 
-    def _settings(self, place: Path, names: Sequence[str], origin: Path | None) -> Settings:
-        """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder; ``names``: of the
-        columns of labels and, if there are any, of weights."""
+    def _settings(self, place: Path, columns: Sequence[str], origin: Path | None) -> Settings:
+        """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder; ``columns``: the
+        names of those of labels and, if there are any, of weights."""
         config = copy.deepcopy(_composed(self.model, self.opt))
         for group, names in KEYS.items():
             part = config[group] if group else config
@@ -355,7 +355,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
                 if key not in part:
                     raise InputError(f"{name}={value}: {group}={getattr(self, group)} has no such option")
                 part[key] = plain(value)
-        label, weight = (*names, None)[:2]
+        label, weight = (*columns, None)[:2]
         config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), test_fraction=0.0)
         config.dataset.update(label=label, weight=weight)
         config.checkpoint.update(every_minutes=None, final=True)

@@ -273,6 +273,7 @@ def _write(
     encoder = Encoder(dataset.fields, recipe.num_buckets)
     shape = len(dataset.read_fields), len(dataset.dense)
     rows = positives = 0
+    any_weight = False
     days: list[tuple[int, int, int]] = []
     test_part: list[tuple[int, int]] = []
     times: list[tuple[np.ndarray, np.ndarray]] = []  # and days, where the rows are to be sorted
@@ -303,8 +304,11 @@ def _write(
                     test_part.append((start, rows + len(block.label)))
                 rows += len(block.label)
                 positives += int(block.label.sum())
+                any_weight = any_weight or block.weight is None or bool(block.weight.any())
                 if progress is not None:
                     progress(rows, reading.fraction)
+        if rows and not any_weight:
+            raise DataError(paths[-1], None, f"column {dataset.weight}: all weights are zero")
         order = None
         if times:
             of_time, of_day = map(np.concatenate, zip(*times, strict=True))

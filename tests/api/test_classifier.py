@@ -27,6 +27,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import ctr
 from ctr.api.checks import InputError, plain
 from ctr.api.classifier import KEYS, SparseCTRClassifier
+from ctr.datasets.frame import write_log
 from ctr.errors import CtrError, DataError
 from ctr.native.library import available
 from tests.api import shop
@@ -208,8 +209,8 @@ def weights_of(rows: int) -> np.ndarray:
 def test_weights_give_the_digits_of_the_command(tmp_path: Path) -> None:
     rows, labels = frame(0, DAYS * shop.ROWS)
     weights = weights_of(len(rows))
-    rows.assign(clicked=labels, w=weights).to_csv(tmp_path / "log.csv", index=False)
-    raw = f"dataset.raw={tmp_path / 'log.csv'}"
+    write_log(rows, tmp_path / "log.parquet", {"clicked": labels.to_numpy(), "w": weights})
+    raw = f"dataset.raw={tmp_path / 'log.parquet'}"
     result = of_command(tmp_path / "run", raw, "dataset.weight=w", "dataset.test_fraction=0.25")
     model = SparseCTRClassifier(**OPTIONS).fit(rows[:TRAIN], labels[:TRAIN], sample_weight=weights[:TRAIN])
     test, truth, of_test = rows[TRAIN:], labels[TRAIN:], weights[TRAIN:]

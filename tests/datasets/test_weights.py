@@ -65,6 +65,11 @@ def test_a_bad_weight_is_named(tmp_path: Path, ending: str, wrong: Any) -> None:
         prepared(path)
 
 
+def test_weights_that_are_all_zero_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="column w: all weights are zero"):
+        prepared(written(tmp_path, frame([0, 0, 0, 0]), "csv"))
+
+
 def test_rows_with_a_bad_weight_can_be_skipped(tmp_path: Path) -> None:
     path = written(tmp_path, frame([1, -1, 2, np.nan]), "csv")
     dataset = csv.make(**OPTIONS, weight="w")
