@@ -207,8 +207,8 @@ def table(result: Result, folder: Path) -> str:
         + ("of the training rows held out to test on" if result.holdout else "to test on"),
     }
     if result.weight_train is not None:
-        tested = "" if result.weight_test is None else f", {result.weight_test:,.6g} to test on"
-        lines["sum of weights"] = f"{result.weight_train:,.6g} to train on{tested}"
+        tested = "" if result.weight_test is None else f", {result.weight_test:,.2f} to test on"
+        lines["sum of weights"] = f"{result.weight_train:,.2f} to train on{tested}"
     if result.negative_rate != 1:
         lines["negatives"] = f"{result.negative_rate:g} of all; probabilities and figures are those of the whole log"
     if result.logloss is not None:
