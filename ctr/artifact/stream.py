@@ -119,10 +119,12 @@ def predict_log(
                 kept.append((of_whole_log(logits, learned / of_log), label, day, weight))
             if progress is not None:
                 progress(rows, reading.fraction)
-    figures = measure(*_joined(kept), negative_rate=of_log) if kept else None
+    figures, weighted = None, False
+    if kept:
+        scores, truth, days, weights = _joined(kept)
+        figures, weighted = measure(scores, truth, days, weights, of_log), weights is not None
     names = [field.name for field in model.manifest.fields]
     coverage = dict(zip(names, (known / rows).tolist(), strict=True))
-    weighted = bool(kept) and kept[0][3] is not None
     skipped = reading.rows_skipped, reading.first_skipped
     return Summary(rows, total / rows, figures, weighted, of_log, coverage, *skipped)
 

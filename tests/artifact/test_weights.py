@@ -15,10 +15,13 @@ import ctr
 from ctr import predict
 from ctr.api.classifier import SparseCTRClassifier
 from ctr.artifact import agreement, onnx, stream
+from ctr.artifact.save import save_model
 from ctr.artifact.saved import SavedModel
 from ctr.artifact.scorer import scorer_of
+from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
 from ctr.native.library import available
+from ctr.training.experiment import Run, run_family
 from tests.artifact import shop
 from tests.commands import composed, job
 
@@ -117,6 +120,26 @@ def test_a_log_to_predict_needs_no_weights_and_the_report_says_so(
     assert found.figures.logloss == pytest.approx(expected(p, y, np.ones(len(y)))["logloss"], rel=1e-5)
     predict.main([f"model={run}", f"raw={raw}", f"out={tmp_path / 'p.csv'}"])
     assert "weights           column w: not in this log: each row counts 1" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_to_the_last_bit(run: Path, log: Path, tmp_path: Path) -> None:
+    """With a window of the training curve half full."""
+    keys = ["dataset.weight=w", "checkpoint.final=true", "progressive=true", "checkpoint.every_steps=2", "window=5"]
+    settings, steps = resolve(composed("train", *shop.arguments(log, *keys))), []
+
+    def stop(rows: int) -> None:
+        steps.append(rows)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_family([Run(settings, tmp_path, save=save_model)], stop)
+    again = Run(settings, tmp_path, save=save_model, resume=True)
+    run_family([again], lambda rows: None)
+    assert again.error is None
+    result, whole = (json.loads((folder / "result.json").read_text()) for folder in (tmp_path, run))
+    assert {name: result[name] for name in FIGURES} == {name: whole[name] for name in FIGURES}
+    assert torch.equal(ctr.load(tmp_path).rows, ctr.load(run).rows)
 
 
 def test_a_run_goes_on_with_a_log_without_weights(run: Path, tmp_path: Path) -> None:
