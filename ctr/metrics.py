@@ -12,7 +12,7 @@ from torch import Tensor
 BLOCKS = 100  # of test rows, by which the sampling error of an AUC is kept (`auc_blocks`)
 
 
-def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+def exact_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Area under the ROC curve, equal to ``sklearn.metrics.roc_auc_score``: ties count one half.
 
     The probability that a random positive scores above a random negative (Mann-Whitney), by two sorts: each positive
@@ -21,11 +21,15 @@ def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     Args:
         scores: float [n], any monotone score (logits will do).
         labels: [n], 0 or 1.
+        weights: [n], at least 0; a pair of rows then counts the product of theirs. Weights that are the same within
+            each class cancel. None: 1 each.
 
     Returns:
-        The AUC; NaN where only one class is present.
+        The AUC; NaN where only one class is present, or has weights above 0.
     """
     positive = np.asarray(labels) == 1
+    if weights is not None:
+        return _weighted_auc(scores, positive, weights.astype(np.float64))
     positives, negatives = np.sort(scores[positive]), np.sort(scores[~positive])
     if len(positives) == 0 or len(negatives) == 0:
         return float("nan")
@@ -37,7 +41,25 @@ def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return pairs / (2 * len(positives) * len(negatives))
 
 
-def auc_blocks(scores: np.ndarray, labels: np.ndarray, blocks: int = BLOCKS, bins: int = 1 << 16) -> np.ndarray:
+def _weighted_auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(scores[~positive])
+    negatives, weight_below = scores[~positive][order], np.concatenate([[0.0], np.cumsum(weights[~positive][order])])
+    positives, of_positives = scores[positive], weights[positive]
+    total = of_positives.sum() * weight_below[-1]
+    if not total > 0:
+        return float("nan")
+    # Twice the weight of the negatives below each positive, ties by half: exact for weights that are whole numbers.
+    below = sum(weight_below[np.searchsorted(negatives, positives, side)] for side in ("left", "right"))
+    return float((of_positives * below).sum() / (2 * total))
+
+
+def auc_blocks(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+    blocks: int = BLOCKS,
+    bins: int = 1 << 16,
+) -> np.ndarray:
     """What each block of consecutive rows contributes to the sampling error of the AUC.
 
     The AUC of m positives and n negatives is, to first order, its expectation plus the sum over the rows of
@@ -57,16 +79,18 @@ def auc_blocks(scores: np.ndarray, labels: np.ndarray, blocks: int = BLOCKS, bin
     Args:
         scores: float [n], finite.
         labels: [n], 0 or 1.
+        weights: [n], how much each row counts; None: 1. Shares, m, n and the rows of the sum are then weighted.
         blocks: how many, of n / blocks rows each in their order.
         bins: of the histogram, evenly between the ends.
 
     Returns:
-        float64 [blocks]; NaN where only one class is present.
+        float64 [blocks]; NaN where only one class is present, or has a weight above 0.
     """
     positive = np.asarray(labels) == 1
-    m = int(positive.sum())
-    n = len(positive) - m
-    if m == 0 or n == 0:
+    weights = None if weights is None else np.asarray(weights, np.float64)
+    m = float(positive.sum() if weights is None else weights[positive].sum())
+    n = (len(positive) if weights is None else float(weights.sum())) - m
+    if not (m > 0 and n > 0):
         return np.full(blocks, np.nan)
     low, high = np.quantile(scores[:: max(1, len(scores) >> 16)], [0.001, 0.999])
     width = (high - low) or 1e-6 * (abs(low) or 1.0)
@@ -75,55 +99,93 @@ def auc_blocks(scores: np.ndarray, labels: np.ndarray, blocks: int = BLOCKS, bin
     place = bins * positive.astype(np.int32)  # of each row: the bins of the positives are behind those of the negatives
     for a, b in pairwise(edges):  # a block at a time stays in the processor's cache
         place[a:b] += ((scores[a:b] - start) * step).clip(0, bins - 1).astype(np.int32)
-    negatives, positives = np.bincount(place, minlength=2 * bins).reshape(2, bins)
+    negatives, positives = np.bincount(place, weights, 2 * bins).reshape(2, bins)
     below = (np.cumsum(negatives) - negatives / 2) / n
     above = 1 - (np.cumsum(positives) - positives / 2) / m
     auc = float(positives @ below) / m
     contribution = np.concatenate([(above - auc) / n, (below - auc) / m])
-    return np.array([contribution[place[a:b]].sum() for a, b in pairwise(edges)])
+    each = contribution[place] if weights is None else contribution[place] * weights
+    return np.array([each[a:b].sum() for a, b in pairwise(edges)])
 
 
-def auc_by_day(scores: np.ndarray, labels: np.ndarray, days: np.ndarray) -> dict[int, float]:
+def auc_by_day(
+    scores: np.ndarray, labels: np.ndarray, days: np.ndarray, weights: np.ndarray | None = None
+) -> dict[int, float]:
     """`exact_auc` within each day, in order of the days: day (YYYYMMDD) -> AUC.
 
     Args:
-        scores, labels: [n], as for `exact_auc`.
+        scores, labels, weights: [n], as for `exact_auc`.
         days: int [n], the day of each row; a day's rows need not be together.
     """
     aucs = {}
     for day in np.unique(days):
         here = days == day
-        aucs[int(day)] = exact_auc(scores[here], labels[here])
+        aucs[int(day)] = exact_auc(scores[here], labels[here], None if weights is None else weights[here])
     return aucs
 
 
-def logloss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean binary cross-entropy of float [n] logits, in nats, without overflow at any logit."""
+def weighted_mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean of [n] values in double precision, by [n] weights if there are any; NaN where these are all 0."""
+    if weights is None:
+        return float(np.mean(values, dtype=np.float64))
+    total = float(np.sum(weights, dtype=np.float64))
+    return float(np.sum(values * weights.astype(np.float64))) / total if total else float("nan")
+
+
+def logloss(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean (`weighted_mean`) binary cross-entropy of float [n] logits, in nats, without overflow at any logit."""
     z = logits.astype(np.float64)
-    return float(np.mean(np.logaddexp(0.0, z) - z * labels))
+    return weighted_mean(np.logaddexp(0.0, z) - z * labels, weights)
 
 
-def calibration(logits: np.ndarray, labels: np.ndarray) -> float:
+def calibration(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Predicted clicks per observed click: the sum of sigmoid(logit) over the sum of the labels.
 
-    1 is best; above, the model promises more clicks than come. NaN where no label is positive.
+    1 is best; above, the model promises more clicks than come. NaN where no label is positive. With weights [n] each
+    row counts as often as its weight says, in both sums.
     """
-    clicks = float(np.sum(labels, dtype=np.float64))
+    w = 1.0 if weights is None else weights.astype(np.float64)
+    clicks = float(np.sum(w * labels, dtype=np.float64))
     z = logits.astype(np.float64)
-    return float(np.exp(-np.logaddexp(0.0, -z)).sum()) / clicks if clicks else float("nan")
+    return float((w * np.exp(-np.logaddexp(0.0, -z))).sum()) / clicks if clicks else float("nan")
 
 
-def normalised_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+def normalised_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Logloss over that of the constant prediction p = mean(labels), which is -p ln p - (1 - p) ln(1 - p).
+
+    With weights [n] logloss and p are weighted means.
 
     Unlike the logloss it compares logs of different click rates: 1 is as good as knowing the rate alone, smaller is
     better. NaN where only one class is present. Source: He et al., "Practical Lessons from Predicting Clicks on Ads at
     Facebook" (ADKDD 2014), section 3.
     """
-    p = float(np.mean(labels, dtype=np.float64))
-    if p in (0.0, 1.0):
+    p = weighted_mean(labels, weights)
+    if not 0 < p < 1:
         return float("nan")
-    return logloss(logits, labels) / -(p * np.log(p) + (1 - p) * np.log1p(-p))
+    return logloss(logits, labels, weights) / -(p * np.log(p) + (1 - p) * np.log1p(-p))
+
+
+def of_whole_log(logits: np.ndarray, negative_rate: float) -> np.ndarray:
+    """Logits of the whole log, of a model that has learned from its clicks and a share r of its negatives.
+
+    The odds of a click in such a sample are 1 / r times as high: p = q / (q + (1 - q) / r), that is logit + ln r.
+    Source: He et al. (see `normalised_entropy`), section 6.3.
+
+    Args:
+        logits: float32 [n], of the sample.
+        negative_rate: r, above 0 and at most 1.
+    """
+    return logits if negative_rate == 1 else logits + np.float32(np.log(negative_rate))
+
+
+def weights_of_whole_log(
+    labels: np.ndarray, negative_rate: float, weights: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Weights [n] by which rows of such a sample count as the whole log: 1 / r times their own for each negative."""
+    if negative_rate == 1:
+        return weights
+    whole = np.where(np.asarray(labels) == 1, 1.0, 1 / negative_rate)
+    return whole if weights is None else whole * weights
 
 
 def feature_rate(weight: Tensor, present: Tensor | None = None) -> float:

@@ -16,6 +16,7 @@ from ctr.cli import run_command
 from ctr.config import plain
 from ctr.config.data import paths
 from ctr.config.schema import PredictConfig
+from ctr.errors import ArgumentError
 from ctr.progress import rows_bar
 
 
@@ -29,13 +30,16 @@ def main(overrides: Sequence[str]) -> None:
     from ctr.artifact.saved import load
 
     stream.check_out(out)
+    if (rate := values["negative_rate"]) is not None and not 0 < rate <= 1:
+        raise ArgumentError(f"negative_rate={rate:g}; expected a share above 0 and at most 1")
     model = load(**{"path": values["model"], **{key: values[key] for key in ("allow_module", "backend", "threads")}})
     threads = values["threads"] or model.manifest.threads
     torch.set_num_threads(threads)
     pa.set_cpu_count(threads)
     files = stream.locate(model, raws)
+    options = {key: values[key] for key in ("bad_rows", "negative_rate")}
     with rows_bar("predict") as progress:
-        found = stream.predict_log(model, files, out, bad_rows=values["bad_rows"], progress=progress)
+        found = stream.predict_log(model, files, out, **options, progress=progress)
     print(stream.report(model, found, out), flush=True)
 
 

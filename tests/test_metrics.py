@@ -19,6 +19,8 @@ from ctr.metrics import (
     logloss,
     nonzero_features,
     normalised_entropy,
+    of_whole_log,
+    weights_of_whole_log,
 )
 
 PAIRS = st.lists(st.tuples(st.sampled_from([-2.0, -0.5, 0.0, 0.25, 3.0]), st.integers(0, 1)), min_size=2)
@@ -134,6 +136,18 @@ def test_scores_far_out_and_scores_that_are_all_the_same_have_blocks(outliers: t
     assert np.abs(got).max() < 0.01
 
 
+def test_a_row_of_weight_k_contributes_what_k_rows_do() -> None:
+    generator = np.random.default_rng(3)
+    labels = generator.random(300) < 0.3
+    scores = np.round(generator.normal(size=300) + labels, 1).astype(np.float32)
+    times = generator.integers(0, 4, 300)
+    got = auc_blocks(scores, labels, times, blocks=300)
+    repeated = components(np.repeat(scores, times), np.repeat(labels, times))
+    expected = [part.sum() for part in np.split(repeated, np.cumsum(times)[:-1])]
+    assert got == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(auc_blocks(scores, labels, (~labels).astype(float))).all(), "no positive counts"
+
+
 def test_rows_of_one_class_have_no_blocks() -> None:
     assert np.isnan(auc_blocks(np.zeros(5, np.float32), np.ones(5))).all()
 
@@ -172,6 +186,76 @@ def test_normalised_entropy() -> None:
     rate = np.full(1000, labels.mean(dtype=float))
     expected = log_loss(labels, 1 / (1 + np.exp(-logits.astype(float)))) / log_loss(labels, rate)
     assert normalised_entropy(logits, labels) == pytest.approx(expected, rel=1e-9)
+
+
+def weighted_rows(n: int = 300, weights: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits with ties, labels, and whole weights of which some are 0."""
+    draw = np.random.default_rng(5)
+    labels = draw.integers(0, 2, n).astype(np.float32)
+    return (draw.normal(size=n) + labels).round(1).astype(np.float32), labels, draw.integers(0, weights, n) * 1.0
+
+
+def test_weighted_figures_are_those_of_pairs_and_sums() -> None:
+    logits, labels, weights = weighted_rows()
+    weights = weights * np.random.default_rng(6).random(len(weights))
+    pairs = [
+        (w * v, (z > x) + (z == x) / 2)
+        for z, w in zip(logits[labels == 1], weights[labels == 1], strict=True)
+        for x, v in zip(logits[labels == 0], weights[labels == 0], strict=True)
+    ]
+    expected = sum(weight * share for weight, share in pairs) / sum(weight for weight, _ in pairs)
+    assert exact_auc(logits, labels, weights) == pytest.approx(expected, rel=1e-12)
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    assert logloss(logits, labels, weights) == pytest.approx(log_loss(labels, p, sample_weight=weights), rel=1e-12)
+    clicks = weights @ labels
+    assert calibration(logits, labels, weights) == pytest.approx(weights @ p / clicks, rel=1e-12)
+    rate = np.full(len(p), clicks / weights.sum())
+    assert normalised_entropy(logits, labels, weights) == pytest.approx(
+        log_loss(labels, p, sample_weight=weights) / log_loss(labels, rate, sample_weight=weights), rel=1e-12
+    )
+
+
+def test_a_whole_weight_counts_as_so_many_rows() -> None:
+    logits, labels, weights = weighted_rows()
+    days = np.arange(len(labels)) // 100
+    times = weights.astype(int)
+    repeated = [np.repeat(column, times) for column in (logits, labels, days)]
+    assert exact_auc(logits, labels, weights) == exact_auc(*repeated[:2])
+    assert auc_by_day(logits, labels, days, weights) == auc_by_day(*repeated)
+    for figure in (logloss, calibration, normalised_entropy):
+        assert figure(logits, labels, weights) == pytest.approx(figure(*repeated[:2]), rel=1e-12)
+
+
+def test_weights_of_1_change_no_digit() -> None:
+    logits, labels, _ = weighted_rows(3000)
+    for figure in (exact_auc, logloss, calibration, normalised_entropy):
+        assert figure(logits, labels, np.ones(3000, np.float32)) == figure(logits, labels)
+
+
+def test_a_weight_of_one_class_cancels_in_the_auc() -> None:
+    logits, labels, _ = weighted_rows()
+    assert exact_auc(logits, labels, np.where(labels == 1, 3.0, 10.0)) == exact_auc(logits, labels)
+
+
+def test_figures_of_rows_that_all_weigh_nothing_are_undefined() -> None:
+    logits, labels, _ = weighted_rows()
+    for figure in (exact_auc, logloss, calibration, normalised_entropy):
+        assert math.isnan(figure(logits, labels, np.zeros(len(labels))))
+    assert math.isnan(exact_auc(logits, labels, labels))  # of one class alone
+
+
+def test_probabilities_of_the_whole_log() -> None:
+    """He et al. (2014), section 6.3: p / (p + (1 - p) / w)."""
+    logits = np.linspace(-5, 5, 101).astype(np.float32)
+    q = 1 / (1 + np.exp(-logits.astype(float)))
+    found = 1 / (1 + np.exp(-of_whole_log(logits, 0.025).astype(float)))
+    np.testing.assert_allclose(found, q / (q + (1 - q) / 0.025), rtol=1e-6)
+    assert of_whole_log(logits, 0.025).dtype == np.float32
+    assert of_whole_log(logits, 1) is logits
+    weights = weights_of_whole_log(np.array([0, 1, 0]), 0.25, np.array([2.0, 3, 0.5]))
+    assert weights is not None
+    assert weights.tolist() == [8, 3, 2]
+    assert weights_of_whole_log(np.array([0, 1]), 1) is None
 
 
 def test_feature_rate() -> None:

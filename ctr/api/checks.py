@@ -16,7 +16,7 @@ from ctr.cli import message
 from ctr.config.messages import CONFIG_ERRORS
 from ctr.errors import ArgumentError, DataError
 
-LABEL = "label"
+LABEL, WEIGHT = "label", "sample_weight"
 
 
 class InputError(ArgumentError, ValueError):
@@ -33,11 +33,31 @@ def labels_of(X: Any, y: Any) -> np.ndarray:
     return labels
 
 
+def weights_of(X: Any, sample_weight: Any) -> np.ndarray | None:
+    """float64 [n] weights, finite and at least 0; None for None."""
+    if sample_weight is None:
+        return None
+    weights = column_or_1d(check_array(np.asarray(sample_weight), ensure_2d=False, dtype=np.float64))
+    check_consistent_length(X, weights)
+    if len(weights) and weights.min() < 0:
+        raise InputError(f"sample_weight: row {weights.argmin()} has {weights.min():g}; expected at least 0")
+    return weights
+
+
 def name_of_label(y: Any, frame: Any) -> str:
     """The name of the labels' column in the log: y's own, where it has one that no column has."""
-    columns = set(frame.columns if isinstance(frame, pd.DataFrame) else pa.table(frame).schema.names)
+    columns = names_of(frame)
     name = getattr(y, "name", None)
-    name = name if isinstance(name, str) and name and name not in columns else LABEL
+    return unlike(columns, name if isinstance(name, str) and name and name not in columns else LABEL)
+
+
+def names_of(frame: Any) -> set[str]:
+    """The names of a frame's columns."""
+    return set(frame.columns if isinstance(frame, pd.DataFrame) else pa.table(frame).schema.names)
+
+
+def unlike(columns: set[str], name: str) -> str:
+    """The name, or with underscores behind it, so that no column has it."""
     while name in columns:
         name += "_"
     return name

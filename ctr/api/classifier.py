@@ -21,7 +21,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ctr.api.checks import InputError, as_input_error, labels_of, name_of_label, plain
+from ctr.api.checks import (
+    WEIGHT,
+    InputError,
+    as_input_error,
+    labels_of,
+    name_of_label,
+    names_of,
+    plain,
+    unlike,
+    weights_of,
+)
 from ctr.api.process import Kept, process_state
 from ctr.artifact import format
 from ctr.artifact.frames import model_inputs
@@ -48,7 +58,7 @@ KEYS = {
     ),
     "dataset": (
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
-        *("encoding", "num_buckets", "min_count", "unseen"),
+        *("encoding", "num_buckets", "min_count", "unseen", "negative_rate"),
     ),
     "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
@@ -59,7 +69,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
 
     The parameters have the names and the meaning of the keys of ``python -m ctr.train``; None: the command's own
     default for the model or optimizer. Rows are taken in the order of the frame, in one pass, all of them: order them
-    by time, and hold the last ones back for a test (`TimeSeriesSplit`). Sample weights are not supported.
+    by time, and hold the last ones back for a test (`TimeSeriesSplit`).
 
     Args:
         model: ``"dcn"``, ``"mlp"``, ``"opnn"``, ``"deepfm"``, ``"lr"``, or one of your own package.
@@ -85,6 +95,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         num_buckets: of ``encoding="hash"``.
         min_count: values that occur fewer times share one row for each field.
         unseen: what values that training has not seen read: ``"zero"``, or the ``"row"`` of rare ones.
+        negative_rate: share of the negatives that the rows hold; probabilities are those of all.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.
@@ -129,6 +140,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         num_buckets: int = 1_000_000,
         min_count: int = 1,
         unseen: Literal["zero", "row"] = "zero",
+        negative_rate: float = 1.0,
         average: float = 0.0,
         batch_size: int = 512,
         epochs: int = 1,
@@ -164,6 +176,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.num_buckets = num_buckets
         self.min_count = min_count
         self.unseen = unseen
+        self.negative_rate = negative_rate
         self.average = average
         self.batch_size = batch_size
         self.epochs = epochs
@@ -173,20 +186,22 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.threads = threads
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Trains anew on the rows of a frame, in their order.
 
         Args:
             X: a pandas, polars or Arrow frame of n rows, or an array [n, K]. None and NaN are blank.
             y: [n] labels, of two classes.
+            sample_weight: [n], how much each row counts in the loss, finite and at least 0; None: 1 each. The loss of a
+                batch is the sum of weight times logloss over its number of rows.
 
         Raises:
-            InputError: a parameter, a column or a label that cannot work.
+            InputError: a parameter, a column, a label or a weight that cannot work.
             Diverged: the loss is not finite any more.
         """
-        return self._train(X, y, None, anew=True)
+        return self._train(X, y, None, sample_weight, anew=True)
 
-    def partial_fit(self, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Sequence[Any] | None = None, sample_weight: Any = None) -> Self:
         """Goes on with the model on more rows, as ``init=`` does: known values keep their rows, new ones get rows.
 
         Two frames one after the other give what one with the rows of both gives, to the last bit, if the first has a
@@ -196,11 +211,12 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X, y: as for `fit`. The first call finds out what the columns are.
             classes: [2], all labels; needed in the first call where its rows have only one.
+            sample_weight: as for `fit`.
 
         Raises:
             InputError, Diverged: as `fit`.
         """
-        return self._train(X, y, classes, anew=not hasattr(self, "_model"))
+        return self._train(X, y, classes, sample_weight, anew=not hasattr(self, "_model"))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """float64 [n, 2] probabilities of ``classes_`` for the rows of a frame with the columns of `fit`."""
@@ -209,22 +225,21 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """float32 [n] logits of the second class."""
-        check_is_fitted(self)
-        frame = self._frame(X, reset=False)
-        with as_input_error():
-            return self._model.logits(*self._model.take(*model_inputs(frame, self._model.inputs)))
+        inputs = self._inputs(X)
+        return self._model.logits(*inputs)
 
     def predict(self, X: Any) -> np.ndarray:
         """[n] the more probable class of each row."""
         clicks = self.decision_function(X) > 0
         return self.classes_[clicks.astype(int)]
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The AUC, as the commands report it; the accuracy of rare clicks would say nothing.
 
         NaN where the rows have one label only, with a warning.
         """
-        auc = exact_auc(self.decision_function(X), self._encoded(labels_of(X, y)))
+        inputs, labels = self._inputs(X), self._encoded(labels_of(X, y))
+        auc = exact_auc(self._model.net_logits(*inputs), labels, weights_of(X, sample_weight))
         if auc != auc:
             warn_once("the AUC of rows with one label only is undefined")
         return auc
@@ -285,7 +300,14 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
             loaded._take(format.read(folder), folder, allow_module=allow_module)
         return loaded
 
-    def _train(self, X: Any, y: Any, classes: Sequence[Any] | None, *, anew: bool) -> Self:
+    def _inputs(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """What the model takes of the rows of a frame."""
+        check_is_fitted(self)
+        frame = self._frame(X, reset=False)
+        with as_input_error():
+            return self._model.take(*model_inputs(frame, self._model.inputs))
+
+    def _train(self, X: Any, y: Any, classes: Sequence[Any] | None, sample_weight: Any, *, anew: bool) -> Self:
         if y is None:
             raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         frame, labels = self._frame(X, reset=anew), labels_of(X, y)
@@ -296,13 +318,16 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         elif classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
             raise InputError(f"classes={list(classes)}; the model has {self.classes_.tolist()}")
         label = name_of_label(y, frame) if anew else self._contents.manifest.dataset_options["label"]
+        more = {label: self._encoded(labels)}
+        if (weights := weights_of(X, sample_weight)) is not None:
+            more[unlike(names_of(frame) | {label}, WEIGHT)] = weights
         with (
             tempfile.TemporaryDirectory(prefix="ctr-") as place,
             as_input_error({f"{place}/{LOG}": "the frame"}),
             process_state(),
         ):
-            write_log(frame, Path(place, LOG), {label: self._encoded(labels)})
-            settings = self._settings(Path(place), label, None if anew else self._origin(Path(place)))
+            write_log(frame, Path(place, LOG), more)
+            settings = self._settings(Path(place), [*more], None if anew else self._origin(Path(place)))
             if self.verbose and settings.data.format.settle is not None:
                 print(settings.data.format.settle([Path(place, LOG)]).note, flush=True)
             kept = Kept()
@@ -318,8 +343,9 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self._kept = kept
         return self
 
-    def _settings(self, place: Path, label: str, origin: Path | None) -> Settings:
-        """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder."""
+    def _settings(self, place: Path, columns: Sequence[str], origin: Path | None) -> Settings:
+        """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder; ``columns``: the
+        names of those of labels and, if there are any, of weights."""
         config = copy.deepcopy(_composed(self.model, self.opt))
         for group, names in KEYS.items():
             part = config[group] if group else config
@@ -330,7 +356,9 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
                 if key not in part:
                     raise InputError(f"{name}={value}: {group}={getattr(self, group)} has no such option")
                 part[key] = plain(value)
-        config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), label=label, test_fraction=0.0)
+        label, weight = (*columns, None)[:2]
+        config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), test_fraction=0.0)
+        config.dataset.update(label=label, weight=weight)
         config.checkpoint.update(every_minutes=None, final=True)
         config.init, config.progressive = None if origin is None else str(origin), False
         return resolve(config)

@@ -92,7 +92,8 @@ def evaluate(run: TrainingRun, data: Prepared) -> Evaluation:
         raise ArgumentError("no row tests: dataset.test_fraction or dataset.test_days says which do")
     test = RowStream(data.rows, data.split.test, building.EVAL_BATCH)
     with run.averaged():
-        return trainer.evaluate(run.learner, test, days=days_of(data.split.test, data.manifest.days))
+        days = days_of(data.split.test, data.manifest.days)
+        return trainer.evaluate(run.learner, test, days=days, negative_rate=data.dataset.negative_rate)
 
 
 def save(path: Path | str, settings: Settings, data: Prepared, run: TrainingRun, figures: Evaluation | None) -> None:

@@ -183,7 +183,7 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
         session, model, scorer: as in `check`.
         paths: the log's files, as the dataset locates them.
     """
-    labels, file, own = [], [], []
+    labels, weights, file, own = [], [], [], []
     reading = Reading(paths, "error")
     count = 0
     with rows_bar("AUC") as progress:
@@ -194,14 +194,16 @@ def aucs(session: InferenceSession, model: SavedModel, scorer: Scorer, paths: Se
                 fields, dense = [values[part] for values in block.fields], block.dense[part]
                 rows = _as_in_log(model, fields, dense)
                 labels.append(block.label[part])
+                if block.weight is not None:
+                    weights.append(block.weight[part])
                 file.append(probabilities(session, model, rows))
                 own.append(model.logits(*model.take(fields, dense)))
             count += len(block.label)
             progress(count, reading.fraction)
-    label = np.concatenate(labels)
+    label, weight = np.concatenate(labels), np.concatenate(weights) if weights else None
     found, logits = np.concatenate(file), np.concatenate(own)
     largest = float(np.abs(found - sigmoid(logits)).max())
-    return Aucs(count, exact_auc(found, label), exact_auc(logits, label), largest)
+    return Aucs(count, exact_auc(found, label, weight), exact_auc(logits, label, weight), largest)
 
 
 def _as_in_log(model: SavedModel, fields: Sequence[pa.Array], dense: np.ndarray) -> Rows:

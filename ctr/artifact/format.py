@@ -58,7 +58,7 @@ class Golden:
         values: [n] rows of one value per field that the reader yields, as canonical text, None for blank; or None.
         rows: in place of values [n][F] row numbers, 0 for what reads as zero; or None.
         dense: [n] rows of the dense columns as the reader yields them, None for a missing number.
-        logits: [n].
+        logits: [n], of the net.
         probes: where keys are hashed: [F] a generated value per field, and its key; else None.
     """
 

@@ -251,7 +251,7 @@ def _test_rows(data: Prepared) -> list[int]:
 def _rows(data: Prepared, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """ids [n, F] and dense columns [n, K] of some rows."""
     rows = [data.rows[number : number + 1] for number in chosen]
-    ids, dense, _ = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+    ids, dense, *_ = (np.concatenate(columns) for columns in zip(*rows, strict=True))
     return ids, dense
 
 

@@ -22,6 +22,7 @@ from ctr.datasets.stream import Batch
 from ctr.datasets.transforms import apply
 from ctr.datasets.vocabulary import is_rest
 from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.metrics import of_whole_log
 from ctr.models import FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
 from ctr.training.compiled.forward import MAX_THREADS, Forward, forward_of, unservable
@@ -41,7 +42,8 @@ class SavedModel:
         folder: where it was loaded from.
         manifest: what it is, what it was trained on, and the run's figures.
         dataset: the raw format that it takes.
-        net: the model, in evaluation mode; ``net(ids, dense)`` and ``net.from_rows(rows, dense)`` give logits.
+        net: the model, in evaluation mode; ``net(ids, dense)`` and ``net.from_rows(rows, dense)`` give its logits
+            (`net_logits`).
         rows: float32 [R + 1, d], the table of ``net.embedding``. Row 0 is zero: what unknown, never seen and removed
             values read, unless the model has rows for rare values. Row i + 1 belongs to row i of the vocabulary.
         vocabulary: Arrow table, see `ctr.artifact.format.Contents`.
@@ -101,10 +103,16 @@ class SavedModel:
     def logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
         """float32 [n] logits, in batches as the run's own evaluation.
 
+        Of a model that has learned from a share of the negatives they are those of the whole log.
+
         Args:
             ids: int32 [n, F] row numbers, as `take` gives.
             dense: float32 [n, K] inputs, as `take` gives; may be None where K = 0.
         """
+        return of_whole_log(self.net_logits(ids, dense), self.dataset.negative_rate)
+
+    def net_logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
+        """`logits` as the net gives them: those of the log that it has learned from."""
         found = np.empty(len(ids), np.float32)
         for start in range(0, len(ids), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
@@ -191,7 +199,7 @@ class SavedModel:
         else:
             ids = np.array(golden.rows, np.int32)
             dense = apply(manifest.transforms, numbers)[1] if manifest.transforms else numbers
-        found, expected = self.logits(ids, dense), np.array(golden.logits, np.float32)
+        found, expected = self.net_logits(ids, dense), np.array(golden.logits, np.float32)
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
             worst = int(np.argmax(np.abs(found - expected)))
             raise DataError(

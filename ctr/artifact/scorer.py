@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
@@ -135,14 +136,17 @@ class Scorer(nn.Module):
         rows: float32 [R, d].
         kind: what they are stored as.
         inputs: makes row numbers of buckets, and dense inputs, of the log's numbers.
+        negative_rate: share of the negatives that the model has learned from; the logits are those of the whole log.
 
     Shapes:
         ids int64 [B, F] without buckets, numbers float64 [B, K] (none where K = 0) -> logits float32 [B].
     """
 
-    def __init__(self, net: nn.Module, rows: Tensor, kind: RowType, inputs: Scaled | Transformed) -> None:
+    def __init__(
+        self, net: nn.Module, rows: Tensor, kind: RowType, inputs: Scaled | Transformed, negative_rate: float = 1.0
+    ) -> None:
         super().__init__()
-        self.net, self.kind, self.inputs = net, kind, inputs
+        self.net, self.kind, self.inputs, self.shift = net, kind, inputs, math.log(negative_rate)
         self.scale: Tensor | None
         scale = None
         if kind == "float16":
@@ -167,7 +171,8 @@ class Scorer(nn.Module):
         rows = F.embedding(ids, cast(Tensor, self.rows)).float()
         if self.scale is not None:
             rows = rows * F.embedding(ids, self.scale).float()
-        return cast(Tensor, self.net.from_rows(rows, dense))  # type: ignore[operator]
+        logits = cast(Tensor, self.net.from_rows(rows, dense))  # type: ignore[operator]
+        return logits + self.shift if self.shift else logits
 
 
 def scorer_of(model: SavedModel, kind: RowType) -> Scorer:
@@ -176,7 +181,7 @@ def scorer_of(model: SavedModel, kind: RowType) -> Scorer:
     Raises:
         ArgumentError: its reader does something to numbers that has no form here.
     """
-    return Scorer(model.net, model.rows, kind, inputs_of(model))
+    return Scorer(model.net, model.rows, kind, inputs_of(model), model.dataset.negative_rate)
 
 
 def inputs_of(model: SavedModel) -> Scaled | Transformed:

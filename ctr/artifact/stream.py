@@ -19,6 +19,7 @@ from ctr.datasets.prepared import Progress, read_ahead
 from ctr.datasets.schema import BadRows, Block, Reading
 from ctr.errors import ArgumentError, CtrError
 from ctr.files import atomic_path
+from ctr.metrics import of_whole_log
 from ctr.training.build import EVAL_BATCH
 from ctr.training.trainer import Evaluation, measure
 
@@ -32,7 +33,9 @@ class Summary:
     Attributes:
         rows: number of rows predicted.
         mean: of their probabilities.
-        figures: against the labels; None where the log has none.
+        figures: against the labels, by the rows' weights; None where the log has no labels.
+        weighted: the log has weights.
+        negative_rate: share of the negatives that it is taken to hold.
         coverage: by field, the share of the rows whose value the model has a row for.
         rows_skipped, first_skipped: bad rows left out, and the first of them.
     """
@@ -40,6 +43,8 @@ class Summary:
     rows: int
     mean: float
     figures: Evaluation | None
+    weighted: bool
+    negative_rate: float
     coverage: dict[str, float]
     rows_skipped: int
     first_skipped: str | None
@@ -72,17 +77,21 @@ def predict_log(
     out: Path,
     *,
     bad_rows: BadRows = "error",
+    negative_rate: float | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Predicts a log's rows, in their order, into a file with the columns row (from 0), p, and label if there is one.
 
-    Of the rows nothing is kept, but for the figures: logit, label and day of each row of a log with labels, 9 bytes.
+    Of the rows nothing is kept, but for the figures: logit, label, day and weight of each row of a log with labels, up
+    to 13 bytes.
 
     Args:
         model: predicts.
         paths: the log's files, as `locate` gives.
         out: a ``.parquet`` or ``.csv`` file; it appears when all is done.
         bad_rows: as ``dataset.bad_rows``. A row that is left out has no number: those behind it move up.
+        negative_rate: share of the negatives that this log holds; the figures are those of the whole one. None: that of
+            the training log.
         progress: called after every block with (rows so far, share of the input read).
 
     Raises:
@@ -92,48 +101,55 @@ def predict_log(
     reading = Reading(paths, bad_rows, to_predict=True)
     known = np.zeros(len(model.manifest.fields), np.int64)
     rows, total = 0, 0.0
-    kept: list[tuple[np.ndarray, ...]] = []
+    kept: list[Part] = []
+    learned = model.dataset.negative_rate
+    of_log = learned if negative_rate is None else negative_rate
     with atomic_path(out) as tmp, _Output(tmp) as output:
-        for ids, dense, label, day in _batches(model, read_ahead(model.dataset.read(paths, reading))):
-            logits = model.logits(ids, dense)
+        for ids, dense, label, day, weight in _batches(model, read_ahead(model.dataset.read(paths, reading))):
+            logits = model.net_logits(ids, dense)
             if not np.isfinite(logits).all():
                 row = rows + int(np.argmin(np.isfinite(logits)))
                 raise CtrError(f"row {row:,}: its logit is NaN or infinite; look for extreme values in dense columns")
-            p = sigmoid(logits)
+            p = sigmoid(of_whole_log(logits, learned))
             output.write(rows, p, label)
             known += model.known(ids).sum(axis=0)
             total += float(p.sum(dtype=np.float64))
             rows += len(ids)
             if label is not None:
-                kept.append((logits, label, *([] if day is None else [day])))
+                kept.append((of_whole_log(logits, learned / of_log), label, day, weight))
             if progress is not None:
                 progress(rows, reading.fraction)
-    figures = measure(*map(np.concatenate, zip(*kept, strict=True))) if kept else None
+    figures, weighted = None, False
+    if kept:
+        scores, truth, days, weights = _joined(kept)
+        figures, weighted = measure(scores, truth, days, weights, of_log), weights is not None
     names = [field.name for field in model.manifest.fields]
     coverage = dict(zip(names, (known / rows).tolist(), strict=True))
-    return Summary(rows, total / rows, figures, coverage, reading.rows_skipped, reading.first_skipped)
+    skipped = reading.rows_skipped, reading.first_skipped
+    return Summary(rows, total / rows, figures, weighted, of_log, coverage, *skipped)
 
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+Part = tuple[Any, ...]  # an array for each column of the same rows; None where the log has no such column
 
 
 def _batches(model: SavedModel, blocks: Iterator[Block]) -> Iterator[Part]:
-    """ids, dense columns, labels and days of whole batches, several together: cut as in the run's own evaluation."""
+    """ids, dense columns, labels, days and weights of whole batches, several together: cut as in the run's own
+    evaluation."""
     waiting: list[Part] = []
     for block in blocks:
-        waiting.append((*model.take(block.fields, block.dense), block.label, block.day))
+        waiting.append((*model.take(block.fields, block.dense), block.label, block.day, block.weight))
         rows = sum(len(part[0]) for part in waiting)
         if whole := rows - rows % EVAL_BATCH:
             ready = _joined(waiting)
-            yield tuple(column if column is None else column[:whole] for column in ready)  # type: ignore[misc]
-            waiting = [tuple(column if column is None else column[whole:] for column in ready)]  # type: ignore[list-item]
+            yield tuple(column if column is None else column[:whole] for column in ready)
+            waiting = [tuple(column if column is None else column[whole:] for column in ready)]
     if waiting and len((rest := _joined(waiting))[0]):
         yield rest
 
 
 def _joined(parts: Sequence[Part]) -> Part:
     columns = zip(*parts, strict=True)
-    return tuple(None if column[0] is None else np.concatenate(column) for column in columns)  # type: ignore[return-value]
+    return tuple(None if column[0] is None else np.concatenate(column) for column in columns)
 
 
 class _Output:
@@ -168,13 +184,18 @@ def report(model: SavedModel, found: Summary, out: Path) -> str:
     if figures is not None:
         trained = "" if run["auc"] is None else f"   (of the run's test rows: {run['auc']:.4f})"
         lines |= {
-            "click rate": f"{figures.positives / figures.rows:.4f}",
+            "click rate": f"{figures.click_rate:.4f}",
             "AUC": (_shown(figures.auc) if figures.auc == figures.auc else "undefined: rows of one class") + trained,
             "logloss": _shown(figures.logloss),
             "calibration": f"{_shown(figures.calibration)}   (clicks predicted / clicks observed; 1 is best)",
             "norm. entropy": f"{_shown(figures.normalised_entropy)}   (logloss / that of the click rate alone; "
             "lower is better)",
         }
+        if model.dataset.weight is not None:
+            counts = "the figures are weighted by it" if found.weighted else "not in this log: each row counts 1"
+            lines["weights"] = f"column {model.dataset.weight}: {counts}"
+        if found.negative_rate != 1:
+            lines["negatives"] = f"taken as {found.negative_rate:g} of all; the figures are those of the whole log"
         if len(figures.auc_by_day) > 1:
             lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in figures.auc_by_day.items())
     lines["values known"] = "  ".join(f"{name} {share:.0%}" for name, share in found.coverage.items())

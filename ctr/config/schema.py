@@ -162,6 +162,7 @@ class PredictConfig:
     raw: Any  # a path, or a list of paths
     out: str
     bad_rows: Literal["error", "skip"]
+    negative_rate: float | None
     backend: Literal["auto", "native", "torch"] | None
     threads: int | None
     allow_module: bool

@@ -57,7 +57,7 @@ def arrange(
         progress: called with (rows so far, share done).
     """
     done = 0
-    for ids, dense, label in chunks(rows, order, [(0, len(rows))]):
+    for ids, dense, label, *weight in chunks(rows, order, [(0, len(rows))]):
         if transforms:
             fields, dense = apply(transforms, dense)
             if fields:
@@ -65,7 +65,7 @@ def arrange(
                 ids = np.concatenate([ids, buckets], axis=1)
                 if vocabulary is not None:
                     vocabulary.write_batch(encoder.keys.vocabulary(new))
-        writer.write(ids, dense, label)
+        writer.write(ids, dense, label, *weight)
         done += len(label)
         if progress is not None:
             progress(done, done / len(rows))
@@ -76,13 +76,13 @@ def _gathered(rows: Rows, wanted: np.ndarray) -> Columns:
     places = np.argsort(wanted, kind="stable")
     ascending = wanted[places]
     bounds = np.searchsorted(ascending, rows.starts)
-    ids, dense, label = (np.empty((len(wanted), *column.shape[1:]), column.dtype) for column in rows[0:0])
+    gathered = tuple(np.empty((len(wanted), *column.shape[1:]), column.dtype) for column in rows[0:0])
     for block in range(len(rows.starts) - 1):
         low, high = bounds[block], bounds[block + 1]
         if low == high:
             continue
         start = rows.starts[block]
         here, local = places[low:high], ascending[low:high] - start
-        for target, column in zip((ids, dense, label), rows[start : ascending[high - 1] + 1], strict=True):
+        for target, column in zip(gathered, rows[start : ascending[high - 1] + 1], strict=True):
             target[here] = column[local]
-    return ids, dense, label
+    return gathered

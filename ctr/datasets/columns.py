@@ -51,6 +51,24 @@ def required(type_: ColumnType) -> ColumnType:
     return ColumnType(type_.expected.removesuffix(" or nothing"), parse, invalid)
 
 
+def not_negative(type_: ColumnType) -> ColumnType:
+    """The same type of numbers without those below 0."""
+
+    def parse(values: pa.Array) -> pa.Array:
+        numbers = type_.parse(values)
+        if pc.any(pc.less(numbers, 0)).as_py():
+            raise ValueError("below 0")
+        return numbers
+
+    def invalid(values: pa.Array) -> np.ndarray:
+        wrong = type_.invalid(values)
+        sound = type_.parse(values.filter(pa.array(~wrong)))
+        wrong[~wrong] = pc.less(sound, 0).fill_null(False).to_numpy(zero_copy_only=False)
+        return wrong
+
+    return ColumnType(f"{type_.expected}, at least 0", parse, invalid)
+
+
 def also(type_: ColumnType, expected: str, words: Mapping[str, str | None]) -> ColumnType:
     """The same type, which also takes some words: each for another value, or None for a blank."""
     spelled = pa.array([word.encode() for word in words])

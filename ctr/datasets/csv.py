@@ -2,13 +2,13 @@
 
 Every categorical value is taken as text; a blank one is a value of its own. Dense columns are transformed
 (`ctr.datasets.transforms`). What the user does not name is told by the first rows (`ctr.datasets.guess`). The rows
-should be in order of time, or have a column of times: the last test.
+should be in order of time, or have a column of times: the last test. A column may say how much each row counts.
 
 One rule for both kinds of file. A null of Parquet and an empty text are blank. NaN is blank in a dense column, an error
 in the label, and a value like any other in a categorical column. A label may be True or False. Text is UTF-8 without
 NUL characters. Dense numbers, integers of any size too, are rounded to float32; an infinite one is an error. In
-a categorical column of Parquet, dates, times, decimals and other numbers are read as Arrow writes them. Nested columns
-are an error.
+a categorical column of Parquet, dates, times, decimals and other numbers are read as Arrow writes them. Weights that
+are blank, NaN, infinite or below 0, and nested columns, are an error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,17 @@ from ctr.datasets.dates import first_fall
 from ctr.datasets.guess import SAMPLE_ROWS, Roles, Wanted, roles
 from ctr.datasets.locate import locate_files
 from ctr.datasets.manifest import stamps
-from ctr.datasets.parquet import NUMBER, TRUTH, check_names, column_names, is_parquet, listed, misplaced, read_parquet
+from ctr.datasets.parquet import (
+    NUMBER,
+    TRUTH,
+    WEIGHT,
+    check_names,
+    column_names,
+    is_parquet,
+    listed,
+    misplaced,
+    read_parquet,
+)
 from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Read, Reading
 from ctr.datasets.text import Table, read_header, read_tables
 from ctr.datasets.times import AUTO, FORMATS, days_of_times, time_type
@@ -52,6 +62,8 @@ def make(
     order: Literal["check", "sort"] = "check",
     transform: Sequence[str] = (),
     transform_default: str = AUTO,
+    weight: str | None = None,
+    negative_rate: float = 1.0,
 ) -> Dataset:
     """The format of one's own log.
 
@@ -67,6 +79,8 @@ def make(
         order: what happens to a row that is earlier than the one before it: an error, or all rows are sorted by time.
         transform: what becomes of columns that hold numbers: ``NAME:TRANSFORM``, see `ctr.datasets.transforms`.
         transform_default: what becomes of the others; auto: chosen by their values in the training rows.
+        weight: name of the column that says how much each row counts; None: 1 each.
+        negative_rate: share of the negatives that the log holds, see `ctr.datasets.schema.Dataset`.
     """
     delimiter = {r"\t": "\t"}.get(delimiter, delimiter)
     categorical = _names("categorical", categorical)
@@ -75,6 +89,8 @@ def make(
     of_column = parse(transform)
     if not re.fullmatch(SPEC, transform_default):
         raise ValueError(f"dataset.transform_default={transform_default}; expected {SPECS}")
+    if not 0 < negative_rate <= 1:
+        raise ValueError(f"dataset.negative_rate={negative_rate:g}; expected a share above 0 and at most 1")
     wanted = Wanted(
         label=label,
         categorical=tuple(categorical),
@@ -82,6 +98,7 @@ def make(
         ignore=tuple(ignore),
         time=time,
         time_format=time_format,
+        weight=weight,
     )
     _check(wanted, delimiter, order)
     options: dict[str, Any] = {
@@ -95,6 +112,10 @@ def make(
         "transform": list(transform),
         "transform_default": transform_default,
     }
+    if weight is not None:
+        options["weight"] = weight
+    if negative_rate != 1:
+        options["negative_rate"] = negative_rate
     is_open = AUTO in (label, *wanted.categorical, *wanted.dense)
     if is_open:  # else nothing is left to be ignored
         options["ignore"] = list(ignore)
@@ -115,7 +136,9 @@ def make(
         sort=order == "sort",
         transforms=transforms,
         settle_as=lambda known: make(**_filled(options, known)),
-        of_log=("delimiter", "time", "time_format", "order"),
+        of_log=("delimiter", "time", "time_format", "order", "weight"),
+        weight=weight,
+        negative_rate=negative_rate,
     )
     if is_open or (time is not None and time_format == AUTO):
         return replace(common, settle=lambda paths: _settled(paths, wanted, options))
@@ -178,7 +201,7 @@ def _check(wanted: Wanted, delimiter: str, order: str) -> None:
         raise ValueError("dataset.categorical is empty; name at least one column")
     if repeated := sorted({name for name in wanted.names if name != AUTO and wanted.names.count(name) > 1}):
         raise ValueError(
-            f"named more than once in dataset.label, categorical, dense, ignore and time: {', '.join(repeated)}"
+            f"named more than once in dataset.label, categorical, dense, ignore, time and weight: {', '.join(repeated)}"
         )
     if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
         raise ValueError(f"dataset.delimiter={delimiter!r}; expected one ASCII character such as , or \\t")
@@ -196,12 +219,14 @@ def _check(wanted: Wanted, delimiter: str, order: str) -> None:
 def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
     """Reads files whose columns are all known; ``missing`` replaces a number that is not there.
 
-    A log to predict needs neither labels nor times; the times of one without labels are not read.
+    A log to predict needs neither labels nor times nor weights; these are not read of one without labels.
     """
-    label, time = wanted.label, wanted.time
+    label, time, weight = wanted.label, wanted.time, wanted.weight
     columns = {label: TRUTH, **dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)}
     if time is not None:
         columns[time] = time_type(wanted.time_format)
+    if weight is not None:
+        columns[weight] = WEIGHT
 
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         _expect_same_columns(paths, delimiter)
@@ -217,11 +242,13 @@ def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
                         latest = _expect_order(path, table, times, latest, of)
                         of = path if len(times) else of
                     block = replace(block, day=days_of_times(times), time=times)
+                if weight is not None and weight in here:
+                    block = replace(block, weight=table[weight].to_numpy())
                 yield block
 
     def _to_predict(path: Path) -> dict[str, ColumnType]:
         names = column_names(path) if is_parquet(path) else _header(path, delimiter)
-        absent = {name for name in (label, time) if name not in names or label not in names}
+        absent = {name for name in (label, time, weight) if name not in names or label not in names}
         return {name: type_ for name, type_ in columns.items() if name not in absent}
 
     return read

@@ -22,7 +22,7 @@ ID_SHARE, ID_ROWS = 0.9, 100  # distinct values per row from which a column is a
 LONGEST_LOG = 5 * 366 * 86_400_000_000  # microseconds; numbers that span more are no epoch times
 _ID_NAME = re.compile(r"(?:(?:^|[_\W])(?:id|code|zip)|[a-z]Id|[a-z]ID|[a-z]Code)$", re.IGNORECASE)
 
-Role = Literal["label", "time", "categorical", "dense", "left out"]
+Role = Literal["label", "time", "weight", "categorical", "dense", "left out"]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,12 @@ class Wanted:
     ignore: tuple[str, ...]
     time: str | None
     time_format: str
+    weight: str | None = None
 
     @property
     def names(self) -> list[str]:
-        return [self.label, *self.categorical, *self.dense, *self.ignore, *([self.time] if self.time else [])]
+        others = [name for name in (self.time, self.weight) if name is not None]
+        return [self.label, *self.categorical, *self.dense, *self.ignore, *others]
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
 def _label(sample: Mapping[str, pa.Array], wanted: Wanted) -> str:
     if wanted.label != AUTO:
         return wanted.label
-    named = {*wanted.categorical, *wanted.dense, *wanted.ignore, wanted.time}
+    named = {*wanted.categorical, *wanted.dense, *wanted.ignore, wanted.time, wanted.weight}
     found = [name for name in sample if name.lower() in LABELS and name not in named]
     if len(found) != 1:
         which = f"{' and '.join(found)} could be it" if found else f"none is called {', '.join(LABELS)}"
@@ -153,6 +155,7 @@ def _named(name: str, label: str, wanted: Wanted) -> Column | None:
     named: dict[Role, Sequence[str | None]] = {
         "label": [label],
         "time": [wanted.time],
+        "weight": [wanted.weight],
         "categorical": wanted.categorical,
         "dense": wanted.dense,
         "left out": wanted.ignore,

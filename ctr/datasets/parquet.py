@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also
+from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also, not_negative, required
 from ctr.datasets.lines import BLOCK_BYTES
 from ctr.datasets.schema import Reading
 from ctr.datasets.text import Table, no_valid_row, shown
@@ -25,6 +25,7 @@ _TRUTHS = {
 }
 TRUTH = also(LABEL, "0 or 1, or False or True", {"0.0": "0", "1.0": "1", **_TRUTHS})
 NUMBER = also(FLOAT, FLOAT.expected, {"nan": None, "NaN": None, "NAN": None, **_TRUTHS})
+WEIGHT = not_negative(required(FLOAT))
 
 
 def is_parquet(path: Path) -> bool:
@@ -181,4 +182,5 @@ _TEXTS = (
 _OF_NUMBERS = {
     TRUTH: _numeric(TRUTH, lambda floats: ~np.isin(floats, (0, 1)), lambda floats: pa.array(floats, pa.uint8())),
     NUMBER: _numeric(NUMBER, np.isinf, lambda floats: pa.array(floats, from_pandas=True)),  # nan: null
+    WEIGHT: _numeric(WEIGHT, lambda floats: ~((floats >= 0) & np.isfinite(floats)), pa.array),
 }

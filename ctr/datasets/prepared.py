@@ -273,6 +273,7 @@ def _write(
     encoder = Encoder(dataset.fields, recipe.num_buckets)
     shape = len(dataset.read_fields), len(dataset.dense)
     rows = positives = 0
+    any_weight = False
     days: list[tuple[int, int, int]] = []
     test_part: list[tuple[int, int]] = []
     times: list[tuple[np.ndarray, np.ndarray]] = []  # and days, where the rows are to be sorted
@@ -281,11 +282,12 @@ def _write(
         vocabulary = None
         if recipe.num_buckets is None:
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
-        with RowWriter(folder / ROWS, *shape) as writer:
+        weighted = dataset.weight is not None
+        with RowWriter(folder / ROWS, *shape, weighted) as writer:
             for block in read_ahead(dataset.read(paths, reading)):
                 assert block.label is not None
                 ids, new = encoder.encode(block.fields)
-                writer.write(ids, block.dense, block.label)
+                writer.write(ids, block.dense, block.label, block.weight)
                 if vocabulary is not None:
                     vocabulary.write_batch(encoder.keys.vocabulary(new))
                 if dataset.sort:
@@ -302,8 +304,11 @@ def _write(
                     test_part.append((start, rows + len(block.label)))
                 rows += len(block.label)
                 positives += int(block.label.sum())
+                any_weight = any_weight or block.weight is None or bool(block.weight.any())
                 if progress is not None:
                     progress(rows, reading.fraction)
+        if rows and not any_weight:
+            raise DataError(paths[-1], None, f"column {dataset.weight}: all weights are zero")
         order = None
         if times:
             of_time, of_day = map(np.concatenate, zip(*times, strict=True))
@@ -317,11 +322,11 @@ def _write(
                 train, _ = parts(rows, _explicit(split, dataset, days, test_part), days, test_part)
                 transforms = fit(
                     dataset.transforms,
-                    (dense for _, dense, _ in chunks(read, order, train)),
+                    (columns[1] for columns in chunks(read, order, train)),
                     sum(stop - start for start, stop in train),
                 )
             num_dense = len(outputs_of(transforms)) if transforms else shape[1]
-            with RowWriter(folder / ROWS, len(dataset.fields), num_dense) as writer:
+            with RowWriter(folder / ROWS, len(dataset.fields), num_dense, weighted) as writer:
                 arrange(read, order, transforms, encoder, writer, vocabulary, progress_arranging)
             (folder / READ).unlink()
     manifest = Manifest(

@@ -1,7 +1,8 @@
 """Rows on disk: one Arrow IPC file, written in blocks and memory-mapped.
 
-Columns: ids fixed_size_list<int32>[F], dense fixed_size_list<float32>[K] (absent where K = 0), label uint8. Reading
-touches only the pages asked for, at tens of millions of rows per second; any Arrow tool opens the file.
+Columns: ids fixed_size_list<int32>[F], dense fixed_size_list<float32>[K] (absent where K = 0), label uint8, weight
+float32 (absent where each row counts 1). Reading touches only the pages asked for, at tens of millions of rows per
+second; any Arrow tool opens the file.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ import pyarrow as pa
 from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
 from ctr.errors import DataError
 
-Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+Columns = tuple[np.ndarray, ...]  # ids, dense, label, and weight if there is one
 
 
 class RowSource(Protocol):
     """Where rows come from: `Rows`, or `MappedRows` over them."""
 
     def __getitem__(self, rows: slice) -> Columns:
-        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows."""
+        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, and their weight float32 [n]
+        unless each row counts 1."""
         ...
 
     def positives(self, rows: slice) -> int:
         """How many of some consecutive rows have label 1."""
+        ...
+
+    def weight(self, rows: slice) -> float | None:
+        """The sum of the weights of some consecutive rows; None where each row counts 1."""
         ...
 
 
@@ -38,14 +44,16 @@ class RowWriter(CheckedWriter):
         largest: float32 [K], the largest absolute value in each dense column so far.
     """
 
-    def __init__(self, path: Path, num_fields: int, num_dense: int) -> None:
+    def __init__(self, path: Path, num_fields: int, num_dense: int, weighted: bool = False) -> None:
         self.largest = np.zeros(num_dense, np.float32)
-        self._schema = _schema(num_fields, num_dense)
+        self._schema = _schema(num_fields, num_dense, weighted)
         super().__init__(path, self._schema)
 
-    def write(self, ids: np.ndarray, dense: np.ndarray, label: np.ndarray) -> None:
-        """Appends ids int32 [n, F], dense float32 [n, K], label uint8 [n]."""
+    def write(self, ids: np.ndarray, dense: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """Appends ids int32 [n, F], dense float32 [n, K], label uint8 [n], weight float32 [n] of a weighted file."""
         columns = {"ids": self._lists("ids", ids), "label": pa.array(label)}
+        if weight is not None:
+            columns["weight"] = pa.array(weight)
         if dense.shape[1]:
             self.largest = np.fmax(self.largest, np.abs(dense).max(axis=0, initial=0))
             columns["dense"] = self._lists("dense", dense)
@@ -72,18 +80,24 @@ class Rows:
 
     def __init__(self, path: Path, blocks: Sequence[Checksum], num_fields: int, num_dense: int) -> None:
         self.file = CheckedReader(path, blocks)
-        if not self.file.schema.equals(_schema(num_fields, num_dense)):
+        self._weighted = "weight" in self.file.schema.names
+        if not self.file.schema.equals(_schema(num_fields, num_dense, self._weighted)):
             raise DataError(path, None, f"no rows of {num_fields} fields and {num_dense} dense columns")
         self._blocks: list[Columns | None] = [None] * len(self.file)
         self.starts = np.cumsum([0, *(block.rows for block in blocks[: len(self.file)])])
-        self._none = np.empty((0, num_fields), np.int32), np.empty((0, num_dense), np.float32), np.empty(0, np.uint8)
+        self._none: Columns = (
+            np.empty((0, num_fields), np.int32),
+            np.empty((0, num_dense), np.float32),
+            np.empty(0, np.uint8),
+            *([np.empty(0, np.float32)] if self._weighted else []),
+        )
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def __getitem__(self, rows: slice) -> Columns:
-        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, without a copy where they
-        lie in one block.
+        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, and their weight float32 [n] if
+        they have one, without a copy where they lie in one block.
 
         Raises:
             DataError: they are not as they were written.
@@ -91,12 +105,15 @@ class Rows:
         parts = list(self._parts(rows))
         if len(parts) == 1:
             return parts[0]
-        ids, dense, label = zip(*parts or [self._none], strict=True)
-        return np.concatenate(ids), np.concatenate(dense), np.concatenate(label)
+        return tuple(np.concatenate(columns) for columns in zip(*parts or [self._none], strict=True))
 
     def positives(self, rows: slice) -> int:
         """How many of some consecutive rows have label 1; of blocks read before it reads no other column."""
-        return sum(int(label.sum()) for _, _, label in self._parts(rows))
+        return sum(int(columns[2].sum()) for columns in self._parts(rows))
+
+    def weight(self, rows: slice) -> float | None:
+        """The sum of the weights of some consecutive rows; None where each row counts 1."""
+        return sum(float(part[3].sum(dtype=np.float64)) for part in self._parts(rows)) if self._weighted else None
 
     def _parts(self, rows: slice) -> Iterator[Columns]:
         """Consecutive rows as they lie in the blocks."""
@@ -105,7 +122,7 @@ class Rows:
         while start < stop:
             first = int(self.starts[block])
             end = min(stop, int(self.starts[block + 1]))
-            yield _cut(self._columns(block), start - first, end - first)
+            yield tuple(column[start - first : end - first] for column in self._columns(block))
             start, block = end, block + 1
 
     def _columns(self, block: int) -> Columns:
@@ -114,7 +131,8 @@ class Rows:
         if columns is None:
             batch = self.file.batch(block)
             dense = _matrix(batch["dense"]) if "dense" in batch.schema.names else np.empty((len(batch), 0), np.float32)
-            columns = self._blocks[block] = _matrix(batch["ids"]), dense, batch["label"].to_numpy()
+            more = [batch[name].to_numpy() for name in ("label", "weight") if name in batch.schema.names]
+            columns = self._blocks[block] = (_matrix(batch["ids"]), dense, *more)
         return columns
 
 
@@ -131,24 +149,24 @@ class MappedRows:
         self.places: np.ndarray = places[rows.places] if isinstance(rows, MappedRows) else places
 
     def __getitem__(self, rows: slice) -> Columns:
-        ids, dense, label = self.rows[rows]
-        return self.places[ids], dense, label
+        ids, *others = self.rows[rows]
+        return self.places[ids], *others
 
     def positives(self, rows: slice) -> int:
         return self.rows.positives(rows)
 
+    def weight(self, rows: slice) -> float | None:
+        return self.rows.weight(rows)
 
-def _schema(num_fields: int, num_dense: int) -> pa.Schema:
+
+def _schema(num_fields: int, num_dense: int, weighted: bool) -> pa.Schema:
     columns = {"ids": pa.list_(pa.int32(), num_fields), "label": pa.uint8()}
     if num_dense:  # Arrow divides by the length of a list
         columns["dense"] = pa.list_(pa.float32(), num_dense)
+    if weighted:
+        columns["weight"] = pa.float32()
     return pa.schema(columns)
 
 
 def _matrix(lists: pa.Array) -> np.ndarray:
     return lists.flatten().to_numpy().reshape(len(lists), lists.type.list_size)
-
-
-def _cut(columns: Columns, start: int, stop: int) -> Columns:
-    ids, dense, label = columns
-    return ids[start:stop], dense[start:stop], label[start:stop]

@@ -42,6 +42,7 @@ class Block:
         day: int32 [n], YYYYMMDD, the rows of a day together; None where the log names no days.
         test: the rows belong to the test part that the log itself names.
         time: int64 [n], microseconds since 1970; None where the log names no times.
+        weight: float32 [n], finite and at least 0: how much each row counts; None where each counts 1.
     """
 
     label: np.ndarray | None
@@ -50,6 +51,7 @@ class Block:
     day: np.ndarray | None = None
     test: bool = False
     time: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
 
 class Reading:
@@ -181,6 +183,10 @@ class Dataset:
         of_log: options that say how a log is written, and nothing of the model: that of tomorrow may differ in them.
         scaling: what the reader itself does to a dense column, by its name; one that is not there is taken as it is.
             Kept with a saved model for those that serve it elsewhere.
+        weight: name of the column of weights, of which each block then has some (in a log to predict it may be absent);
+            None: each row counts 1.
+        negative_rate: share of the negatives that the log holds, with all clicks. The model learns from the log as it
+            is; its probabilities, and the figures, are those of the whole log (`ctr.metrics.of_whole_log`).
         inputs: how rows become the model's inputs without the reader, to predict a data frame or single lines; None:
             they must have the fields and dense columns as the reader yields them, and logs need labels.
     """
@@ -207,6 +213,8 @@ class Dataset:
     of_log: tuple[str, ...] = ()
     scaling: Mapping[str, str] = field(default_factory=dict)
     inputs: Inputs | None = None
+    weight: str | None = None
+    negative_rate: float = 1.0
 
     @property
     def read_fields(self) -> tuple[Field, ...]:

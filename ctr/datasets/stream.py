@@ -18,11 +18,13 @@ READ_ROWS = 8192  # at a time: cutting batches out of them costs less than readi
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows: ids int32 [B, F]; dense float32 [B, K] or None where K = 0; label float32 [B]."""
+    """Consecutive rows: ids int32 [B, F]; dense float32 [B, K] or None where K = 0; label float32 [B]; weight
+    float32 [B], or None where each row counts 1."""
 
     ids: Tensor
     dense: Tensor | None
     label: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -70,13 +72,14 @@ class RowStream:
             if low < high:
                 parts.append(self.rows[first + low : first + high])
             offset += last - first
-        ids, dense, label = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        ids, dense, label, *weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         size = self.batch_size
         return map(
             Batch,
             torch.from_numpy(ids).split(size),
             torch.from_numpy(dense).split(size) if dense.shape[1] else repeat(None),
             torch.from_numpy(label).float().split(size),
+            torch.from_numpy(weight[0]).split(size) if weight else repeat(None),
         )
 
     def state_dict(self) -> dict[str, Any]:

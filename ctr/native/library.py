@@ -49,7 +49,10 @@ NetOptions = _structure(
     **dict.fromkeys(("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "rate", "inverse_root", "eps"), c_float),
 )
 Batch = _structure(
-    "Batch", **dict.fromkeys(("ids", "dense", "label", "bits", "logit"), c_void_p), rows=c_int32, words=c_int32
+    "Batch",
+    **dict.fromkeys(("ids", "dense", "label", "weight", "bits", "logit"), c_void_p),
+    rows=c_int32,
+    words=c_int32,
 )
 Params = _structure("Params", value=c_void_p, m=c_void_p, v=c_void_p, count=c_int32)
 

@@ -60,6 +60,8 @@ def diagnose(
 def of_predictions(figures: Evaluation, numbers: bool) -> list[str]:
     """AUC and normalised entropy that a constant prediction reaches; ``numbers``: the model has numeric inputs."""
     if math.isnan(figures.auc):
+        if 0 < figures.positives < figures.rows:
+            return ["AUC is undefined: all test rows of one label have weight 0; look at dataset.weight"]
         clicks = f"{figures.positives:,} of {figures.rows:,} test rows have label 1"
         return [f"AUC is undefined: {clicks}; choose a test part with both labels (dataset.test_days, test_fraction)"]
     found = []

@@ -216,9 +216,10 @@ def _complete(
                 with training.averaged():  # back: training goes on from the net's own weights
                     run.checkpoints.interrupted(training, "trained", [run.tracker])
 
-            figures = evaluate(training.learner, test, on_batch, days=days)
+            figures = evaluate(training.learner, test, on_batch, days=days, negative_rate=data.dataset.negative_rate)
     if training.scores is not None:
-        progressive = evaluate_progressive(training, days_of(split.train, data.manifest.days))
+        days = days_of(split.train, data.manifest.days)
+        progressive = evaluate_progressive(training, days, data.dataset.negative_rate)
     retrained = None
     if settings.retrain:
         retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import Gathered
+from ctr.datasets.rows import RowSource
 from ctr.metrics import nonzero_features
 from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
@@ -31,6 +34,10 @@ class Result:
     are None without it, ``auc_retrained`` without ``retrain``. With a holdout the test figures are those of the rows
     held out; where no row tests they are None. ``auc_progressive``, its logloss and its AUC by day are those of all
     training rows, each scored before it was learned from; None or empty without ``progressive``.
+
+    ``weight_train`` is the sum of the weights of the training rows, ``weight_test`` that of the rows that the test
+    figures are of, in which each negative of a log with a share r of them counts 1 / r times its own; None where each
+    row counts 1. ``negative_rate`` is r. Rows and positives are numbers of rows all the same.
 
     With ``init`` the features are those of all ``logs`` that the model has been trained on: present are those that were
     in training rows of any of them, without the ``features_evicted`` that were dropped before this log.
@@ -94,6 +101,9 @@ class Result:
     features_known: int
     features_evicted: int
     table_rows: int
+    weight_train: float | None
+    weight_test: float | None
+    negative_rate: float
     machine: str
 
 
@@ -136,7 +146,7 @@ def summarise(
         features_nonzero=nonzero,
         feature_rate=nonzero / present,
         auc=_defined(figures.auc if figures else None),
-        logloss=figures.logloss if figures else None,
+        logloss=_defined(figures.logloss if figures else None),
         positives_train=sum(data.rows.positives(slice(start, stop)) for start, stop in split.train),
         positives_test=figures.positives if figures else 0,
         # A loop of the user's own is not measured.
@@ -168,15 +178,24 @@ def summarise(
         auc_retrained=_defined(retrained.auc if retrained else None),
         auc_retrained_blocks=_blocks(retrained),
         auc_progressive=_defined(progressive.auc if progressive else None),
-        logloss_progressive=progressive.logloss if progressive else None,
+        logloss_progressive=_defined(progressive.logloss if progressive else None),
         auc_progressive_by_day=_by_day(progressive),
         started_from=settings.init.identity if settings.init else None,
         logs=history.logs if history else 1,
         features_known=history.known if history else 0,
         features_evicted=history.evicted if history else 0,
         table_rows=len(embedding.weight),
+        weight_train=_weight(data.rows, split.train),
+        weight_test=figures.weight if figures else None,
+        negative_rate=data.dataset.negative_rate,
         machine=machine(settings.threads, settings.device),
     )
+
+
+def _weight(rows: RowSource, ranges: Sequence[tuple[int, int]]) -> float | None:
+    """The sum of the weights of some rows; None where each counts 1."""
+    sums = [rows.weight(slice(start, stop)) for start, stop in ranges]
+    return None if None in sums else sum(cast(list[float], sums))
 
 
 def _defined(figure: float | None) -> float | None:
@@ -204,6 +223,11 @@ def table(result: Result, folder: Path) -> str:
         "rows": f"{result.rows_train:,} to train on{passes}, {result.rows_test:,} "
         + ("of the training rows held out to test on" if result.holdout else "to test on"),
     }
+    if result.weight_train is not None:
+        tested = "" if result.weight_test is None else f", {result.weight_test:,.2f} to test on"
+        lines["sum of weights"] = f"{result.weight_train:,.2f} to train on{tested}"
+    if result.negative_rate != 1:
+        lines["negatives"] = f"{result.negative_rate:g} of all; probabilities and figures are those of the whole log"
     if result.logloss is not None:
         lines |= {
             "test AUC": auc,

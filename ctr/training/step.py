@@ -49,7 +49,11 @@ class Step(Protocol):
     net_optimizer: Optimizer
 
     def train(self, batch: Batch) -> tuple[Tensor, float]:
-        """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite."""
+        """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite.
+
+        The loss is the mean over the batch of each row's logloss times its weight (`Batch.weight`), as that of
+        ``F.binary_cross_entropy_with_logits``.
+        """
         ...
 
     def predict(self, batch: Batch) -> Tensor:
@@ -94,7 +98,8 @@ class TorchStep:
         touched, place = torch.unique(batch.ids.to(device), return_inverse=True)
         rows = embedding.weight.detach().index_select(0, touched).requires_grad_()
         logits = self.model.from_rows(F.embedding(place, rows), dense)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device))
+        weight = None if batch.weight is None else batch.weight.to(device)
+        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device), weight)
         value = loss.item()
         if value - value == 0:  # finite
             self._differentiate(loss, touched, rows)

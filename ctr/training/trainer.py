@@ -15,7 +15,17 @@ from torch import Tensor
 
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
-from ctr.metrics import auc_blocks, auc_by_day, calibration, exact_auc, logloss, normalised_entropy
+from ctr.metrics import (
+    auc_blocks,
+    auc_by_day,
+    calibration,
+    exact_auc,
+    logloss,
+    normalised_entropy,
+    of_whole_log,
+    weighted_mean,
+    weights_of_whole_log,
+)
 from ctr.optim import BudgetSchedule, LambdaSchedule
 from ctr.training.average import NetAverage
 from ctr.training.step import RowModel, Step
@@ -27,8 +37,8 @@ class Window:
 
     Attributes:
         step, rows: steps and rows trained so far.
-        loss: mean logloss over the window.
-        auc: exact AUC over the window; NaN if it holds one class only.
+        loss: mean logloss over the window, by the rows' weights.
+        auc: exact AUC over the window, by the rows' weights; NaN if it holds one class only.
     """
 
     step: int
@@ -44,25 +54,32 @@ class WindowMetrics:
         self.steps = steps
         self._logits: list[np.ndarray] = []
         self._labels: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []  # none where each row counts 1
         self._loss = 0.0  # sum over the rows
 
-    def update(self, logits: Tensor, labels: Tensor, loss: float) -> tuple[float, float] | None:
-        """Adds a batch and its mean logloss; returns (logloss, AUC) at the end of each window."""
-        self._loss += loss * len(labels)
+    def update(self, logits: Tensor, batch: Batch, loss: float) -> tuple[float, float] | None:
+        """Adds a batch, its logits and its loss; returns (logloss, AUC) at the end of each window."""
+        self._loss += loss * len(batch)
         self._logits.append(logits.detach().cpu().numpy())
-        self._labels.append(labels.cpu().numpy())
+        self._labels.append(batch.label.cpu().numpy())
+        if batch.weight is not None:
+            self._weights.append(batch.weight.cpu().numpy())
         if len(self._logits) < self.steps:
             return None
         scores, truth = np.concatenate(self._logits), np.concatenate(self._labels)
-        mean = self._loss / len(truth)
-        self._logits, self._labels, self._loss = [], [], 0.0
-        return mean, exact_auc(scores, truth)
+        weights = np.concatenate(self._weights) if self._weights else None
+        total = len(truth) if weights is None else float(weights.sum(dtype=np.float64))
+        mean = self._loss / total if total else math.nan
+        self._logits, self._labels, self._weights, self._loss = [], [], [], 0.0
+        return mean, exact_auc(scores, truth, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logits": list(self._logits), "labels": list(self._labels), "loss": self._loss}
+        columns = {"logits": list(self._logits), "labels": list(self._labels), "weights": list(self._weights)}
+        return {**columns, "loss": self._loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._logits, self._labels, self._loss = list(state["logits"]), list(state["labels"]), state["loss"]
+        self._weights = list(state.get("weights", ()))  # earlier versions had none
 
 
 def device_of(model: RowModel) -> torch.device:
@@ -124,7 +141,7 @@ class TrainingRun:
         self.steps += 1
         if self.average is not None:
             self.average.step(self.steps)
-        measured = self.metrics.update(logits, batch.label, value)
+        measured = self.metrics.update(logits, batch, value)
         return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
 
     @property
@@ -207,14 +224,17 @@ def train(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over a test stream; see `ctr.metrics`.
+    """Figures over a test stream, by the rows' weights; see `ctr.metrics`.
 
     Attributes:
         auc: exact; NaN if the rows hold one class only, as are calibration and normalised entropy where undefined.
-        logloss: mean, in nats.
+        logloss: mean, in nats; NaN if all weights are 0.
         calibration: predicted clicks per observed click.
         normalised_entropy: logloss over that of the rows' click rate.
         rows, positives: number of rows, and of those with label 1.
+        weight: sum of the weights; None where each row counts 1. Of a log with a share r of its negatives each of these
+            counts 1 / r times its own.
+        click_rate: weighted share of the rows with label 1.
         auc_by_day: day (YYYYMMDD) -> AUC; empty where the log names no days.
         auc_blocks: what each block of rows contributes to the AUC's sampling error (`ctr.metrics.auc_blocks`); empty
             where they were not asked for.
@@ -226,6 +246,8 @@ class Evaluation:
     normalised_entropy: float
     rows: int
     positives: int
+    weight: float | None
+    click_rate: float
     auc_by_day: dict[int, float]
     auc_blocks: tuple[float, ...] = ()
 
@@ -236,6 +258,7 @@ def evaluate(
     on_step: Callable[[int], None] | None = None,
     *,
     days: np.ndarray | None = None,
+    negative_rate: float = 1.0,
 ) -> Evaluation:
     """Predicts all rows and measures, with the AUC's sampling error.
 
@@ -244,45 +267,73 @@ def evaluate(
         batches: all n rows.
         on_step: called after each batch with the rows in it.
         days: int [n], YYYYMMDD of each row; None where the log names no days.
+        negative_rate: share of the negatives that the log holds; the figures are those of the whole log.
 
     Raises:
         Diverged: a prediction is NaN or infinite.
     """
-    scores, labels = [], []
+    scores, labels, weights = [], [], []
     for batch in batches:
         scores.append(step.predict(batch).numpy())
         labels.append(batch.label.numpy())
+        if batch.weight is not None:
+            weights.append(batch.weight.numpy())
         if on_step is not None:
             on_step(len(batch))
     logits, truth = np.concatenate(scores), np.concatenate(labels)
-    return replace(measure(logits, truth, days), auc_blocks=tuple(auc_blocks(logits, truth).tolist()))
+    weight = np.concatenate(weights) if weights else None
+    figures = measure(logits, truth, days, weight, negative_rate)
+    return replace(figures, auc_blocks=tuple(auc_blocks(logits, truth, weight).tolist()))
 
 
-def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None) -> Evaluation:
+def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None, negative_rate: float = 1.0) -> Evaluation:
     """The figures of all training rows as each was scored before it was learned from (progressive validation).
 
     Args:
         run: at the end of its stream, with scores.
-        days: as for `evaluate`.
+        days, negative_rate: as for `evaluate`.
 
     Raises:
         Diverged: a prediction is NaN or infinite.
     """
     assert run.scores is not None
-    labels = [run.stream.rows[start:stop][2] for start, stop in run.stream.ranges]
-    return measure(run.scores.numpy(), np.concatenate(labels), days)
+    parts = [run.stream.rows[start:stop][2:] for start, stop in run.stream.ranges]
+    labels, *weights = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return measure(run.scores.numpy(), labels, days, weights[0] if weights else None, negative_rate)
 
 
-def measure(logits: np.ndarray, truth: np.ndarray, days: np.ndarray | None = None) -> Evaluation:
-    """The figures of float32 [n] logits against labels [n], 0 or 1; days and errors are those of `evaluate`."""
+def measure(
+    logits: np.ndarray,
+    truth: np.ndarray,
+    days: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    negative_rate: float = 1.0,
+) -> Evaluation:
+    """The figures of float32 [n] logits against labels [n], 0 or 1.
+
+    Args:
+        logits: of the model as it was trained, on a log with this share of the negatives.
+        truth: labels.
+        days, negative_rate: as for `evaluate`.
+        weights: float [n]; None: 1 each.
+
+    Raises:
+        Diverged: a prediction is NaN or infinite.
+    """
     if not np.isfinite(logits).all():
         raise Diverged("the model predicts NaN or infinity; lower the learning rate")
+    # The AUC is that of the rows as they are: a constant added to all logits, and one weight for all negatives, change
+    # nothing of it but by rounding.
+    auc, by_day = exact_auc(logits, truth, weights), {} if days is None else auc_by_day(logits, truth, days, weights)
+    logits, weights = of_whole_log(logits, negative_rate), weights_of_whole_log(truth, negative_rate, weights)
     return Evaluation(
-        auc=exact_auc(logits, truth),
-        logloss=logloss(logits, truth),
-        calibration=calibration(logits, truth),
-        normalised_entropy=normalised_entropy(logits, truth),
+        auc=auc,
+        logloss=logloss(logits, truth, weights),
+        calibration=calibration(logits, truth, weights),
+        normalised_entropy=normalised_entropy(logits, truth, weights),
         rows=len(truth),
         positives=int(truth.sum()),
-        auc_by_day={} if days is None else auc_by_day(logits, truth, days),
+        weight=None if weights is None else float(weights.sum(dtype=np.float64)),
+        click_rate=weighted_mean(truth, weights),
+        auc_by_day=by_day,
     )

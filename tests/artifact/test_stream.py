@@ -82,8 +82,8 @@ def test_blocks_of_any_size_give_the_same_file(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(saved, "EVAL_BATCH", 64)
     monkeypatch.setattr(stream, "EVAL_BATCH", 64)
     sizes, said = [], []
-    count = model.logits
-    monkeypatch.setattr(model, "logits", lambda ids, dense: (sizes.append(len(ids)), count(ids, dense))[1])
+    count = model.net_logits
+    monkeypatch.setattr(model, "net_logits", lambda ids, dense: (sizes.append(len(ids)), count(ids, dense))[1])
     parts, cut = predicted(model, log, tmp_path / "p.csv", progress=lambda *now: said.append(now))
     assert len(sizes) > 3
     assert all(size % 64 == 0 for size in sizes[:-1])  # batches are cut as in the run's own evaluation
@@ -197,7 +197,7 @@ def test_real_samples(samples: Path, tmp_path: Path) -> None:
 def test_a_prediction_that_is_no_number_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trained("dataset=criteo")
     model = ctr.load(run.folder)
-    monkeypatch.setattr(model, "logits", lambda ids, dense: np.where(np.arange(len(ids)) == 3, np.nan, dense[:, 0]))
+    monkeypatch.setattr(model, "net_logits", lambda ids, dense: np.where(np.arange(len(ids)) == 3, np.nan, dense[:, 0]))
     with pytest.raises(CtrError, match=r"^row 3: its logit is NaN or infinite; look for extreme values"):
         predicted(model, log_of_test_rows(run, tmp_path, labels=False), tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()

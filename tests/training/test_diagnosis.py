@@ -17,7 +17,7 @@ from ctr.training.trainer import Evaluation
 from tests.commands import composed, job
 from tests.datasets.criteo_text import arguments, lines, write
 
-SOUND = Evaluation(0.7, 0.4, 1.0, 0.9, rows=100, positives=20, auc_by_day={})
+SOUND = Evaluation(0.7, 0.4, 1.0, 0.9, rows=100, positives=20, weight=None, click_rate=0.2, auc_by_day={})
 
 
 def test_predictions() -> None:
@@ -33,6 +33,8 @@ def test_predictions() -> None:
         replace(SOUND, auc=math.nan, normalised_entropy=math.nan, positives=0), True
     )
     assert undefined.startswith("AUC is undefined: 0 of 100 test rows have label 1; choose")
+    (weightless,) = diagnosis.of_predictions(replace(SOUND, auc=math.nan, weight=5.0, click_rate=0.0), True)
+    assert weightless.startswith("AUC is undefined: all test rows of one label have weight 0")
 
 
 def test_features() -> None:

@@ -16,7 +16,10 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import exact_auc, logloss
 from ctr.optim import OPTIMIZERS
-from ctr.training.trainer import TrainingRun, Window, evaluate, train
+from ctr.training.optimizers import make_optimizers
+from ctr.training.step import make_step
+from ctr.training.trainer import TrainingRun, Window, WindowMetrics, evaluate, train
+from tests.training.compiled import twin
 from tests.training.runs import equal, new_run
 
 
@@ -247,6 +250,37 @@ def test_windows_report_loss_and_auc_before_learning(data: Prepared) -> None:
     assert windows[0].rows == 128
     assert windows[0].loss == pytest.approx(logloss(scores, label), rel=1e-4)
     assert windows[0].auc == pytest.approx(exact_auc(scores, label), abs=1e-3)
+
+
+def test_windows_count_the_weights_of_rows_and_survive_a_stop(data: Prepared) -> None:
+    """A window that was half full when its state was taken gives the same figures."""
+    draw = np.random.default_rng(0)
+    scores, label = draw.normal(size=128).astype(np.float32), draw.integers(0, 2, 128).astype(np.float32)
+    weight = draw.choice([0, 0.5, 3], 128).astype(np.float32)
+    z, metrics = scores.astype(float), WindowMetrics(4)
+    losses = weight * (np.log1p(np.exp(z)) - z * label)
+    found = None
+    for start in range(0, 128, 32):
+        here = slice(start, start + 32)
+        batch = Batch(torch.zeros(32, 1), None, torch.tensor(label[here]), torch.tensor(weight[here]))
+        found = metrics.update(torch.tensor(scores[here]), batch, losses[here].mean())
+        state, metrics = metrics.state_dict(), WindowMetrics(4)
+        metrics.load_state_dict(state)
+    assert found is not None
+    assert found[0] == pytest.approx(losses.sum() / weight.sum(), rel=1e-6)
+    assert found[1] == exact_auc(scores, label, weight)
+
+
+@pytest.mark.parametrize("opt", ["group_adam", "group_adagrad"])
+def test_weights_of_rows_scale_their_losses(opt: str) -> None:
+    """Against a loss written out, with weights of which some are 0."""
+    ours, theirs = twin.build("dcn"), twin.build("dcn")
+    step = make_step("torch", ours, *make_optimizers(ours, opt, twin.OPTIMIZERS[opt]), threads=2)
+    other = twin.TorchTwin(theirs, opt, twin.OPTIMIZERS[opt])
+    for batch in twin.batches(30, weighted=True):
+        assert step.train(batch)[1] == pytest.approx(other.train(batch)[1], abs=1e-5)
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
 def test_nan_stops_before_anything_moves(data: Prepared) -> None:

@@ -315,7 +315,8 @@ void head_forward(const Layer& l, const float* params, Share& s) {
         s.logit[r] = dot(s.x.data() + r * s.ld + l.in, params + l.weight, l.in_width) + params[l.bias];
         if (s.label) {
             const double z = s.logit[r];
-            s.loss += std::fmax(z, 0.0) - z * s.label[r] + std::log1p(std::exp(-std::fabs(z)));
+            const double loss = std::fmax(z, 0.0) - z * s.label[r] + std::log1p(std::exp(-std::fabs(z)));
+            s.loss += s.weight ? s.weight[r] * loss : loss;
         }
     }
 }
@@ -326,7 +327,8 @@ void head_backward(const Layer& l, const float* params, Share& s) {
     float& dbias = s.dparams[std::size_t(l.bias)] = 0;
     std::fill(dw, dw + l.in_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
-        const float g = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * s.scale;
+        const float scale = s.weight ? s.weight[r] * s.scale : s.scale;
+        const float g = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * scale;
         const float* __restrict x = s.x.data() + r * s.ld + l.in;
         float* __restrict dx = s.dx.data() + r * s.ld + l.in;
         for (int i = 0; i < l.in_width; ++i) {

@@ -40,6 +40,7 @@ struct Share {
     const std::int64_t* bits = nullptr; // dropout words of the first row
     std::ptrdiff_t words = 0;           // words of a row
     const float* label = nullptr;
+    const float* weight = nullptr;      // of each row's loss; null: 1 each
     float* logit = nullptr;
     float scale = 0;                    // 1 / rows of the whole batch
     double loss = 0;                    // sum over the share

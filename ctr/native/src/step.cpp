@@ -19,6 +19,7 @@ struct Batch {
     const std::int32_t* ids;    // [rows, fields]
     const float* dense;         // [rows, dense columns] or null
     const float* label;         // [rows]
+    const float* weight;        // [rows] or null: 1 each
     const std::int64_t* bits;   // [rows, words] or null
     float* logit;               // [rows]
     std::int32_t rows, words;
@@ -135,6 +136,7 @@ class Step {
             s.bits = batch.bits ? batch.bits + std::ptrdiff_t(first) * batch.words : nullptr;
             s.words = batch.words;
             s.label = train ? batch.label + first : nullptr;
+            s.weight = train && batch.weight ? batch.weight + first : nullptr;
             s.logit = batch.logit + first;
             gather(table, batch.ids + std::ptrdiff_t(first) * fields_, s.rows * fields_, fields_, s.x.data(), ld_,
                    unseen_zero);

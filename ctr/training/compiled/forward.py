@@ -127,9 +127,15 @@ class Forward:
             self._start(*shape)
         if shape != self._shape:
             raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
+        if batch.weight is not None and batch.weight.shape != label.shape:
+            raise CtrError(f"a batch of {rows} rows with weights {tuple(batch.weight.shape)}; expected [{rows}]")
         logits = torch.empty(rows, dtype=torch.float32, device="cpu")
         self._held = [_ids(ids), _plain(label, torch.float32)]
         self.batch.ids, self.batch.label = (t.data_ptr() for t in self._held)
+        self.batch.weight = None
+        if batch.weight is not None:
+            self._held.append(_plain(batch.weight, torch.float32))
+            self.batch.weight = self._held[-1].data_ptr()
         if dense is not None:
             self._held.append(_plain(dense, torch.float32))
             self.batch.dense = self._held[-1].data_ptr()

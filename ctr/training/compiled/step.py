@@ -121,7 +121,7 @@ class NativeStep:
             state["step"] = torch.tensor(float(self.steps))
 
     def train(self, batch: Batch) -> tuple[Tensor, float]:
-        """Learns from a batch; returns its logits and mean logloss before the update.
+        """Learns from a batch; returns its logits and loss (see `ctr.training.step.Step`) before the update.
 
         If the loss is not finite nothing is updated.
 

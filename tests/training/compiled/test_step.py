@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,11 +44,11 @@ def compare(ours, theirs, exact=None):
     assert torch.equal(ours.embedding.seen, theirs.embedding.seen)
 
 
-def run_both(name, opt, options, *, dim=8, dense=3, steps=100, size=64, threads=2, **model_options):
+def run_both(name, opt, options, *, dim=8, dense=3, steps=100, size=64, threads=2, weighted=False, **model_options):
     ours, theirs, exact = (build(name, dim, dense, **model_options) for _ in range(3))
     step = native(ours, opt, options, threads)
     twin, double = TorchTwin(theirs, opt, options), TorchTwin(exact.double(), opt, options)
-    for number, batch in enumerate(batches(steps, size, dense)):
+    for number, batch in enumerate(batches(steps, size, dense, weighted=weighted)):
         torch.manual_seed(number)  # the same dropout
         logits, loss = step.train(batch)
         torch.manual_seed(number)
@@ -71,6 +72,29 @@ def test_same_trajectory_as_torch(model, opt):
     alive = (trained.embedding.weight.detach() != 0).any(1) & seen
     assert alive.sum() > FEATURES // 20
     assert (seen & ~alive).any() == opt.startswith("group")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_of_rows_scale_their_losses(threads):
+    """In blocks too, where a thread's share is larger than one."""
+    run_both("dcn", "group_adam", OPTIMIZERS["group_adam"], weighted=True, threads=threads)
+    run_both("mlp", "adagrad", OPTIMIZERS["adagrad"], weighted=True, threads=threads, steps=5, size=700)
+
+
+def test_weights_of_1_change_no_bit():
+    models = build("dcn"), build("dcn")
+    steps = [native(model) for model in models]
+    for batch in batches(20):
+        found = steps[0].train(batch), steps[1].train(replace(batch, weight=torch.ones(len(batch))))
+        assert torch.equal(found[0][0], found[1][0])
+        assert found[0][1] == found[1][1]
+    assert difference(*models) == 0
+
+
+def test_weights_of_another_length_are_refused():
+    step, (batch,) = native(build("dcn")), batches(1)
+    with pytest.raises(CtrError, match=r"a batch of 33 rows with weights \(2,\); expected \[33\]"):
+        step.train(replace(batch, weight=torch.ones(2)))
 
 
 @pytest.mark.slow

@@ -28,8 +28,11 @@ def build(name: str, dim: int = 8, dense: int = 3, seed: int = 0, **options: Any
     return MODELS[name](FEATURES, FIELDS, dense, embedding=embedding, generator=generator, **options)
 
 
-def batches(count: int, rows: int = 64, dense: int = 3, seed: int = 1) -> list[Batch]:
-    """Skewed ids, so that rows recur within and between batches; a click that depends on them; the last one smaller."""
+def batches(count: int, rows: int = 64, dense: int = 3, seed: int = 1, *, weighted: bool = False) -> list[Batch]:
+    """Skewed ids, so that rows recur within and between batches; a click that depends on them; the last one smaller.
+
+    Weighted: from 0 to 3, a tenth of them 0.
+    """
     g = torch.Generator().manual_seed(seed)
     made = []
     effect = torch.randn(FEATURES, generator=g)
@@ -37,12 +40,15 @@ def batches(count: int, rows: int = 64, dense: int = 3, seed: int = 1) -> list[B
         n = rows if number < count - 1 else rows // 2 + 1
         ids = (torch.rand(n, FIELDS, generator=g) ** 3 * FEATURES).int()
         label = (effect[ids.long()].sum(1) + torch.randn(n, generator=g) > 0).float()
-        made.append(Batch(ids, torch.randn(n, dense, generator=g) if dense else None, label))
+        numbers = torch.randn(n, dense, generator=g) if dense else None
+        weight = (torch.rand(n, generator=g) * 3.3 - 0.3).clamp(min=0) if weighted else None
+        made.append(Batch(ids, numbers, label, weight))
     return made
 
 
 def as_double(batch: Batch) -> Batch:
-    return Batch(batch.ids, None if batch.dense is None else batch.dense.double(), batch.label.double())
+    dense, weight = (None if part is None else part.double() for part in (batch.dense, batch.weight))
+    return Batch(batch.ids, dense, batch.label.double(), weight)
 
 
 def native(
@@ -64,6 +70,8 @@ class TorchTwin:
         self.model.train()
         logits = self.model(batch.ids, batch.dense)
         loss = F.binary_cross_entropy_with_logits(logits, batch.label)
+        if batch.weight is not None:
+            loss = (batch.weight * (F.softplus(logits) - logits * batch.label)).sum() / len(batch)
         loss.backward()
         for optimizer in (self.rows, self.net):
             optimizer.step()
