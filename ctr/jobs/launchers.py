@@ -29,7 +29,7 @@ SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it i
 POLL_SECONDS = 0.2
 # Imported once, in the process that all workers are forked from.
 METHOD = "forkserver"
-PRELOAD = ["ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
+PRELOAD = ["ctr.jobs.forkserver", "ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
 # What helps a Slurm job that ended in a state.
 HINTS = {"OUT_OF_MEMORY": "+slurm.mem_gb=N asks for more memory", "TIMEOUT": "slurm.timeout_min=N allows more time"}
 

@@ -18,7 +18,7 @@ from ctr.errors import SPACE, ArgumentError, CtrError
 from ctr.files import sealed
 from ctr.jobs import worker
 from ctr.jobs.cache import Cache
-from ctr.jobs.launchers import LocalLauncher
+from ctr.jobs.launchers import PRELOAD, LocalLauncher
 from ctr.jobs.pool import Pool
 from ctr.jobs.worker import RunFamily, lost, terminate
 from ctr.training import identity
@@ -362,6 +362,14 @@ def test_interrupted_study_leaves_no_processes(sent: signal.Signals, code: int) 
     assert done.stderr.strip().splitlines()[-1] == f"error: {'interrupted' if code == 130 else 'terminated'}"
     assert "Traceback" not in done.stderr
     assert not any(running(pid) for pid in workers)
+
+
+def test_ctrl_c_does_not_reach_the_process_that_workers_come_from_while_it_loads() -> None:
+    code = (
+        f"import sys, {PRELOAD[0]}, signal; assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def test_a_database_that_fails_in_the_middle_of_a_run(
             if not begun and trouble == "deleted":
                 path.unlink()
             elif not begun:
-                undo.enter_context(file_size_limit(8192))
+                undo.enter_context(file_size_limit(1 << 16))
             begun.append(rows)
 
         assert jobs([configuration(tmp_path, *options)], [run], on_rows) == [None]
