@@ -48,7 +48,7 @@ def name_of_label(y: Any, frame: Any) -> str:
     """The name of the labels' column in the log: y's own, where it has one that no column has."""
     columns = names_of(frame)
     name = getattr(y, "name", None)
-    return unlike(columns, name if isinstance(name, str) and name and name not in columns else LABEL)
+    return unused(columns, name if isinstance(name, str) and name and name not in columns else LABEL)
 
 
 def names_of(frame: Any) -> set[str]:
@@ -56,7 +56,7 @@ def names_of(frame: Any) -> set[str]:
     return set(frame.columns if isinstance(frame, pd.DataFrame) else pa.table(frame).schema.names)
 
 
-def unlike(columns: set[str], name: str) -> str:
+def unused(columns: set[str], name: str) -> str:
     """The name, or with underscores behind it, so that no column has it."""
     while name in columns:
         name += "_"

@@ -29,7 +29,7 @@ from ctr.api.checks import (
     name_of_label,
     names_of,
     plain,
-    unlike,
+    unused,
     weights_of,
 )
 from ctr.api.process import Kept, process_state
@@ -225,7 +225,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: Any) -> np.ndarray:
         """float32 [n] logits of the second class."""
-        inputs = self._inputs(X)
+        inputs = self._inputs(X)  # checks first that there is a model
         return self._model.logits(*inputs)
 
     def predict(self, X: Any) -> np.ndarray:
@@ -320,7 +320,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         label = name_of_label(y, frame) if anew else self._contents.manifest.dataset_options["label"]
         more = {label: self._encoded(labels)}
         if (weights := weights_of(X, sample_weight)) is not None:
-            more[unlike(names_of(frame) | {label}, WEIGHT)] = weights
+            more[unused(names_of(frame) | {label}, WEIGHT)] = weights
         with (
             tempfile.TemporaryDirectory(prefix="ctr-") as place,
             as_input_error({f"{place}/{LOG}": "the frame"}),

@@ -184,7 +184,7 @@ def report(model: SavedModel, found: Summary, out: Path) -> str:
     if figures is not None:
         trained = "" if run["auc"] is None else f"   (of the run's test rows: {run['auc']:.4f})"
         lines |= {
-            "click rate": f"{figures.click_rate:.4f}",
+            "click rate": _shown(figures.click_rate),
             "AUC": (_shown(figures.auc) if figures.auc == figures.auc else "undefined: rows of one class") + trained,
             "logloss": _shown(figures.logloss),
             "calibration": f"{_shown(figures.calibration)}   (clicks predicted / clicks observed; 1 is best)",

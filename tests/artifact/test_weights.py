@@ -50,7 +50,7 @@ def train(folder: Path, raw: Path, *more: str) -> dict[str, Any]:
 
 
 def predicted(model: SavedModel, raw: Path, **options: Any) -> tuple[stream.Summary, np.ndarray]:
-    out = raw.parent / "p.parquet"
+    out = raw.parents[1] / "p.parquet"  # not among the files of the log
     found = stream.predict_log(model, stream.locate(model, [raw]), out, **options)
     return found, pd.read_parquet(out)["p"].to_numpy(float)
 
