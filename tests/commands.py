@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def _work(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # where workers came from the same process, it is ignored
     function(*arguments)
 
 
