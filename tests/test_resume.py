@@ -63,10 +63,8 @@ def whole(log: Path, *options: str) -> dict[str, Any]:
     return figures(folder)
 
 
-KILLS = [pytest.param(number, marks=[pytest.mark.slow] if number > 0 else []) for number in range(20)]
-
-
-@pytest.mark.parametrize("number", KILLS)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=needs_kernels)])
 def test_killed_at_random_steps(log: Path, tmp_path: Path, backend: str, number: int) -> None:
     """``kill -9``, while a thread may be writing, up to three times until it is done: the same bits as ever."""
@@ -88,7 +86,8 @@ def test_killed_at_random_steps(log: Path, tmp_path: Path, backend: str, number:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow)],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_way_to_go_on(
     log: Path, tmp_path: Path, number: int, code: int, said: str
@@ -121,6 +120,7 @@ def test_without_checkpoints_a_signal_ends_it_as_ever(log: Path, tmp_path: Path)
     assert figures(tmp_path / "run") == whole(log, "batch_size=32")
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(log: Path, tmp_path: Path) -> None:
     assert command(tmp_path, "ctr.train", *arguments(log, "tracking=none", "run_dir=run")).returncode == 0
     path = tmp_path / "run" / "result.json"

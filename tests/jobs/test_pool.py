@@ -352,7 +352,9 @@ def until_calls(count: int) -> list[int]:
     return [int(str(call["pid"])) for call in calls()]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_interrupted_study_leaves_no_processes(sent: signal.Signals, code: int) -> None:
     process = study(3000, 4)
     workers = until_calls(2)

@@ -62,7 +62,7 @@ inline void multiply_rows(const float* a, std::ptrdiff_t ld, const float* panel,
 #pragma GCC unroll 3
             for (int s = 0; s < 3; ++s) {
                 const Vec x = splat(start[q][s * ld + i]);
-                for (int v = 0; v < vectors; ++v) c[3 * q + s][v] += x * b[v];
+                for (int v = 0; v < vectors; ++v) c[3 * q + s][v] = add_product(c[3 * q + s][v], x, b[v]);
             }
         }
     }
@@ -79,7 +79,7 @@ inline void multiply_columns(const float* a, std::ptrdiff_t ld, const float* pan
 #pragma GCC unroll 12
         for (int r = 0; r < rows; ++r) {
             const Vec x = splat(a[r]);
-            for (int v = 0; v < vectors; ++v) c[r][v] += x * b[v];
+            for (int v = 0; v < vectors; ++v) c[r][v] = add_product(c[r][v], x, b[v]);
         }
     }
     std::memcpy(tile, c, sizeof c);

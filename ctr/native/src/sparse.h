@@ -90,7 +90,7 @@ void gemm_columns(Lists& a, int n, const float* panel, int j, const Finish& fini
             const std::int32_t* at = &a.at[list * Lists::ROOM];
             for (int i = 0, length = a.length[list]; i < length; ++i) {
                 const Vec x = splat(value[i]);
-                for (int v = 0; v < vectors; ++v) c[v] += x * load(panel + at[i] + v * LANES);
+                for (int v = 0; v < vectors; ++v) c[v] = add_product(c[v], x, load(panel + at[i] + v * LANES));
             }
             if (block + Lists::DEPTH < a.k) {
                 std::memcpy(partial, c, sizeof c);

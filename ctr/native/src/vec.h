@@ -7,7 +7,7 @@
 #include <new>
 #include <vector>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__FMA__)
 #include <immintrin.h>
 #endif
 
@@ -57,6 +57,18 @@ inline void each(int n, const Body& body) {
 }
 
 inline Vec splat(float x) { return x - Vec{}; }  // unlike x + 0, x - 0 is x for -0 too and costs nothing
+
+// x * y + sum, rounded once where the processor can. Left to the compiler it is fused in one loop and not in another (GCC
+// for Zen 3), and sums that are to have the same bits differ.
+inline Vec add_product(Vec sum, Vec x, Vec y) {
+#if defined(__AVX512F__)
+    return Vec(_mm512_fmadd_ps(__m512(x), __m512(y), __m512(sum)));
+#elif defined(__FMA__) && defined(__AVX2__)
+    return Vec(_mm256_fmadd_ps(__m256(x), __m256(y), __m256(sum)));
+#else
+    return sum + x * y;
+#endif
+}
 
 inline float sum(Vec v) {
     float part[LANES];
