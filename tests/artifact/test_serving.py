@@ -130,7 +130,8 @@ def test_real_samples(samples: Path, tmp_path: Path, dataset: str, log: str, opt
         found = agreement.aucs(onnx.session(path), model, scorer, paths)
         assert found.rows > 10_000
         assert found.file == pytest.approx(found.model, abs=bound)
-        assert found.largest <= (1e-6 if rows == "float32" else 5e-3)
+        # The net is random and its numbers go up to 999: its own rounding is about 1e-6.
+        assert found.largest <= (2e-6 if rows == "float32" else 5e-3)
 
 
 @pytest.mark.slow
