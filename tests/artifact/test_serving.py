@@ -130,8 +130,7 @@ def test_real_samples(samples: Path, tmp_path: Path, dataset: str, log: str, opt
         found = agreement.aucs(onnx.session(path), model, scorer, paths)
         assert found.rows > 10_000
         assert found.file == pytest.approx(found.model, abs=bound)
-        # The net is random and its numbers go up to 999: its own rounding is about 1e-6.
-        assert found.largest <= (2e-6 if rows == "float32" else 5e-3)
+        assert found.largest <= (1e-6 if rows == "float32" else 5e-3)
 
 
 @pytest.mark.slow
@@ -150,5 +149,6 @@ def test_a_big_vocabulary(tmp_path: Path) -> None:
         assert path.stat().st_size < 1e6 * megabytes
         generated = agreement.generated_rows(model, 10_000)
         found = agreement.compare(onnx.session(path), model, scorer, generated)
-        assert found.largest <= (1e-6 if rows == "float32" else 5e-3)
+        # The net is random and its numbers go up to 999: its own rounding is about 1e-6.
+        assert found.largest <= (2e-6 if rows == "float32" else 5e-3)
         assert np.mean(model.encode(agreement.typed_columns(model.manifest.fields, generated.texts)) > 0) > 0.7
