@@ -104,8 +104,8 @@ def auc_blocks(
     above = 1 - (np.cumsum(positives) - positives / 2) / m
     auc = float(positives @ below) / m
     contribution = np.concatenate([(above - auc) / n, (below - auc) / m])
-    each = contribution[place] if weights is None else contribution[place] * weights
-    return np.array([each[a:b].sum() for a, b in pairwise(edges)])
+    parts = ((contribution[place[a:b]], 1.0 if weights is None else weights[a:b]) for a, b in pairwise(edges))
+    return np.array([(each * counts).sum() for each, counts in parts])
 
 
 def auc_by_day(

@@ -17,7 +17,7 @@ from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes
 from ctr.training.folder import LOG, model_bytes
-from ctr.training.result import BLOCKS, Result
+from ctr.training.result import LISTS, Result
 
 FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
 
@@ -78,7 +78,7 @@ class Pool:
         A job that fails leaves a gap and the others go on; this pool does not try it again, another one does.
 
         Returns:
-            All keys of the jobs, the scalars and `BLOCKS` of ``result.json``, ``model_bytes`` (NaN unless it was to
+            All keys of the jobs, the scalars and `LISTS` of ``result.json``, ``model_bytes`` (NaN unless it was to
             leave a model), ``command``, ``error`` (None or one line), ``folder``.
 
         Raises:
@@ -143,7 +143,7 @@ class Pool:
             error = error or "its result was deleted or damaged meanwhile"
             result = dict.fromkeys(FIGURES, math.nan)
         figures = {
-            name: value for name, value in result.items() if name in BLOCKS or not isinstance(value, Mapping | list)
+            name: value for name, value in result.items() if name in LISTS or not isinstance(value, Mapping | list)
         }
         folder = self._cache.folder(job.key)
         figures["model_bytes"] = model_bytes(folder) if job.saves and not error else math.nan

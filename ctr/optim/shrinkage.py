@@ -33,7 +33,7 @@ def group_size(shape: torch.Size, group_dim: GroupDim) -> int:
 
 
 def group_norm(s: Tensor, denominator: Tensor, norm: Norm, group_dim: GroupDim) -> Tensor:
-    """The norm that is held against ``sqrt(d) * lambda21``, one per group, broadcastable to s.
+    """The norm that is compared with ``sqrt(d) * lambda21``, one per group, broadcastable to s.
 
     Args:
         s: the soft-thresholded z (its sign does not matter).

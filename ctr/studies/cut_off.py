@@ -26,7 +26,7 @@ def settings_of(options: Options) -> Settings:
 
 
 def cut_offs(settings: Settings, most: Sequence[int]) -> list[int | None]:
-    """The smallest ``dataset.min_count`` that leaves at most so many features of the rows that a run trains on.
+    """For each number, the smallest ``dataset.min_count`` that leaves at most that many features in training.
 
     Raises:
         ArgumentError: its ids are hashed: values have no counts of their own.
@@ -37,7 +37,7 @@ def cut_offs(settings: Settings, most: Sequence[int]) -> list[int | None]:
 
 
 def smallest(data: Prepared, most: Sequence[int]) -> list[int | None]:
-    """The smallest min_count that leaves at most so many features; None where none does.
+    """For each number, the smallest min_count that leaves at most that many features; None where none does.
 
     The values with a row of their own count, and the row of each field that has rarer ones (`ctr.datasets.rare`).
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from ctr.studies.cut_off import cut_offs, settings_of
 from ctr.studies.lambda_search import search
 from ctr.studies.rivals_methods import NAMES, WHOLE, Method, Target, chosen
 from ctr.studies.rivals_views import FIGURES, columns
-from ctr.studies.runs import Run, Runs, aucs, gap, job, measured, points
+from ctr.studies.runs import NO_RUN, Run, Runs, aucs, gap, job, measured, points
 from ctr.studies.study import Ask, Each, Job, Options, Shares
 
 FeatureRates = Annotated[
@@ -34,9 +34,8 @@ FeatureRates = Annotated[
 ]
 Methods = Annotated[list[str], Each(", ".join(NAMES), lambda value: value in NAMES)]
 
-SLACK = (
-    0.05  # a size beyond a method's own by no more than this is read at its end: as many features differ in their texts
-)
+# A size beyond a method's own by this share is read at its end: models of as many features differ by their texts.
+SLACK = 0.05
 Given = Mapping[str, object] | str  # what a run is given beside what all have; or why it cannot be made
 
 
@@ -176,7 +175,7 @@ def _row(options: Options, cell: Cell, cells: Sequence[Cell]) -> Row:
     own = [one for one in of_share if one.method == cell.method]
     first = [one for one in of_share if one.method == of_share[0].method]
     beside = next((one for one in first if one.target == cell.target), None)
-    none = [Run()] * len(options.seeds)
+    none = [NO_RUN] * len(options.seeds)
     against = measured(beside.runs if beside and beside is not cell else none)
     sizes = [run.model_bytes for run in (beside.runs if beside else none)]
     at_size = np.array([_at_size(own, number, size) for number, size in enumerate(sizes)])
@@ -223,7 +222,10 @@ def _shown(given: Sequence[Given]) -> str | None:
     keys = dict.fromkeys(key for own in made for key in own)
     shown = []
     for key in keys:
-        values = dict.fromkeys(own[key] for own in made)
-        ends = [min(values), max(values)] if len(values) > 1 else [*values]  # type: ignore[type-var]
-        shown.append("..".join([override(key, ends[0]), *(f"{end:g}" for end in ends[1:])]))
+        values = list(dict.fromkeys(own[key] for own in made))
+        if len(values) == 1:
+            shown.append(override(key, values[0]))
+        else:  # a lambda that was searched for
+            found = cast(list[float], values)
+            shown.append(f"{override(key, min(found))}..{max(found):g}")
     return " ".join(shown) or None

@@ -17,7 +17,7 @@ from ctr.metrics import BLOCKS
 from ctr.report.findings import POINTS
 from ctr.report.statistics import best, summary, ties
 from ctr.studies.study import Ask, Job, Options
-from ctr.training.result import BLOCKS as LISTS
+from ctr.training.result import LISTS
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -67,7 +67,7 @@ class Choice(Generic[Key]):
     ties: tuple[Key, ...]
 
 
-NO_RUN = Run()  # in the place of a run for which there was nothing to prune to
+NO_RUN = Run()  # in the place of a run that was not made
 
 
 class Runs:
@@ -211,10 +211,18 @@ def _run(answer: Mapping[str, object]) -> Run:
         value = answer.get(column)
         return float(value) if isinstance(value, Real) else math.nan
 
-    blocks = {name: of if isinstance(of := answer.get(name), list) else [] for name in LISTS}
-    texts = {name: _text(answer.get(name)) for name in ("source", "error")}
-    figures = {field.name: number(field.name) for field in fields(Run) if field.name not in (*blocks, *texts)}
-    return Run(**figures, **{name: tuple(of) for name, of in blocks.items()}, **texts)  # type: ignore[arg-type]
+    def numbers(column: str) -> tuple[float, ...]:
+        value = answer.get(column)
+        return tuple(value) if isinstance(value, list) else ()
+
+    figures = {of.name: number(of.name) for of in fields(Run) if of.name not in (*LISTS, "source", "error")}
+    return Run(
+        **figures,
+        auc_blocks=numbers("auc_blocks"),
+        auc_retrained_blocks=numbers("auc_retrained_blocks"),
+        source=_text(answer.get("source")),
+        error=_text(answer.get("error")),
+    )
 
 
 def _text(value: object) -> str | None:

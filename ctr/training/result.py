@@ -22,7 +22,7 @@ from ctr.training.machine import machine
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
 
-BLOCKS = ("auc_blocks", "auc_retrained_blocks")  # figures of a run that are lists of numbers
+LISTS = ("auc_blocks", "auc_retrained_blocks")  # figures of a run that are lists of numbers
 
 
 @dataclass(frozen=True)
