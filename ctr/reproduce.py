@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ctr.studies.study import Options, Study
 
 SERVER = "http://127.0.0.1:5000"  # of make dashboard
+CORES = {"slurm": "cpus_per_task", "ray": "num_cpus"}  # the launcher's parameter for the cores of a job
 
 
 def reproduce(config: DictConfig, given: list[str], study: Study | None = None, taken: set[Path] | None = None) -> None:
@@ -125,12 +126,16 @@ def _pool(config: DictConfig, threads: object) -> Pool:
     if HydraConfig.initialized() and (searchpath := list(HydraConfig.get().searchpath)):
         always = {"hydra.searchpath": searchpath, **always}  # where parts of other packages are
     cache = Cache(Path(config.jobs))
-    # Slurm queues what has no free node.
-    workers = config.workers or (len(os.sched_getaffinity(0)) if config.launcher == "local" else sys.maxsize)
+    # A cluster queues what has no free node.
+    workers, parameters = config.workers or sys.maxsize, {}
+    if config.launcher == "local":
+        workers = config.workers or len(os.sched_getaffinity(0))
+    else:
+        parameters = {CORES[config.launcher]: threads, **schema.plain_dict(config[config.launcher])}
     return Pool(
         cache,
         workers,
-        launcher(config.launcher, cache.root, {"cpus_per_task": threads, **schema.plain_dict(config.slurm)}),
+        launcher(config.launcher, cache.root, parameters),
         always=always,
         tags={"study": config.name},
     )

@@ -33,7 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-import ctr.jobs.launchers
+import ctr.jobs.local
 import ctr.prepare
 import ctr.reproduce
 import ctr.train
@@ -229,7 +229,7 @@ def _fork_workers() -> None:
                 os.kill(self.pid, signal.SIGKILL)
 
     context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Worker, set_forkserver_preload=lambda names: None)
-    ctr.jobs.launchers.multiprocessing = SimpleNamespace(get_context=lambda method: context)  # type: ignore[assignment]
+    ctr.jobs.local.multiprocessing = SimpleNamespace(get_context=lambda method: context)  # type: ignore[assignment]
 
 
 def adopt_orphans() -> None:

@@ -188,10 +188,11 @@ class ReproduceConfig:
     lr: int | float | str
     lrs: list[float]
     workers: int | None
-    launcher: Literal["local", "slurm"]
+    launcher: Literal["local", "slurm", "ray"]
     jobs: str
     folder: str | None
     slurm: dict[str, Any] = field(default_factory=dict)
+    ray: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
 
 

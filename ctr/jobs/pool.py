@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from ctr.jobs.cache import Cache
-from ctr.jobs.launchers import Died, Launcher
+from ctr.jobs.launcher import Died, Launcher
 from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes

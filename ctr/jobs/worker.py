@@ -126,6 +126,14 @@ def attempt(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, *, wait: bool, r
             return Outcome(dict.fromkeys(own, message(error)), busy)
 
 
+def run_remotely(jobs: Sequence[Job], root: Path, wait: bool, run: RunFamily) -> tuple[int, Outcome]:
+    """Runs a family in a process of a cluster; returns the number of rows done, and how it ended."""
+    signal.signal(signal.SIGTERM, terminate)  # the runs are recorded as killed; submitit would ignore it
+    rows: list[int] = []
+    outcome = attempt(jobs, Cache(root), rows.append, wait=wait, run=run)
+    return sum(rows), outcome
+
+
 def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily) -> dict[str, str]:
     """Runs jobs whose locks are held; the errors of those that failed, by key."""
     folders = [cache.folder(job.key) for job in jobs]

@@ -122,9 +122,10 @@ def _for_every_run(train: Mapping[str, object]) -> dict[str, object]:
 
 def settings_of(config: DictConfig) -> dict[str, object]:
     """What a result was made with, by dotted name; without paths and how the runs are run."""
-    elsewhere = ("dataset.prepared", "folder", "jobs", "launcher", "slurm.", "tracking.", "train.checkpoint", "workers")
+    places = ("dataset.prepared", "folder", "jobs", "tracking.")
+    how = ("launcher", "ray.", "slurm.", "train.checkpoint", "workers")
     values = {**schema.plain_dict(config), "select": select_of(config)}
-    return {key: value for key, value in flat(values).items() if not key.startswith(elsewhere)}
+    return {key: value for key, value in flat(values).items() if not key.startswith(places + how)}
 
 
 def flat(values: Mapping[str, object]) -> dict[str, object]:

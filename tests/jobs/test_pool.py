@@ -18,7 +18,7 @@ from ctr.errors import SPACE, ArgumentError, CtrError
 from ctr.files import sealed
 from ctr.jobs import worker
 from ctr.jobs.cache import Cache
-from ctr.jobs.launchers import PRELOAD, LocalLauncher
+from ctr.jobs.local import PRELOAD, LocalLauncher
 from ctr.jobs.pool import Pool
 from ctr.jobs.worker import RunFamily, lost, terminate
 from ctr.training import identity
@@ -274,7 +274,7 @@ def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
 
 def test_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """It dies before it answers: the job fails, and is not tried for ever."""
-    monkeypatch.setattr("ctr.jobs.launchers.serve", os._exit)  # called with a connection, which is no exit code
+    monkeypatch.setattr("ctr.jobs.local.serve", os._exit)  # called with a connection, which is no exit code
     with a_runner(workers=1) as runner:
         found = runner.ask([a_job(0), a_job(1)])
     assert found["error"].tolist() == ["the worker process ended with 1"] * 2

@@ -13,8 +13,11 @@ import pytest
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
-from ctr.jobs.launchers import Died, LocalLauncher, SlurmLauncher, _answers, launcher
+from ctr.jobs.launcher import Died
+from ctr.jobs.launchers import launcher
+from ctr.jobs.local import LocalLauncher
 from ctr.jobs.pool import Pool
+from ctr.jobs.slurm import SlurmLauncher, _answers
 from ctr.jobs.worker import Outcome, RunFamily
 from tests.datasets.criteo_text import lines, write
 from tests.jobs import fakes
