@@ -6,6 +6,7 @@ import ctypes
 import functools
 import logging
 import os
+from collections.abc import Iterable
 from ctypes import POINTER, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,9 @@ Batch = _structure(
 Params = _structure("Params", value=c_void_p, m=c_void_p, v=c_void_p, count=c_int32)
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "ctr_build": (c_char_p, []),
     "ctr_fits_processor": (c_int, []),
+    "ctr_lanes": (c_int, []),
     "ctr_allocate": (c_void_p, [c_size_t]),
     "ctr_release": (None, [c_void_p, c_size_t]),
     "ctr_forget": (None, [c_void_p, c_size_t]),
@@ -83,7 +86,7 @@ def library() -> ctypes.CDLL | None:
     """The compiled library; None, said once in the log, where there is none, or one of other sources than lie here: the
     code that a run is kept under (`ctr.jobs.cache`) is that of the sources. CTR_NATIVE_LIBRARY names another build."""
     named = os.environ.get("CTR_NATIVE_LIBRARY")
-    paths = sorted(Path(__file__).parent.glob("_kernels*.so"))
+    paths = _by_width(Path(__file__).parent.glob("_kernels*.so"))
     found = _find([Path(named).expanduser().absolute()] if named else paths)
     if isinstance(found, str):
         cure = "pip install -e . builds them anew" if not named else f"CTR_NATIVE_LIBRARY={named} names them"
@@ -93,6 +96,11 @@ def library() -> ctypes.CDLL | None:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
     return found
+
+
+def _by_width(paths: Iterable[Path]) -> list[Path]:
+    """The library for this very machine first, then those for every processor of a level, the highest level first."""
+    return sorted(paths, key=lambda path: (path.name.startswith("_kernels."), path.name), reverse=True)
 
 
 def _find(paths: list[Path]) -> ctypes.CDLL | str:
@@ -124,6 +132,12 @@ def _is_built_from(folder: Path, found: ctypes.CDLL) -> bool:
 def available() -> bool:
     """Whether the compiled library is there and runs on this machine."""
     return library() is not None
+
+
+def build() -> str | None:
+    """Compiler, flags and vector width of the library, ``GCC 12.2.0 -O3 -march=native, 8 floats``; None without one."""
+    found = library()
+    return None if found is None else f"{found.ctr_build().decode()}, {found.ctr_lanes()} floats"
 
 
 def loaded() -> ctypes.CDLL:

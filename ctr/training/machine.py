@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ctr.native.library import build
 from ctr.training.identity import arithmetic
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -17,7 +18,8 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def machine(threads: int, device: str) -> str:
     """``AMD EPYC, AVX2, 2 cores; 1 thread; torch 2.13.0+cpu, numpy 2.4.6``: the processor, its vector unit as torch
-    uses it, the cores that this process may use, the run's threads, a GPU if it computes there, and versions."""
+    uses it, the cores that this process may use, the run's threads, a GPU if it computes there, versions, and how the
+    kernels were compiled."""
     torch_version, numpy_version, vector_unit = arithmetic()
     cores = len(os.sched_getaffinity(0))
     parts = [
@@ -25,6 +27,8 @@ def machine(threads: int, device: str) -> str:
         f"{threads} thread{'s' if threads != 1 else ''}",
         f"{torch_version}, {numpy_version}",
     ]
+    if (kernels := build()) is not None:
+        parts.append(f"kernels: {kernels}")
     if torch.device(device).type == "cuda":
         parts.insert(1, torch.cuda.get_device_name(device))
     return "; ".join(parts)

@@ -1,12 +1,18 @@
 """The compiled library is used only where it is built from the sources beside it."""
 
 import _ctypes
+import ctypes
 import logging
+import platform
+import runpy
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setuptools
+from setuptools import Extension
 
 from ctr.native import library, sources
 
@@ -92,3 +98,49 @@ def test_the_digest_is_of_every_source_and_of_nothing_else(tmp_path: Path) -> No
         (copy / path.name).write_text(text)
     (copy / "rows.h").rename(copy / "row.h")
     assert sources.digest(copy) != found
+
+
+def test_the_library_for_this_machine_comes_first_then_the_widest() -> None:
+    names = [
+        "_kernels_x86_64_v2.abi3.so",
+        "_kernels_x86_64_v4.abi3.so",
+        "_kernels.abi3.so",
+        "_kernels_x86_64_v3.abi3.so",
+    ]
+    assert [path.name for path in library._by_width(map(Path, names))] == [names[2], names[1], names[3], names[0]]
+
+
+# The levels of the x86-64 psABI, as the names of flags in /proc/cpuinfo.
+V2 = {"cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3"}
+V3 = V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"}
+V4 = V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or shutil.which("c++") is None, reason="needs a compiler for x86-64")
+@pytest.mark.parametrize(("level", "needs", "lanes"), [("2", V2, 4), ("3", V3, 8), ("4", V4, 16)])
+def test_a_library_says_whether_the_processor_has_its_instructions(
+    tmp_path: Path, level: str, needs: set[str], lanes: int
+) -> None:
+    made, target = tmp_path / "memory.so", f"-march=x86-64-v{level}"
+    source = [str(HERE / "memory.cpp"), '-DCTR_SOURCES="of none"', f'-DCTR_FLAGS="{target}"']
+    subprocess.run(["c++", "-shared", "-fPIC", "-std=c++20", target, *source, "-o", str(made)], check=True)
+    built = ctypes.CDLL(str(made))
+    built.ctr_build.restype = ctypes.c_char_p
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    assert bool(built.ctr_fits_processor()) == needs.issubset(flags.split())
+    assert built.ctr_lanes() == lanes
+    assert built.ctr_build().decode().endswith(f" {target}")
+
+
+@pytest.mark.parametrize(
+    ("portable", "names"),
+    [("0", ["_kernels"]), ("1", ["_kernels_x86_64_v2", "_kernels_x86_64_v3", "_kernels_x86_64_v4"])],
+)
+def test_what_is_built(monkeypatch: pytest.MonkeyPatch, portable: str, names: list[str]) -> None:
+    made: dict[str, list[Extension]] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: made.update(ext_modules=options["ext_modules"]))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("CTR_PORTABLE", portable)
+    monkeypatch.chdir(Path(__file__).parents[2])
+    runpy.run_path("setup.py")
+    assert [extension.name for extension in made["ext_modules"]] == [f"ctr.native.{name}" for name in names]

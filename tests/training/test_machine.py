@@ -16,8 +16,9 @@ def test_processor_vector_unit_cores_threads_and_versions(tmp_path: Path, monkey
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: Some   CPU @ 3GHz\nmodel name\t: other\n")
     monkeypatch.setattr(module, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(module, "build", lambda: "GCC 1 -O3, 8 floats")
     vector_unit = torch.backends.cpu.get_cpu_capability()
-    versions = f"torch {torch.__version__}, numpy {np.__version__}"
+    versions = f"torch {torch.__version__}, numpy {np.__version__}; kernels: GCC 1 -O3, 8 floats"
     assert machine(4, "cpu") == f"Some CPU @ 3GHz, {vector_unit}, 1 core; 4 threads; {versions}"
 
 
@@ -26,4 +27,6 @@ def test_a_system_that_does_not_tell_its_processor_has_its_architecture(
 ) -> None:
     monkeypatch.setattr(module, "CPUINFO", tmp_path / "missing")
     monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(module, "build", lambda: None)
     assert machine(1, "cpu").startswith(f"{platform.machine()}, ")
+    assert "kernels" not in machine(1, "cpu")
