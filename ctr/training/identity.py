@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import ctr
 from ctr.errors import CtrError
-from ctr.provenance import code_hash
+from ctr.provenance import PACKAGE, code_hash
 
-PACKAGE = Path(ctr.__file__).parent
 # The code that a run's figures depend on. (How rows are prepared is part of the data's hash.)
 SOURCES = (
     "metrics.py", "training/*.py", "training/compiled/*.py", "datasets/stream.py", "datasets/rows.py",
