@@ -20,7 +20,7 @@ from ctr.artifact import init
 from ctr.config import learning_rates, schema, search
 from ctr.config.data import data_settings
 from ctr.config.schema import MODULE, ModelConfig, TrainConfig
-from ctr.datasets.source import open_data
+from ctr.datasets.source import open_data, settled_format
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
 from ctr.training import build, store
@@ -70,15 +70,16 @@ def resolve(config: DictConfig) -> Settings:
     if isinstance(lr, str) and lr != learning_rates.AUTO:
         raise ArgumentError(f"opt.lr={lr}; expected a number or auto")
     provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
-    tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
-    settled = _settled_backend(json.dumps(tried))
-    if isinstance(settled, str):
-        raise ArgumentError(settled)
-    (values["backend"],) = settled
     data = data_settings(values["dataset"])
     origin = _init(values)
     if origin is not None:
         data = init.as_known(data, origin)
+    pool = None if values["backend"] == "torch" else settled_format(data).pool
+    tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"], pool)
+    settled = _settled_backend(json.dumps(tried))
+    if isinstance(settled, str):
+        raise ArgumentError(settled)
+    (values["backend"],) = settled
     values["progressive"] = _progressive(values, origin is not None)
     watched, saved = _tracking(values["tracking"]), _save(values)
     if lr == learning_rates.AUTO:
@@ -263,12 +264,12 @@ def _check_device(device: str) -> None:
 
 @functools.cache
 def _settled_backend(tried: str) -> tuple[Backend] | str:
-    """The backend for these values of model, optimizer, device, retrain and backend; or why they cannot work.
+    """The backend for these values of model, optimizer, device, retrain, backend and pool; or why they cannot work.
 
     It builds the model and the optimizers at the smallest size, once for all runs of a study that share the values.
     """
-    model, opt, device, retrain, backend = json.loads(tried)
+    model, opt, device, retrain, backend, pool = json.loads(tried)
     try:
-        return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain),)
+        return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain, pool=pool),)
     except (ValueError, RuntimeError, CtrError) as error:
         return str(error)

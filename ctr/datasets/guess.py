@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctr.datasets.multi import is_list
 from ctr.datasets.parquet import NUMBER, listed
 from ctr.datasets.times import AUTO, FORMATS, fitting
 from ctr.errors import ArgumentError
@@ -45,7 +46,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says of the columns: names, or `AUTO` among them for all others that look like it."""
+    """What the user says of the columns: names, or `AUTO` among them for all others that look like it. Those of
+    ``multi`` are categorical too."""
 
     label: str
     categorical: tuple[str, ...]
@@ -54,6 +56,7 @@ class Wanted:
     time: str | None
     time_format: str
     weight: str | None = None
+    multi: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -67,6 +70,7 @@ class Roles:
 
     Attributes:
         label, categorical, dense, time_format: settled, without `AUTO`.
+        lists: columns of lists that are categorical, and of which the user has not said that they are multi-valued.
         columns: of all columns, in the order of the file.
     """
 
@@ -74,6 +78,7 @@ class Roles:
     categorical: list[str]
     dense: list[str]
     time_format: str
+    lists: list[str]
     columns: list[Column]
 
     @property
@@ -100,7 +105,8 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
     """Settles what the user leaves open.
 
     Args:
-        sample: name -> text array of the first rows, null where blank, of every column in the order of the file.
+        sample: name -> text array of the first rows, null where blank, of every column in the order of the file; lists
+            of texts of a column of lists.
         wanted: what the user says.
 
     Raises:
@@ -119,7 +125,8 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
         role: [*(name for name in given if name != AUTO), *(name for name in found[role] if name not in given)]
         for role, given in (("categorical", wanted.categorical), ("dense", wanted.dense))
     }
-    return Roles(label, ordered["categorical"], ordered["dense"], time_format, columns)
+    lists = [name for name in ordered["categorical"] if name not in wanted.multi and is_list(sample[name].type)]
+    return Roles(label, ordered["categorical"], ordered["dense"], time_format, lists, columns)
 
 
 def _label(sample: Mapping[str, pa.Array], wanted: Wanted) -> str:
@@ -162,15 +169,21 @@ def _named(name: str, label: str, wanted: Wanted) -> Column | None:
     }
     for role, names in named.items():
         if name in names:
-            return Column(name, role, "by its name" if role == "label" and wanted.label == AUTO else "as you say")
+            why = "by its name" if role == "label" and wanted.label == AUTO else "as you say"
+            return Column(name, role, f"{why}, multi-valued" if name in wanted.multi else why)
     return None
 
 
 def _guessed(name: str, values: pa.Array, wanted: Wanted) -> Column:
-    rows, values = len(values), values.drop_null()
+    several = is_list(values.type)
+    rows, values = len(values), _single(values).drop_null()
     distinct = pc.count_distinct(values).as_py()
     if not len(values):
         return Column(name, "left out", f"blank in the first {rows:,} rows", warn=True)
+    if several:
+        why = f"lists, {distinct:,} values"
+        named = AUTO in wanted.categorical
+        return Column(name, "categorical", why) if named else Column(name, "left out", f"not named ({why})")
     if _is_time(values):
         remedy = "" if wanted.time else f"to split by day: dataset.time={name}"
         return Column(name, "left out", f"a time ({fitting(values)[0]}), new in every test", warn=True, remedy=remedy)
@@ -207,7 +220,12 @@ def _is_time(values: pa.Array) -> bool:
     return False
 
 
+def _single(values: pa.Array) -> pa.Array:
+    """The values of lists one by one; others as they are."""
+    return values.flatten() if is_list(values.type) else values
+
+
 def _examples(values: pa.Array) -> str:
-    first = [str(value) for value in pc.unique(values.drop_null()).to_pylist()[:3]]
+    first = [str(value) for value in pc.unique(_single(values).drop_null()).to_pylist()[:3]]
     text = ", ".join(first)
     return text if len(text) <= 32 else f"{text[:29]}..."

@@ -178,6 +178,12 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
     return data
 
 
+def settled_format(settings: DataSettings) -> Dataset:
+    """The raw format with what its files settle, of a raw log that is there."""
+    dataset = settings.format
+    return dataset if dataset.settle is None else dataset.settle(located(dataset, settings.raw))
+
+
 def _warn_of_later_days(test_days: Sequence[int], days: Sequence[int]) -> None:
     """Warns where later days than the test's are trained on: it is allowed, but hardly meant."""
     if later := sorted({day for day in days if day > min(test_days)} - set(test_days)):
