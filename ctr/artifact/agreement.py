@@ -129,7 +129,7 @@ def check(session: InferenceSession, model: SavedModel, scorer: Scorer) -> Diffe
 
 def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: Rows) -> Difference:
     """Runs the file on some rows; see `check`."""
-    columns, found = typed_columns(model.dataset.read_fields, rows.texts), probabilities(session, model, rows)
+    columns, found = typed_columns(model.manifest.read_fields, rows.texts), probabilities(session, model, rows)
     numbers = torch.from_numpy(rows.numbers) if model.manifest.dense else None
     with torch.no_grad():
         ids = model.encode(columns)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ctr.artifact.format import Contents
+from ctr.artifact.format import Contents, SavedField
 from ctr.datasets.encode import Keys, hash_ids, key_index
 from ctr.datasets.hashing import splitmix64
 from ctr.datasets.ragged import Ids, alike, by_field, flat
@@ -19,10 +19,12 @@ from ctr.errors import CtrError
 _SALTS = np.uint64(0x6A09E667F3BCC908), np.uint64(0xBB67AE8584CAA73B)  # fractions of the roots of 2 and 3
 
 
-def typed_columns(fields: Sequence[Field], texts: Sequence[Sequence[Any]]) -> list[pa.Array]:
+def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence[Any]]) -> list[pa.Array]:
     """`typed` for each field; of lists of texts where a field is multi-valued."""
     return [
-        pa.array(column, pa.list_(pa.string())) if field.multi else typed(field.kind, pa.array(column, pa.string()))
+        pa.array(column, pa.list_(pa.string()))
+        if isinstance(field, Field) and field.multi
+        else typed(field.kind, pa.array(column, pa.string()))
         for field, column in zip(fields, texts, strict=True)
     ]
 

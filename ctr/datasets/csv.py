@@ -102,7 +102,7 @@ def make(
         raise ValueError(f"dataset.negative_rate={negative_rate:g}; expected a share above 0 and at most 1")
     wanted = Wanted(
         label=label,
-        categorical=tuple(dict.fromkeys([*categorical, *separators])),
+        categorical=tuple(categorical if AUTO in categorical else dict.fromkeys([*categorical, *separators])),
         dense=tuple(dict.fromkeys([*_names("dense", dense), *of_column])),
         ignore=tuple(ignore),
         time=time,
@@ -193,7 +193,9 @@ def _filled(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
         if AUTO in options[key] and {*options[key]} - {AUTO} <= {*known[key]}:
             filled[key] = known[key]
             if key == "categorical" and "multi" in known:
-                filled["multi"] = known["multi"]
+                own = dict(zip(parse_multi(options.get("multi", ())), options.get("multi", ()), strict=True))
+                theirs = dict(zip(parse_multi(known["multi"]), known["multi"], strict=True))
+                filled["multi"] = [*{**theirs, **own}.values()]
     if taken := [name for name in options.get("ignore", ()) if name in (*known["categorical"], *known["dense"])]:
         raise ValueError(f"dataset.ignore={taken}: the model that the run goes on with takes {listed(taken)}")
     return filled

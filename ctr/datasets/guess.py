@@ -47,7 +47,7 @@ class Column:
 @dataclass(frozen=True)
 class Wanted:
     """What the user says of the columns: names, or `AUTO` among them for all others that look like it. Those of
-    ``multi`` are categorical too."""
+    ``multi`` are categorical too, whether or not they are named there."""
 
     label: str
     categorical: tuple[str, ...]
@@ -61,7 +61,8 @@ class Wanted:
     @property
     def names(self) -> list[str]:
         others = [name for name in (self.time, self.weight) if name is not None]
-        return [self.label, *self.categorical, *self.dense, *self.ignore, *others]
+        several = [name for name in self.multi if name not in self.categorical]
+        return [self.label, *self.categorical, *several, *self.dense, *self.ignore, *others]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
 def _label(sample: Mapping[str, pa.Array], wanted: Wanted) -> str:
     if wanted.label != AUTO:
         return wanted.label
-    named = {*wanted.categorical, *wanted.dense, *wanted.ignore, wanted.time, wanted.weight}
+    named = {*wanted.categorical, *wanted.multi, *wanted.dense, *wanted.ignore, wanted.time, wanted.weight}
     found = [name for name in sample if name.lower() in LABELS and name not in named]
     if len(found) != 1:
         which = f"{' and '.join(found)} could be it" if found else f"none is called {', '.join(LABELS)}"
@@ -163,7 +164,7 @@ def _named(name: str, label: str, wanted: Wanted) -> Column | None:
         "label": [label],
         "time": [wanted.time],
         "weight": [wanted.weight],
-        "categorical": wanted.categorical,
+        "categorical": [*wanted.categorical, *wanted.multi],
         "dense": wanted.dense,
         "left out": wanted.ignore,
     }

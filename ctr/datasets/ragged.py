@@ -5,6 +5,7 @@ A log without multi-valued fields never gets here: its ids are int32 arrays ``[n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,7 +68,7 @@ class Ragged:
 
     def tolist(self) -> list[list[list[int]]]:
         """Nested lists [n][F]."""
-        lists = [one.tolist() for one in np.split(self.values, self.offsets[1:-1])]
+        lists = [self.values[start:stop].tolist() for start, stop in itertools.pairwise(self.offsets)]
         return [lists[at : at + self.num_fields] for at in range(0, len(lists), self.num_fields)]
 
 
