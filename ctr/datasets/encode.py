@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctr.datasets.hashing import splitmix64
-from ctr.datasets.multi import is_list, lengths_of
+from ctr.datasets.multi import lengths_of
 from ctr.datasets.ragged import Ids, Ragged, alike, flat, side_by_side
 from ctr.datasets.schema import Field
 from ctr.errors import CtrError
@@ -164,7 +164,7 @@ class Keys:
             grow: give a text that is new the next number; else all of them share a key that no known one has, and
                 nothing is kept of them.
         """
-        if any(is_list(values.type) for values in columns):
+        if any(isinstance(values, pa.ListArray) for values in columns):
             return side_by_side([self._of_lists(first + place, values, grow) for place, values in enumerate(columns)])
         keys = np.empty((len(columns[0]), len(columns)), np.uint64)
         for place, values in enumerate(columns):
@@ -172,7 +172,7 @@ class Keys:
         return keys
 
     def _of_lists(self, field: int, values: pa.Array, grow: bool) -> Ids:
-        if not is_list(values.type):
+        if not isinstance(values, pa.ListArray):
             return self.of_field(field, values, grow=grow)[:, None]
         offsets = np.concatenate([[0], np.cumsum(lengths_of(values))])
         return Ragged(self.of_field(field, values.flatten(), grow=grow), offsets, 1)

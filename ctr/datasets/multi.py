@@ -18,7 +18,7 @@ from ctr.datasets.columns import TEXT, ColumnType
 
 MOST = 4096  # values in a cell: those of a batch are in memory together
 
-_LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_list_view, types.is_large_list_view)
+_LISTS = (types.is_list, types.is_large_list, types.is_fixed_size_list)
 
 
 def is_list(type_: pa.DataType) -> bool:
