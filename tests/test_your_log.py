@@ -47,7 +47,9 @@ def masked(line: str) -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    runpy.run_path(str(DOCS / "examples" / "make_shop.py"))["write"](folder / "shop")
+    write = runpy.run_path(str(DOCS / "examples" / "make_shop.py"))["write"]
+    write(folder / "shop")
+    write(folder / "shop_tags", tags=True)
     return folder
 
 

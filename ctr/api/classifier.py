@@ -39,6 +39,7 @@ from ctr.artifact.save import save_model
 from ctr.artifact.saved import assemble, sigmoid
 from ctr.config.compose import compose, resolve
 from ctr.datasets.frame import write_log
+from ctr.datasets.ragged import Ids
 from ctr.errors import DataError, warn_once
 from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.metrics import exact_auc
@@ -58,7 +59,7 @@ KEYS = {
     ),
     "dataset": (
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
-        *("encoding", "num_buckets", "min_count", "unseen", "negative_rate"),
+        *("encoding", "num_buckets", "min_count", "unseen", "negative_rate", "multi", "pool"),
     ),
     "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
@@ -91,6 +92,9 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         transforms: what becomes of columns that hold numbers, ``"NAME:TRANSFORM"`` each: ``dataset.transform``, whose
             name would make a transformer of the estimator.
         transform_default: what becomes of the others.
+        multi: columns of text in which a row may have several values, ``"NAME:SEPARATOR"`` each; of lists ``"NAME"``.
+            With auto a column of lists needs no mention.
+        pool: ``"mean"`` or ``"sum"`` of the embedding rows of these values.
         encoding: ``"onehot"``, exact; or ``"hash"`` into ``num_buckets``.
         num_buckets: of ``encoding="hash"``.
         min_count: values that occur fewer times share one row for each field.
@@ -136,6 +140,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         order: Literal["check", "sort"] = "check",
         transforms: Sequence[str] = (),
         transform_default: str = "auto",
+        multi: Sequence[str] = (),
+        pool: Literal["mean", "sum"] = "mean",
         encoding: Literal["onehot", "hash"] = "onehot",
         num_buckets: int = 1_000_000,
         min_count: int = 1,
@@ -172,6 +178,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.order = order
         self.transforms = transforms
         self.transform_default = transform_default
+        self.multi = multi
+        self.pool = pool
         self.encoding = encoding
         self.num_buckets = num_buckets
         self.min_count = min_count
@@ -300,7 +308,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
             loaded._take(format.read(folder), folder, allow_module=allow_module)
         return loaded
 
-    def _inputs(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _inputs(self, X: Any) -> tuple[Ids, np.ndarray]:
         """What the model takes of the rows of a frame."""
         check_is_fitted(self)
         frame = self._frame(X, reset=False)

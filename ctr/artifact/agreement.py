@@ -132,7 +132,9 @@ def compare(session: InferenceSession, model: SavedModel, scorer: Scorer, rows: 
     columns, found = typed_columns(model.manifest.read_fields, rows.texts), probabilities(session, model, rows)
     numbers = torch.from_numpy(rows.numbers) if model.manifest.dense else None
     with torch.no_grad():
-        stored = scorer(torch.from_numpy(model.encode(columns)).long(), numbers).sigmoid().numpy()
+        ids = model.encode(columns)
+        assert isinstance(ids, np.ndarray)  # `ctr.artifact.onnx` refuses multi-valued fields
+        stored = scorer(torch.from_numpy(ids).long(), numbers).sigmoid().numpy()
         read = rows.numbers.astype(np.float32)
         if isinstance(scorer.inputs, Scaled):
             read = scorer.inputs(torch.from_numpy(rows.numbers))[1].numpy()

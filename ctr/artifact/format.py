@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ctr.datasets.schema import Field, Kind
+from ctr.datasets.schema import Field, Kind, Pool
 from ctr.datasets.transforms import Transform, outputs_of
 from ctr.errors import ArgumentError, DataError
 from ctr.files import atomic_folder, read_sealed, sealed
 from ctr.training.folder import MANIFEST, MODEL
 from ctr.training.tensors import Pieces, write_tensors
 
-FORMAT = 2  # of a model with `Others`; all others are of format 1
+FORMAT = 3  # of a model with multi-valued fields; 2: of one with `Others`; all others are of format 1
 WEIGHTS, VOCABULARY, OTHERS = "model.safetensors", "vocabulary.arrow", "others.arrow"
 ROWS = "rows"  # the tensor of embedding rows; the net's begin with NET
 NET = "net."
@@ -55,15 +55,17 @@ class Golden:
     """Rows with the logits that the run itself computed for them.
 
     Attributes:
-        values: [n] rows of one value per field that the reader yields, as canonical text, None for blank; or None.
-        rows: in place of values [n][F] row numbers, 0 for what reads as zero; or None.
+        values: [n] rows of one value per field that the reader yields, as canonical text, None for blank; or None. Of a
+            multi-valued field a list of values.
+        rows: in place of values [n][F] row numbers, 0 for what reads as zero; or None. Where a field is multi-valued
+            [n][F] lists of them.
         dense: [n] rows of the dense columns as the reader yields them, None for a missing number.
         logits: [n], of the net.
         probes: where keys are hashed: [F] a generated value per field, and its key; else None.
     """
 
-    values: list[list[str | None]] | None
-    rows: list[list[int]] | None
+    values: list[list[Any]] | None
+    rows: list[list[Any]] | None
     dense: list[list[float | None]]
     logits: list[float]
     probes: list[tuple[str, int]] | None = None
@@ -106,6 +108,7 @@ class Manifest:
         run: its figures and hashes, as in ``result.json``.
         golden: rows by which a loaded model is checked.
         others: None where every value has a row of its own, or none.
+        pool: how the rows of several values become one, in a multi-valued field; None: there is none.
     """
 
     dataset: str
@@ -126,6 +129,7 @@ class Manifest:
     run: dict[str, Any]
     golden: Golden
     others: Others | None = None
+    pool: Pool | None = None
 
     @property
     def typed_fields(self) -> list[Field]:
@@ -195,9 +199,12 @@ def write_files(folder: Path, contents: Contents) -> None:
     files = {name: _stamp(folder / name) for name in (WEIGHTS, *tables)}
     values = asdict(contents.manifest)
     version = FORMAT
-    if contents.others is None:  # as earlier versions read it
-        version = 1
-        del values["others"]
+    if contents.manifest.pool is None:  # as earlier versions read it
+        version = 2
+        del values["pool"]
+        if contents.others is None:
+            version = 1
+            del values["others"]
     text = sealed({"format": version, **values, "files": files})
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 

@@ -12,16 +12,13 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, HEX32, INTEGER, TEXT, ColumnType
-from ctr.datasets.frame import arrow_of
-from ctr.datasets.parquet import as_text
+from ctr.datasets.frame import arrow_of, as_binary
+from ctr.datasets.multi import is_list, texts_of
+from ctr.datasets.parquet import is_text
 from ctr.datasets.schema import Columns, Dataset, Inputs
 from ctr.datasets.text import shown
 from ctr.errors import ArgumentError
 
-_TEXTS = (
-    *(types.is_string, types.is_large_string, types.is_string_view),
-    *(types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary),
-)
 _KINDS = {"hex32": HEX32, "integer": INTEGER, "text": TEXT}
 FEW = 1 << 16  # rows
 _NO_FRAME = "expected a pandas, Arrow or polars frame, a list of dicts, or a list of raw lines"
@@ -136,7 +133,7 @@ def _select(frame: Any, name: str) -> Any:
 def _parsed(names: Sequence[str], values: pa.Array, type_: ColumnType, inputs: Inputs) -> pa.Array:
     """Typed values of some columns, one behind the other."""
     texts = _texts(names[0], values, type_)
-    if any(inputs.blanks):
+    if any(inputs.blanks) and not is_list(texts.type):
         blanks = pa.array([blank.encode() for blank in inputs.blanks])
         texts = pc.if_else(pc.is_in(texts, value_set=blanks), pa.scalar(None, pa.binary()), texts)
     try:
@@ -149,29 +146,18 @@ def _parsed(names: Sequence[str], values: pa.Array, type_: ColumnType, inputs: I
 
 def _texts(name: str, values: pa.Array, type_: ColumnType) -> pa.Array:
     """Values as in a raw log, binary and null where blank."""
-    if any(is_(values.type) for is_ in _TEXTS):
-        texts = pc.cast(values, pa.binary())
-    elif types.is_null(values.type):
-        return pa.nulls(len(values), pa.binary())
-    elif type_ is HEX32:
+    if type_.lists and is_list(values.type):
+        return texts_of(values, lambda each: as_binary(arrow_of(name, each)))
+    if type_ is HEX32 and not (is_text(values.type) or types.is_null(values.type)):
         raise ArgumentError(
             f"column {name} is of type {values.type}; expected text: {type_.expected} (a number has lost its form: "
             "read the column as text)"
         )
-    elif types.is_nested(values.type):
+    if types.is_nested(values.type):
         raise ArgumentError(f"column {name} is of type {values.type}; expected {type_.expected}")
-    else:
-        texts = pc.cast(_shown(values), pa.binary())
+    texts = as_binary(values)
     if texts.null_count:
         texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
     if len(texts) and pc.min(pc.binary_length(texts)).as_py() == 0:
         return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts)
     return texts
-
-
-def _shown(values: pa.Array) -> pa.Array:
-    """Numbers, truths and times as text; NaN is null, a whole float an integer."""
-    texts = as_text(values)
-    if not types.is_floating(values.type):
-        return texts
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts)

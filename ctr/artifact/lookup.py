@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow as pa
 from ctr.artifact.format import Contents, SavedField
 from ctr.datasets.encode import Keys, hash_ids, key_index
 from ctr.datasets.hashing import splitmix64
+from ctr.datasets.ragged import Ids, alike, by_field, flat
 from ctr.datasets.schema import Field
 from ctr.datasets.vocabulary import keys_of, typed
 from ctr.errors import CtrError
@@ -17,9 +19,14 @@ from ctr.errors import CtrError
 _SALTS = np.uint64(0x6A09E667F3BCC908), np.uint64(0xBB67AE8584CAA73B)  # fractions of the roots of 2 and 3
 
 
-def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence[str | None]]) -> list[pa.Array]:
-    """`typed` for each field."""
-    return [typed(field.kind, pa.array(column, pa.string())) for field, column in zip(fields, texts, strict=True)]
+def typed_columns(fields: Sequence[Field | SavedField], texts: Sequence[Sequence[Any]]) -> list[pa.Array]:
+    """`typed` for each field; of lists of texts where a field is multi-valued."""
+    return [
+        pa.array(column, pa.list_(pa.string()))
+        if isinstance(field, Field) and field.multi
+        else typed(field.kind, pa.array(column, pa.string()))
+        for field, column in zip(fields, texts, strict=True)
+    ]
 
 
 def hidden(keys: np.ndarray) -> np.ndarray:
@@ -68,19 +75,19 @@ class Lookup:
             return values.to_numpy()
         return keys_of(self._keys, table["field"].to_numpy(), values)
 
-    def keys(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
-        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on."""
+    def keys(self, columns: Sequence[pa.Array], first: int = 0) -> Ids:
+        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on; ragged if one is of lists."""
         keys = self._keys.of(columns, first, grow=False)
         if self._buckets is not None:
-            return hash_ids(keys, self._buckets).astype(np.uint64)
-        return hidden(keys) if self._hashed else keys
+            return alike(keys, hash_ids(flat(keys), self._buckets).astype(np.uint64))
+        return alike(keys, hidden(flat(keys))) if self._hashed else keys
 
-    def rows(self, columns: Sequence[pa.Array], first: int = 0) -> np.ndarray:
-        """int32 [n, len(columns)] row numbers of one array per field, from field ``first`` on."""
+    def rows(self, columns: Sequence[pa.Array], first: int = 0) -> Ids:
+        """int32 [n, len(columns)] row numbers of one array per field, from field ``first`` on; ragged as `keys`."""
         keys = self.keys(columns, first)
-        found = self._index.find(keys.ravel()).reshape(keys.shape)
+        found = self._index.find(flat(keys))
         found += 1
-        if self._reads is None:
-            return found
-        default = self.default[first : first + len(columns)]
-        return np.where(found == 0, default, self._reads[found])
+        if self._reads is not None:
+            default = by_field(keys, self.default[first : first + len(columns)])
+            found = np.where(found == 0, default, self._reads[found])
+        return alike(keys, found)

@@ -132,6 +132,11 @@ def describe(model: SavedModel, scorer: Scorer) -> dict[str, Any]:
 
 def _expect_values(model: SavedModel) -> None:
     manifest = model.manifest
+    if several := [field.name for field in model.dataset.fields if field.multi]:
+        raise ArgumentError(
+            f"{model.folder}: a row has several values of {', '.join(several)} (dataset.multi), and the file takes one "
+            "value of each column; serve the saved model itself: ctr.load, ctr.predict or MLflow"
+        )
     if manifest.num_buckets is not None:
         raise ArgumentError(
             f"{model.folder}: its values are hashed into buckets (dataset.encoding=hash), and ONNX has no operator for "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,11 @@ from ctr.artifact.lookup import hidden, typed_columns
 from ctr.artifact.saved import assemble
 from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.ragged import Ids, Ragged, alike, flat, joined, mapped
 from ctr.datasets.rare import Gathered, fields_of, log_of
 from ctr.datasets.schema import Dataset, Field
 from ctr.datasets.split import occurrences
-from ctr.datasets.stream import Batch
+from ctr.datasets.stream import Batch, as_tensors
 from ctr.datasets.transforms import apply, undo
 from ctr.datasets.vocabulary import batches, filtered, is_rest, keys_of
 from ctr.errors import CtrError
@@ -119,6 +120,7 @@ def _contents(
         run={name: figures[name] for name in FIGURES},
         golden=_golden(dataset, keys, num_buckets, data, training, places),
         others=others and others[0],
+        pool=dataset.pool,
     )
     net = cast(nn.Module, training.model).state_dict()
     return Contents(
@@ -195,14 +197,22 @@ def _golden(
     dataset: Dataset, keys: KeyForm, num_buckets: int | None, data: Prepared, training: TrainingRun, places: np.ndarray
 ) -> Golden:
     """Rows of the test part with the logits of the run; generated rows where values are hashed."""
-    values: list[list[str | None]] | None = None
+    values: list[list[Any]] | None = None
     probes = None
     transforms, read = data.manifest.transforms, len(dataset.read_fields)
     if num_buckets is None and keys == "raw":
         chosen = _test_rows(data)
         (ids, numbers), (of_log, _) = _rows(data, chosen), _rows(log_of(data), chosen)
-        vocabulary = _values_of(log_of(data), of_log)
-        found = [[vocabulary[number] for number in row] for row in of_log.tolist()]
+        vocabulary = _values_of(log_of(data), flat(of_log))
+        found: list[list[Any]]
+        if isinstance(of_log, Ragged):
+            found = [
+                [[vocabulary[number] for number in bag] if field.multi else vocabulary[bag[0]]
+                 for field, bag in zip(dataset.fields, row, strict=True)]
+                for row in of_log.tolist()
+            ]  # fmt: skip
+        else:
+            found = [[vocabulary[number] for number in row] for row in of_log.tolist()]
         values = [row[:read] for row in found]
         if transforms:
             numbers = undo(transforms, [list(column) for column in zip(*found, strict=True)][read:], numbers)
@@ -217,18 +227,22 @@ def _golden(
         made += [bucket.to_pylist() for bucket in buckets]
         stable = Keys(dataset.fields, stable=True).of(typed_columns(dataset.fields, made))
         if num_buckets is None:  # a generated value is hardly ever one that is known: rows, in place of values
-            ids = random.integers(len(places), size=stable.shape, dtype=np.int32)
-            ids[::2] = random.choice(np.flatnonzero(places), ids[::2].shape) if places.any() else 0
-            probes = [(str(texts[0]), key) for texts, key in zip(made, hidden(stable[0]).tolist(), strict=True)]
+            drawn = random.integers(len(places), size=getattr(stable, "shape", len(flat(stable))), dtype=np.int32)
+            drawn[::2] = random.choice(np.flatnonzero(places), drawn[::2].shape) if places.any() else 0
+            ids = alike(stable, drawn)
+            firsts = [
+                texts[0][0] if field.multi else texts[0] for field, texts in zip(dataset.fields, made, strict=True)
+            ]
+            probes = list(zip(firsts, hidden(flat(stable[:1])).tolist(), strict=True))
         else:
-            ids = hash_ids(stable, num_buckets)
+            ids = alike(stable, hash_ids(flat(stable), num_buckets))
             values = [list(row) for row in zip(*made[:read], strict=True)]
     logits = training.learner.predict(
-        Batch(torch.from_numpy(ids), torch.from_numpy(dense) if dense.shape[1] else None, torch.zeros(len(ids)))
+        Batch(as_tensors(ids), torch.from_numpy(dense) if dense.shape[1] else None, torch.zeros(len(ids)))
     )
     return Golden(
         values=values,
-        rows=None if values is not None else places[ids].tolist(),
+        rows=None if values is not None else mapped(ids, places).tolist(),
         dense=[[None if number != number else number for number in row] for row in numbers.astype(float).tolist()],
         logits=_finite(logits).tolist(),
         probes=probes,
@@ -248,10 +262,10 @@ def _test_rows(data: Prepared) -> list[int]:
     return numbers[np.linspace(0, len(numbers) - 1, min(GOLDEN_ROWS, len(numbers)), dtype=np.int64)].tolist()
 
 
-def _rows(data: Prepared, chosen: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _rows(data: Prepared, chosen: list[int]) -> tuple[Ids, np.ndarray]:
     """ids [n, F] and dense columns [n, K] of some rows."""
     rows = [data.rows[number : number + 1] for number in chosen]
-    ids, dense, *_ = (np.concatenate(columns) for columns in zip(*rows, strict=True))
+    ids, dense, *_ = (joined(columns) for columns in zip(*rows, strict=True))
     return ids, dense
 
 
@@ -268,8 +282,10 @@ def _values_of(data: Prepared, ids: np.ndarray) -> dict[int, str | None]:
     return found
 
 
-def _generated(field: Field, count: int, random: np.random.Generator) -> list[str | None]:
-    """Values of a field as canonical text, of nobody's log; one of them is blank."""
+def _generated(field: Field, count: int, random: np.random.Generator) -> list[Any]:
+    """Values of a field as canonical text, of nobody's log; one of them is blank. Of a multi-valued field lists, the
+    first of one value."""
     numbers = random.integers(1 << 32, size=count).tolist()
     shown = {"hex32": "{:08x}", "integer": "{}", "text": "generated {}"}[field.kind]
-    return [*(shown.format(number) for number in numbers[1:]), None]
+    made = [*(shown.format(number) for number in numbers[1:]), None]
+    return [made[at : at + 1 + at % 3] for at in range(count)] if field.multi else made

@@ -17,13 +17,14 @@ from ctr.artifact import format
 from ctr.artifact.format import Contents, Manifest
 from ctr.artifact.frames import inputs_of, model_inputs
 from ctr.artifact.lookup import Lookup, typed_columns
+from ctr.datasets.ragged import Ids, Ragged, by_field, flat
 from ctr.datasets.schema import Dataset
-from ctr.datasets.stream import Batch
+from ctr.datasets.stream import Batch, as_tensors
 from ctr.datasets.transforms import apply
 from ctr.datasets.vocabulary import is_rest
 from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.metrics import of_whole_log
-from ctr.models import FeatureEmbedding
+from ctr.models import Bags, FeatureEmbedding
 from ctr.training.build import EVAL_BATCH
 from ctr.training.compiled.forward import MAX_THREADS, Forward, forward_of, unservable
 from ctr.training.folder import MANIFEST
@@ -65,13 +66,16 @@ class SavedModel:
         except CtrError as error:
             raise DataError(folder / format.VOCABULARY, None, str(error)) from None
 
-    def encode(self, fields: Sequence[pa.Array], first: int = 0) -> np.ndarray:
-        """int32 [n, len(fields)] row numbers of one typed array per field, from field ``first`` on; 0 reads as zero."""
+    def encode(self, fields: Sequence[pa.Array], first: int = 0) -> Ids:
+        """int32 [n, len(fields)] row numbers of one typed array per field, from field ``first`` on; 0 reads as zero.
+        `Ragged` where one of them is of lists."""
         return self._lookup.rows(fields, first)
 
-    def known(self, ids: np.ndarray) -> np.ndarray:
-        """bool [n, F]: where a value has a row that it shares with no other, of row numbers as `take` gives."""
-        return (ids > 0) & (ids != self._lookup.own)
+    def known(self, ids: Ids) -> np.ndarray:
+        """bool [n, F]: where a value has a row that it shares with no other, of row numbers as `take` gives; of several
+        values float64, the share that has."""
+        known = (flat(ids) > 0) & (flat(ids) != by_field(ids, self._lookup.own))
+        return ids.means(known) if isinstance(ids, Ragged) else known.reshape(ids.shape)
 
     def dictionary(self, field: int) -> tuple[pa.Array, np.ndarray, int]:
         """The values of a field that the model knows, the row number of each (int64 [m]), and that of all others."""
@@ -85,7 +89,7 @@ class SavedModel:
         read = 0 if default else int(self._lookup.own[field])
         return pa.concat_arrays([values, more]), np.append(rows, np.full(len(more), read)), default
 
-    def take(self, fields: Sequence[pa.Array], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def take(self, fields: Sequence[pa.Array], numbers: np.ndarray) -> tuple[Ids, np.ndarray]:
         """What the model takes of what the dataset's reader yields.
 
         Args:
@@ -93,34 +97,35 @@ class SavedModel:
             numbers: float32 [n, K], the dense columns, NaN where missing.
 
         Returns:
-            int32 [n, F] row numbers, and the dense inputs float32 [n, `Manifest.num_dense`].
+            int32 [n, F] row numbers (`Ragged` where a field is multi-valued), and the dense inputs float32
+            [n, `Manifest.num_dense`].
         """
         if not self.manifest.transforms:
             return self.encode(fields), numbers
         buckets, dense = apply(self.manifest.transforms, numbers)
         return self.encode([*fields, *buckets]), dense
 
-    def logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
+    def logits(self, ids: Ids, dense: np.ndarray | None = None) -> np.ndarray:
         """float32 [n] logits, in batches as the run's own evaluation.
 
         Of a model that has learned from a share of the negatives they are those of the whole log.
 
         Args:
-            ids: int32 [n, F] row numbers, as `take` gives.
+            ids: row numbers of n rows, as `take` gives.
             dense: float32 [n, K] inputs, as `take` gives; may be None where K = 0.
         """
         return of_whole_log(self.net_logits(ids, dense), self.dataset.negative_rate)
 
-    def net_logits(self, ids: np.ndarray, dense: np.ndarray | None = None) -> np.ndarray:
+    def net_logits(self, ids: Ids, dense: np.ndarray | None = None) -> np.ndarray:
         """`logits` as the net gives them: those of the log that it has learned from."""
         found = np.empty(len(ids), np.float32)
         for start in range(0, len(ids), EVAL_BATCH):
             part = slice(start, start + EVAL_BATCH)
             columns = None if dense is None or not self.manifest.num_dense else torch.from_numpy(dense[part])
-            found[part] = self._batch(torch.from_numpy(ids[part]), columns).numpy()
+            found[part] = self._batch(as_tensors(ids[part]), columns).numpy()
         return found
 
-    def _batch(self, ids: Tensor, dense: Tensor | None) -> Tensor:
+    def _batch(self, ids: Tensor | Bags, dense: Tensor | None) -> Tensor:
         if self._forward is not None:
             return self._forward.predict(Batch(ids, dense, torch.zeros(len(ids))))
         with torch.no_grad():
@@ -153,7 +158,7 @@ class SavedModel:
         names = [field.name for field in self.manifest.fields]
         return dict(zip(names, self.known(ids).mean(axis=0).tolist(), strict=True))
 
-    def _inputs(self, frame: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _inputs(self, frame: Any) -> tuple[Ids, np.ndarray]:
         return self.take(*model_inputs(frame, self.inputs))
 
     def features(self) -> pd.DataFrame:
@@ -189,15 +194,17 @@ class SavedModel:
         """
         golden, manifest, path = self.manifest.golden, self.manifest, self.folder / MANIFEST
         if golden.probes is not None:
-            columns = typed_columns(manifest.fields, [[value] for value, _ in golden.probes])
-            if self._lookup.keys(columns)[0].tolist() != [key for _, key in golden.probes]:
+            fields = self.dataset.fields
+            probes = [[[text] if field.multi else text] for field, (text, _) in zip(fields, golden.probes, strict=True)]
+            if flat(self._lookup.keys(typed_columns(fields, probes))).tolist() != [key for _, key in golden.probes]:
                 raise DataError(path, None, "this version of ctr hashes values otherwise than the one that saved it")
         numbers = np.array(golden.dense, np.float32).reshape(len(golden.logits), len(manifest.dense))  # None: NaN
         if golden.values is not None:
-            columns = typed_columns(manifest.read_fields, list(zip(*golden.values, strict=True)))
+            columns = typed_columns(self.dataset.read_fields, list(zip(*golden.values, strict=True)))
             ids, dense = self.take(columns, numbers)
         else:
-            ids = np.array(golden.rows, np.int32)
+            rows = golden.rows or []
+            ids = np.array(rows, np.int32) if manifest.pool is None else Ragged.of(rows)
             dense = apply(manifest.transforms, numbers)[1] if manifest.transforms else numbers
         found, expected = self.net_logits(ids, dense), np.array(golden.logits, np.float32)
         if not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
@@ -284,8 +291,8 @@ def _dataset(folder: Path, manifest: Manifest) -> Dataset:
     assert isinstance(dataset, Dataset)
     names = tuple(name for name, _ in manifest.dense)
     transformed = tuple(transform.name for transform in manifest.transforms)
-    if (list(dataset.fields), dataset.dense, len(dataset.read_fields)) != (
-        *(manifest.typed_fields, names, len(manifest.read_fields)),
+    if (list(dataset.fields), dataset.dense, len(dataset.read_fields), dataset.pool) != (
+        *(manifest.typed_fields, names, len(manifest.read_fields), manifest.pool),
     ) or transformed != (names if dataset.transforms else ()):
         raise DataError(
             folder / MANIFEST, None, f"its columns are not those of dataset={manifest.dataset} in this version"
@@ -299,7 +306,7 @@ def _net(folder: Path, contents: Contents) -> nn.Module:
     kind = parts.model(manifest.model, manifest.model_module)
     size = manifest.rows + 1, len(manifest.fields), manifest.num_dense
     with torch.random.fork_rng(devices=[]):  # initial values are drawn, to be overwritten
-        embedding = FeatureEmbedding(size[0], manifest.embedding_dim, init_scale=0)
+        embedding = FeatureEmbedding(size[0], manifest.embedding_dim, init_scale=0, pool=manifest.pool)
         try:
             net = kind(*size, embedding=embedding, generator=torch.Generator(), **manifest.model_options)
         except (TypeError, ValueError) as error:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ctr.artifact.saved import SavedModel
+from ctr.datasets.ragged import flat
 from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError
 
@@ -194,7 +195,7 @@ def inputs_of(model: SavedModel) -> Scaled | Transformed:
     for transform in manifest.transforms:
         if transform.kind == "bucket":
             names = pa.array([*transform.intervals, None], pa.string())
-            buckets.append(model.encode([names], first + len(buckets))[:, 0].tolist())
+            buckets.append(flat(model.encode([names], first + len(buckets))).tolist())
     return Transformed(manifest.transforms, buckets)
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from ctr.artifact.saved import SavedModel, sigmoid
 from ctr.datasets.locate import located, missing
 from ctr.datasets.prepared import Progress, read_ahead
+from ctr.datasets.ragged import joined
 from ctr.datasets.schema import BadRows, Block, Reading
 from ctr.errors import ArgumentError, CtrError
 from ctr.files import atomic_path
@@ -36,7 +37,7 @@ class Summary:
         figures: against the labels, by the rows' weights; None where the log has no labels.
         weighted: the log has weights.
         negative_rate: share of the negatives that it is taken to hold.
-        coverage: by field, the share of the rows whose value the model has a row for.
+        coverage: by field, the share of the rows whose value the model has a row for; of several, their mean share.
         rows_skipped, first_skipped: bad rows left out, and the first of them.
     """
 
@@ -99,7 +100,7 @@ def predict_log(
         CtrError: a logit is NaN or infinite; no file is left.
     """
     reading = Reading(paths, bad_rows, to_predict=True)
-    known = np.zeros(len(model.manifest.fields), np.int64)
+    known = np.zeros(len(model.manifest.fields))
     rows, total = 0, 0.0
     kept: list[Part] = []
     learned = model.dataset.negative_rate
@@ -149,7 +150,7 @@ def _batches(model: SavedModel, blocks: Iterator[Block]) -> Iterator[Part]:
 
 def _joined(parts: Sequence[Part]) -> Part:
     columns = zip(*parts, strict=True)
-    return tuple(None if column[0] is None else np.concatenate(column) for column in columns)
+    return tuple(None if column[0] is None else joined(column) for column in columns)
 
 
 class _Output:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from ctr.artifact import init
 from ctr.config import learning_rates, schema, search
 from ctr.config.data import data_settings
 from ctr.config.schema import MODULE, ModelConfig, TrainConfig
-from ctr.datasets.source import open_data
+from ctr.datasets.schema import Pool
+from ctr.datasets.source import open_data, pool_of
 from ctr.errors import ArgumentError, CtrError
 from ctr.provenance import code_hash
 from ctr.training import build, store
@@ -71,10 +72,7 @@ def resolve(config: DictConfig) -> Settings:
         raise ArgumentError(f"opt.lr={lr}; expected a number or auto")
     provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
     tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
-    settled = _settled_backend(json.dumps(tried))
-    if isinstance(settled, str):
-        raise ArgumentError(settled)
-    (values["backend"],) = settled
+    values["backend"] = _settled_backend(tried, None)
     data = data_settings(values["dataset"])
     origin = _init(values)
     if origin is not None:
@@ -99,6 +97,9 @@ def resolve(config: DictConfig) -> Settings:
     )
     if origin is not None:
         init.expect_fit(settings)
+    if settings.backend == "native" and (pool := pool_of(data)) is not None:
+        values["backend"] = _settled_backend(tried, pool)
+        settings = replace(settings, backend=values["backend"])
     return settings
 
 
@@ -261,14 +262,26 @@ def _check_device(device: str) -> None:
         raise ArgumentError(f"device={device}: {str(error).splitlines()[0]}") from error
 
 
+def _settled_backend(tried: tuple[Any, ...], pool: Pool | None) -> Backend:
+    """The backend for these values of model, optimizer, device, retrain and backend, and rows that are pooled so.
+
+    Raises:
+        ArgumentError: they cannot work.
+    """
+    settled = _tried(json.dumps([*tried, pool]))
+    if isinstance(settled, str):
+        raise ArgumentError(settled)
+    return settled[0]
+
+
 @functools.cache
-def _settled_backend(tried: str) -> tuple[Backend] | str:
-    """The backend for these values of model, optimizer, device, retrain and backend; or why they cannot work.
+def _tried(tried: str) -> tuple[Backend] | str:
+    """`_settled_backend`, or why they cannot work.
 
     It builds the model and the optimizers at the smallest size, once for all runs of a study that share the values.
     """
-    model, opt, device, retrain, backend = json.loads(tried)
+    model, opt, device, retrain, backend, pool = json.loads(tried)
     try:
-        return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain),)
+        return (build.settle_backend(_model(model), _optimizer(opt), device, backend, retrain=retrain, pool=pool),)
     except (ValueError, RuntimeError, CtrError) as error:
         return str(error)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ctr.datasets.checked import CheckedWriter
 from ctr.datasets.encode import Encoder
+from ctr.datasets.ragged import Ragged, joined, side_by_side
 from ctr.datasets.rows import Columns, Rows, RowWriter
 from ctr.datasets.transforms import Transform, apply
 
@@ -61,8 +62,8 @@ def arrange(
         if transforms:
             fields, dense = apply(transforms, dense)
             if fields:
-                buckets, new = encoder.encode(fields, first=ids.shape[1])
-                ids = np.concatenate([ids, buckets], axis=1)
+                buckets, new = encoder.encode(fields, first=len(encoder.keys.fields) - len(fields))
+                ids = side_by_side([ids, buckets])
                 if vocabulary is not None:
                     vocabulary.write_batch(encoder.keys.vocabulary(new))
         writer.write(ids, dense, label, *weight)
@@ -76,13 +77,21 @@ def _gathered(rows: Rows, wanted: np.ndarray) -> Columns:
     places = np.argsort(wanted, kind="stable")
     ascending = wanted[places]
     bounds = np.searchsorted(ascending, rows.starts)
-    gathered = tuple(np.empty((len(wanted), *column.shape[1:]), column.dtype) for column in rows[0:0])
+    none, *others = rows[0:0]
+    gathered = [np.empty((len(wanted), *column.shape[1:]), column.dtype) for column in others]
+    ids = None if isinstance(none, Ragged) else np.empty((len(wanted), none.shape[1]), none.dtype)
+    ragged: list[Ragged] = []
     for block in range(len(rows.starts) - 1):
         low, high = bounds[block], bounds[block + 1]
         if low == high:
             continue
         start = rows.starts[block]
         here, local = places[low:high], ascending[low:high] - start
-        for target, column in zip(gathered, rows[start : ascending[high - 1] + 1], strict=True):
+        read, *columns = rows[start : ascending[high - 1] + 1]
+        if ids is None:
+            ragged.append(read.take(local))
+        else:
+            ids[here] = read[local]
+        for target, column in zip(gathered, columns, strict=True):
             target[here] = column[local]
-    return gathered
+    return (joined(ragged).take(np.argsort(places)) if ids is None else ids), *gathered

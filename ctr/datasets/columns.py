@@ -20,11 +20,13 @@ class ColumnType:
         parse: Arrow binary array -> typed array of the same length, null where blank. Raises ``ValueError`` (Arrow's
             errors are some) if any value is not valid, and only then.
         invalid: Arrow binary array -> bool [n], which values are not valid; may be slow.
+        lists: both take lists of binary texts too, and ``parse`` gives lists (`ctr.datasets.multi`).
     """
 
     expected: str
     parse: Callable[[pa.Array], pa.Array]
     invalid: Callable[[pa.Array], np.ndarray]
+    lists: bool = False
 
 
 def unlike(pattern: str, blank: bool) -> Callable[[pa.Array], np.ndarray]:

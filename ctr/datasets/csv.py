@@ -8,7 +8,8 @@ One rule for both kinds of file. A null of Parquet and an empty text are blank. 
 in the label, and a value like any other in a categorical column. A label may be True or False. Text is UTF-8 without
 NUL characters. Dense numbers, integers of any size too, are rounded to float32; an infinite one is an error. In
 a categorical column of Parquet, dates, times, decimals and other numbers are read as Arrow writes them. Weights that
-are blank, NaN, infinite or below 0, and nested columns, are an error.
+are blank, NaN, infinite or below 0, and nested columns, are an error; but a categorical column may have several values
+(`ctr.datasets.multi`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ctr.datasets.dates import first_fall
 from ctr.datasets.guess import SAMPLE_ROWS, Roles, Wanted, roles
 from ctr.datasets.locate import locate_files
 from ctr.datasets.manifest import stamps
+from ctr.datasets.multi import list_type
+from ctr.datasets.multi import parse as parse_multi
 from ctr.datasets.parquet import (
     NUMBER,
     TRUTH,
@@ -36,11 +39,12 @@ from ctr.datasets.parquet import (
     check_names,
     column_names,
     is_parquet,
+    list_columns,
     listed,
     misplaced,
     read_parquet,
 )
-from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Read, Reading
+from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Pool, Read, Reading
 from ctr.datasets.text import Table, read_header, read_tables
 from ctr.datasets.times import AUTO, FORMATS, days_of_times, time_type
 from ctr.datasets.transforms import SPEC, SPECS, parse
@@ -64,6 +68,8 @@ def make(
     transform_default: str = AUTO,
     weight: str | None = None,
     negative_rate: float = 1.0,
+    multi: Sequence[str] = (),
+    pool: Pool = "mean",
 ) -> Dataset:
     """The format of one's own log.
 
@@ -81,24 +87,28 @@ def make(
         transform_default: what becomes of the others; auto: chosen by their values in the training rows.
         weight: name of the column that says how much each row counts; None: 1 each.
         negative_rate: share of the negatives that the log holds, see `ctr.datasets.schema.Dataset`.
+        multi: categorical columns of which a row may have several values: ``NAME:SEPARATOR``, or ``NAME`` of a column
+            of lists, see `ctr.datasets.multi`. Where ``categorical`` has auto, a column of lists is one by itself.
+        pool: how the embedding rows of these values become one; the mean of many is no larger than that of a few.
     """
     delimiter = {r"\t": "\t"}.get(delimiter, delimiter)
     categorical = _names("categorical", categorical)
     if dense is None:
         dense = [AUTO] if AUTO in categorical else []
-    of_column = parse(transform)
+    of_column, separators = parse(transform), parse_multi(multi)
     if not re.fullmatch(SPEC, transform_default):
         raise ValueError(f"dataset.transform_default={transform_default}; expected {SPECS}")
     if not 0 < negative_rate <= 1:
         raise ValueError(f"dataset.negative_rate={negative_rate:g}; expected a share above 0 and at most 1")
     wanted = Wanted(
         label=label,
-        categorical=tuple(categorical),
+        categorical=tuple(categorical if AUTO in categorical else dict.fromkeys([*categorical, *separators])),
         dense=tuple(dict.fromkeys([*_names("dense", dense), *of_column])),
         ignore=tuple(ignore),
         time=time,
         time_format=time_format,
         weight=weight,
+        multi=tuple(separators),
     )
     _check(wanted, delimiter, order)
     options: dict[str, Any] = {
@@ -116,6 +126,8 @@ def make(
         options["weight"] = weight
     if negative_rate != 1:
         options["negative_rate"] = negative_rate
+    if separators or pool != "mean":
+        options |= {"multi": list(multi), "pool": pool}
     is_open = AUTO in (label, *wanted.categorical, *wanted.dense)
     if is_open:  # else nothing is left to be ignored
         options["ignore"] = list(ignore)
@@ -125,12 +137,12 @@ def make(
     buckets = [name for name, chosen in transforms.items() if chosen.startswith("bucket")]
     common = Dataset(
         name="csv",
-        fields=tuple(Field(name, "text") for name in (*wanted.categorical, *buckets)),
+        fields=tuple(Field(name, "text", multi=name in separators) for name in (*wanted.categorical, *buckets)),
         dense=wanted.dense,
         read=_unsettled,
         locate=lambda raw: locate_files(raw, ENDINGS),
         several=True,
-        modules=tuple(f"ctr.datasets.{name}" for name in ("csv", "parquet", "times", "dates")),
+        modules=tuple(f"ctr.datasets.{name}" for name in ("csv", "multi", "parquet", "times", "dates")),
         options=options,
         default_test_days=None if time is None else lambda days: days[-1:],
         sort=order == "sort",
@@ -139,17 +151,22 @@ def make(
         of_log=("delimiter", "time", "time_format", "order", "weight"),
         weight=weight,
         negative_rate=negative_rate,
+        pool=pool if separators else None,
     )
     if is_open or (time is not None and time_format == AUTO):
         return replace(common, settle=lambda paths: _settled(paths, wanted, options))
+    if pool != "mean" and not separators:
+        raise ValueError(f"dataset.pool={pool}: no column has several values; dataset.multi names those that have")
     missing = np.nan if transforms else 0.0
+    several = {name: list_type(name, separator) for name, separator in separators.items()}
+    features = {**dict.fromkeys(wanted.categorical, TEXT), **several, **dict.fromkeys(wanted.dense, NUMBER)}
     inputs = Inputs(
-        columns={**dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)},
+        columns=features,
         derive=lambda table: _derived(table, wanted, missing),
         label=label,
         delimiter=delimiter,
     )
-    return replace(common, read=_reader(wanted, delimiter, order, missing), inputs=inputs)
+    return replace(common, read=_reader(wanted, features, delimiter, order, missing), inputs=inputs)
 
 
 def _unsettled(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
@@ -160,6 +177,8 @@ def _settled(paths: Sequence[Path], wanted: Wanted, options: dict[str, Any]) -> 
     """The format with the columns that the first rows of the first file show."""
     found = _roles(paths[0], *stamps(paths[:1]), options["delimiter"], wanted)
     settled = {"label": found.label, "categorical": found.categorical, "dense": found.dense}
+    if found.lists:
+        settled["multi"] = [*options.get("multi", []), *found.lists]
     return replace(
         make(**{**options, **settled, "time_format": found.time_format}), note=found.table, warnings=found.warnings
     )
@@ -173,6 +192,10 @@ def _filled(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, A
     for key in ("categorical", "dense"):
         if AUTO in options[key] and {*options[key]} - {AUTO} <= {*known[key]}:
             filled[key] = known[key]
+            if key == "categorical" and "multi" in known:
+                own = dict(zip(parse_multi(options.get("multi", ())), options.get("multi", ()), strict=True))
+                theirs = dict(zip(parse_multi(known["multi"]), known["multi"], strict=True))
+                filled["multi"] = [*{**theirs, **own}.values()]
     if taken := [name for name in options.get("ignore", ()) if name in (*known["categorical"], *known["dense"])]:
         raise ValueError(f"dataset.ignore={taken}: the model that the run goes on with takes {listed(taken)}")
     return filled
@@ -216,13 +239,13 @@ def _check(wanted: Wanted, delimiter: str, order: str) -> None:
         )
 
 
-def _reader(wanted: Wanted, delimiter: str, order: str, missing: float) -> Read:
+def _reader(wanted: Wanted, features: Mapping[str, ColumnType], delimiter: str, order: str, missing: float) -> Read:
     """Reads files whose columns are all known; ``missing`` replaces a number that is not there.
 
     A log to predict needs neither labels nor times nor weights; these are not read of one without labels.
     """
     label, time, weight = wanted.label, wanted.time, wanted.weight
-    columns = {label: TRUTH, **dict.fromkeys(wanted.categorical, TEXT), **dict.fromkeys(wanted.dense, NUMBER)}
+    columns = {label: TRUTH, **features}
     if time is not None:
         columns[time] = time_type(wanted.time_format)
     if weight is not None:
@@ -300,7 +323,8 @@ def _header(path: Path, delimiter: str, names: Sequence[str] = ()) -> list[str]:
 def _sample(path: Path, delimiter: str) -> dict[str, pa.Array]:
     """The first rows of a file as text, bad ones left out."""
     names = column_names(path) if is_parquet(path) else _header(path, delimiter)
-    for table in _tables(path, dict.fromkeys(names, TEXT), delimiter, Reading([path], "skip")):
+    several = {name: list_type(name, None) for name in list_columns(path)}
+    for table in _tables(path, {**dict.fromkeys(names, TEXT), **several}, delimiter, Reading([path], "skip")):
         if len(table):
             return {name: table[name][:SAMPLE_ROWS] for name in names}
     raise AssertionError("readers raise where there is no row")

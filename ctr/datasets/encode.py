@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctr.datasets.hashing import splitmix64
+from ctr.datasets.multi import lengths_of
+from ctr.datasets.ragged import Ids, Ragged, alike, flat, side_by_side
 from ctr.datasets.schema import Field
 from ctr.errors import CtrError
 from ctr.native.keys import NativeKeyIndex
@@ -153,8 +155,8 @@ class Keys:
         self._codes: list[dict[str, int]] = [{} for _ in fields]
         self._texts: list[list[str]] = [[] for _ in fields]
 
-    def of(self, columns: Sequence[pa.Array], first: int = 0, *, grow: bool = True) -> np.ndarray:
-        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on.
+    def of(self, columns: Sequence[pa.Array], first: int = 0, *, grow: bool = True) -> Ids:
+        """uint64 [n, len(columns)] keys of one array per field, from field ``first`` on; ragged if one is of lists.
 
         Args:
             columns: as a reader yields them.
@@ -162,10 +164,18 @@ class Keys:
             grow: give a text that is new the next number; else all of them share a key that no known one has, and
                 nothing is kept of them.
         """
+        if any(isinstance(values, pa.ListArray) for values in columns):
+            return side_by_side([self._of_lists(first + place, values, grow) for place, values in enumerate(columns)])
         keys = np.empty((len(columns[0]), len(columns)), np.uint64)
         for place, values in enumerate(columns):
             keys[:, place] = self.of_field(first + place, values, grow=grow)
         return keys
+
+    def _of_lists(self, field: int, values: pa.Array, grow: bool) -> Ids:
+        if not isinstance(values, pa.ListArray):
+            return self.of_field(field, values, grow=grow)[:, None]
+        offsets = np.concatenate([[0], np.cumsum(lengths_of(values))])
+        return Ragged(self.of_field(field, values.flatten(), grow=grow), offsets, 1)
 
     def of_field(self, field: int, values: pa.Array, *, grow: bool = True) -> np.ndarray:
         """uint64 [n] keys of one field's values; see `of`."""
@@ -281,17 +291,17 @@ class Encoder:
         self.values_per_field = np.zeros(len(fields), np.int64)
         self._hit = np.zeros(num_buckets or 0, bool)
 
-    def encode(self, columns: Sequence[pa.Array], first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """int32 [n, len(columns)] ids of one array per field, from field ``first`` on, and the keys (uint64 [m]) seen
-        for the first time, in order."""
+    def encode(self, columns: Sequence[pa.Array], first: int = 0) -> tuple[Ids, np.ndarray]:
+        """int32 [n, len(columns)] ids of one array per field, from field ``first`` on (ragged if one is of lists), and
+        the keys (uint64 [m]) seen for the first time, in order."""
         keys = self.keys.of(columns, first)
-        ids, new = self.index.ids(keys.ravel())
+        ids, new = self.index.ids(flat(keys))
         numbers = (new >> np.uint64(VALUE_BITS)).astype(np.int64)
         self.values_per_field += np.bincount(numbers, minlength=len(self.values_per_field))
         if self.num_buckets is None:
-            return ids.reshape(keys.shape), new
+            return alike(keys, ids), new
         self._hit[hash_ids(new, self.num_buckets)] = True
-        return hash_ids(keys, self.num_buckets), new
+        return alike(keys, hash_ids(flat(keys), self.num_buckets)), new
 
     @property
     def num_features(self) -> int:

@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from ctr.datasets.parquet import BATCH_ROWS, EXACT, listed
+from ctr.datasets.multi import is_list, texts_of
+from ctr.datasets.parquet import BATCH_ROWS, EXACT, as_text, is_text, listed
 from ctr.errors import ArgumentError
 from ctr.files import atomic_path
 
@@ -73,8 +74,12 @@ def _opened(frame: Any) -> tuple[list[str], int, Callable[[str, slice], pa.Array
 def _plain(name: str, values: Any) -> pa.Array:
     """Values without dictionaries, NaN as null, text in the form that Parquet has."""
     array = arrow_of(name, values)
+    if is_list(array.type):
+        return texts_of(array, lambda each: as_binary(arrow_of(name, each)))
     if types.is_nested(array.type):
-        raise ArgumentError(f"column {name} is of type {array.type}; expected text, numbers, truths or times")
+        raise ArgumentError(
+            f"column {name} is of type {array.type}; expected text, numbers, truths, times or lists of them"
+        )
     if types.is_string_view(array.type) or types.is_null(array.type):
         array = pc.cast(array, pa.large_string())
     if types.is_floating(array.type):
@@ -98,6 +103,18 @@ def arrow_of(name: str, values: Any) -> pa.Array:
     known = array.dictionary
     known = pc.cast(known, pa.large_string()) if types.is_string_view(known.type) else known  # none takes from views
     return known.take(array.indices)
+
+
+def as_binary(values: pa.Array) -> pa.Array:
+    """Values of a column as in a raw log, binary; NaN is null, a whole float an integer."""
+    if is_text(values.type):
+        return pc.cast(values, pa.binary())
+    if types.is_null(values.type):
+        return pa.nulls(len(values), pa.binary())
+    texts = as_text(values)
+    if types.is_floating(values.type):
+        texts = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts)
+    return pc.cast(texts, pa.binary())
 
 
 def _type(name: str, chunks: Iterator[pa.Array]) -> pa.DataType:

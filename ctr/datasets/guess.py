@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ctr.datasets.multi import is_list
 from ctr.datasets.parquet import NUMBER, listed
 from ctr.datasets.times import AUTO, FORMATS, fitting
 from ctr.errors import ArgumentError
@@ -45,7 +46,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user says of the columns: names, or `AUTO` among them for all others that look like it."""
+    """What the user says of the columns: names, or `AUTO` among them for all others that look like it. Those of
+    ``multi`` are categorical too, whether or not they are named there."""
 
     label: str
     categorical: tuple[str, ...]
@@ -54,11 +56,13 @@ class Wanted:
     time: str | None
     time_format: str
     weight: str | None = None
+    multi: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         others = [name for name in (self.time, self.weight) if name is not None]
-        return [self.label, *self.categorical, *self.dense, *self.ignore, *others]
+        several = [name for name in self.multi if name not in self.categorical]
+        return [self.label, *self.categorical, *several, *self.dense, *self.ignore, *others]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Roles:
 
     Attributes:
         label, categorical, dense, time_format: settled, without `AUTO`.
+        lists: columns of lists that are categorical, and of which the user has not said that they are multi-valued.
         columns: of all columns, in the order of the file.
     """
 
@@ -74,6 +79,7 @@ class Roles:
     categorical: list[str]
     dense: list[str]
     time_format: str
+    lists: list[str]
     columns: list[Column]
 
     @property
@@ -100,7 +106,8 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
     """Settles what the user leaves open.
 
     Args:
-        sample: name -> text array of the first rows, null where blank, of every column in the order of the file.
+        sample: name -> text array of the first rows, null where blank, of every column in the order of the file; lists
+            of texts of a column of lists.
         wanted: what the user says.
 
     Raises:
@@ -119,13 +126,14 @@ def roles(sample: Mapping[str, pa.Array], wanted: Wanted) -> Roles:
         role: [*(name for name in given if name != AUTO), *(name for name in found[role] if name not in given)]
         for role, given in (("categorical", wanted.categorical), ("dense", wanted.dense))
     }
-    return Roles(label, ordered["categorical"], ordered["dense"], time_format, columns)
+    lists = [name for name in ordered["categorical"] if name not in wanted.multi and is_list(sample[name].type)]
+    return Roles(label, ordered["categorical"], ordered["dense"], time_format, lists, columns)
 
 
 def _label(sample: Mapping[str, pa.Array], wanted: Wanted) -> str:
     if wanted.label != AUTO:
         return wanted.label
-    named = {*wanted.categorical, *wanted.dense, *wanted.ignore, wanted.time, wanted.weight}
+    named = {*wanted.categorical, *wanted.multi, *wanted.dense, *wanted.ignore, wanted.time, wanted.weight}
     found = [name for name in sample if name.lower() in LABELS and name not in named]
     if len(found) != 1:
         which = f"{' and '.join(found)} could be it" if found else f"none is called {', '.join(LABELS)}"
@@ -156,21 +164,27 @@ def _named(name: str, label: str, wanted: Wanted) -> Column | None:
         "label": [label],
         "time": [wanted.time],
         "weight": [wanted.weight],
-        "categorical": wanted.categorical,
+        "categorical": [*wanted.categorical, *wanted.multi],
         "dense": wanted.dense,
         "left out": wanted.ignore,
     }
     for role, names in named.items():
         if name in names:
-            return Column(name, role, "by its name" if role == "label" and wanted.label == AUTO else "as you say")
+            why = "by its name" if role == "label" and wanted.label == AUTO else "as you say"
+            return Column(name, role, f"{why}, multi-valued" if name in wanted.multi else why)
     return None
 
 
 def _guessed(name: str, values: pa.Array, wanted: Wanted) -> Column:
-    rows, values = len(values), values.drop_null()
+    several = is_list(values.type)
+    rows, values = len(values), _single(values).drop_null()
     distinct = pc.count_distinct(values).as_py()
     if not len(values):
         return Column(name, "left out", f"blank in the first {rows:,} rows", warn=True)
+    if several:
+        why = f"lists, {distinct:,} values"
+        named = AUTO in wanted.categorical
+        return Column(name, "categorical", why) if named else Column(name, "left out", f"not named ({why})")
     if _is_time(values):
         remedy = "" if wanted.time else f"to split by day: dataset.time={name}"
         return Column(name, "left out", f"a time ({fitting(values)[0]}), new in every test", warn=True, remedy=remedy)
@@ -207,7 +221,12 @@ def _is_time(values: pa.Array) -> bool:
     return False
 
 
+def _single(values: pa.Array) -> pa.Array:
+    """The values of lists one by one; others as they are."""
+    return values.flatten() if is_list(values.type) else values
+
+
 def _examples(values: pa.Array) -> str:
-    first = [str(value) for value in pc.unique(values.drop_null()).to_pylist()[:3]]
+    first = [str(value) for value in pc.unique(_single(values).drop_null()).to_pylist()[:3]]
     text = ", ".join(first)
     return text if len(text) <= 32 else f"{text[:29]}..."

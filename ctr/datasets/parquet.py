@@ -14,6 +14,7 @@ from pyarrow import types
 
 from ctr.datasets.columns import FLOAT, LABEL, TEXT, ColumnType, also, not_negative, required
 from ctr.datasets.lines import BLOCK_BYTES
+from ctr.datasets.multi import is_list, texts_of
 from ctr.datasets.schema import Reading
 from ctr.datasets.text import Table, no_valid_row, shown
 from ctr.errors import ArgumentError, DataError
@@ -75,6 +76,14 @@ def column_names(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
+def list_columns(path: Path) -> list[str]:
+    """The names of the columns of a Parquet file that hold lists of values; none of another file."""
+    if not is_parquet(path):
+        return []
+    with _opened(path) as file:
+        return [field.name for field in file.schema_arrow if is_list(field.type)]
+
+
 def read_parquet(path: Path, columns: Mapping[str, ColumnType], reading: Reading) -> Iterator[Table]:
     """The columns that have a type, block by block; rows that are not of it are bad rows.
 
@@ -111,7 +120,9 @@ def _checked(
         try:
             values, type_ = columns[name] = _readable(batch[name], type_)
         except pa.ArrowException:
-            raise DataError(path, None, f"column {name} is of type {batch[name].type}, which does not fit") from None
+            several = f"; if it is to have several values: dataset.multi=[{name}]" if is_list(batch[name].type) else ""
+            problem = f"column {name} is of type {batch[name].type}, which does not fit{several}"
+            raise DataError(path, None, problem) from None
         try:
             typed[name] = type_.parse(values)
             continue
@@ -134,16 +145,21 @@ def _readable(values: pa.Array, type_: ColumnType) -> tuple[pa.Array, ColumnType
     """A column of Parquet as the text that it is in a CSV file, or as the numbers that it holds, and the type of it."""
     if isinstance(values, pa.DictionaryArray):
         values = values.dictionary_decode()
+    if type_.lists and is_list(values.type):
+        return texts_of(values, lambda each: _readable(each, TEXT)[0]), type_
     if type_ in _OF_NUMBERS and any(is_(values.type) for is_ in _NUMBERS):
         return pc.cast(values, pa.float64() if type_ is TRUTH else pa.float32(), safe=False), _OF_NUMBERS[type_]
-    is_text = any(is_(values.type) for is_ in _TEXTS)
-    if type_ not in _OF_NUMBERS and not is_text:  # a category, or a time
-        if types.is_floating(values.type) and type_ is not TEXT:
+    if type_ not in _OF_NUMBERS and not is_text(values.type):  # a category, or a time
+        if types.is_floating(values.type) and type_ is not TEXT and not type_.lists:
             values = pc.cast(values, pa.decimal128(38, 6))  # 1714521600.5, never 1.7e9
         values = as_text(values)
     texts = pc.cast(values, pa.binary())
     texts = texts.fill_null(b"")  # Arrow may keep bytes behind a null
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), pa.scalar(None, pa.binary()), texts), type_
+
+
+def is_text(type_: pa.DataType) -> bool:
+    return any(is_(type_) for is_ in _TEXTS)
 
 
 def as_text(values: pa.Array) -> pa.Array:

@@ -47,6 +47,7 @@ SHARED_MODULES = tuple(
         "hashing",
         "lines",
         "prepared",
+        "ragged",
         "rows",
         "text",
         "transforms",
@@ -282,8 +283,8 @@ def _write(
         vocabulary = None
         if recipe.num_buckets is None:
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
-        weighted = dataset.weight is not None
-        with RowWriter(folder / ROWS, *shape, weighted) as writer:
+        kind = {"weighted": dataset.weight is not None, "ragged": dataset.pool is not None}
+        with RowWriter(folder / ROWS, *shape, **kind) as writer:
             for block in read_ahead(dataset.read(paths, reading)):
                 assert block.label is not None
                 ids, new = encoder.encode(block.fields)
@@ -326,7 +327,7 @@ def _write(
                     sum(stop - start for start, stop in train),
                 )
             num_dense = len(outputs_of(transforms)) if transforms else shape[1]
-            with RowWriter(folder / ROWS, len(dataset.fields), num_dense, weighted) as writer:
+            with RowWriter(folder / ROWS, len(dataset.fields), num_dense, **kind) as writer:
                 arrange(read, order, transforms, encoder, writer, vocabulary, progress_arranging)
             (folder / READ).unlink()
     manifest = Manifest(

@@ -1,31 +1,32 @@
 """Rows on disk: one Arrow IPC file, written in blocks and memory-mapped.
 
-Columns: ids fixed_size_list<int32>[F], dense fixed_size_list<float32>[K] (absent where K = 0), label uint8, weight
-float32 (absent where each row counts 1). Reading touches only the pages asked for, at tens of millions of rows per
-second; any Arrow tool opens the file.
+Columns: ids fixed_size_list<int32>[F] (where a field is multi-valued fixed_size_list<list<int32>>[F]), dense
+fixed_size_list<float32>[K] (absent where K = 0), label uint8, weight float32 (absent where each row counts 1). Reading
+touches only the pages asked for, at tens of millions of rows per second; any Arrow tool opens the file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
+from ctr.datasets.ragged import Ids, Ragged, joined, mapped
 from ctr.errors import DataError
 
-Columns = tuple[np.ndarray, ...]  # ids, dense, label, and weight if there is one
+Columns = tuple[Any, ...]  # ids (an array, or `Ragged`), and arrays: dense, label, and weight if there is one
 
 
 class RowSource(Protocol):
     """Where rows come from: `Rows`, or `MappedRows` over them."""
 
     def __getitem__(self, rows: slice) -> Columns:
-        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, and their weight float32 [n]
-        unless each row counts 1."""
+        """ids int32 [n, F] (`Ragged` where a field is multi-valued), dense float32 [n, K], label uint8 [n] of
+        consecutive rows, and their weight float32 [n] unless each row counts 1."""
         ...
 
     def positives(self, rows: slice) -> int:
@@ -44,13 +45,16 @@ class RowWriter(CheckedWriter):
         largest: float32 [K], the largest absolute value in each dense column so far.
     """
 
-    def __init__(self, path: Path, num_fields: int, num_dense: int, weighted: bool = False) -> None:
+    def __init__(
+        self, path: Path, num_fields: int, num_dense: int, weighted: bool = False, ragged: bool = False
+    ) -> None:
         self.largest = np.zeros(num_dense, np.float32)
-        self._schema = _schema(num_fields, num_dense, weighted)
+        self._schema = _schema(num_fields, num_dense, weighted, ragged)
         super().__init__(path, self._schema)
 
-    def write(self, ids: np.ndarray, dense: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> None:
-        """Appends ids int32 [n, F], dense float32 [n, K], label uint8 [n], weight float32 [n] of a weighted file."""
+    def write(self, ids: Ids, dense: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> None:
+        """Appends ids int32 [n, F] (`Ragged` of a ragged file), dense float32 [n, K], label uint8 [n], weight float32
+        [n] of a weighted file."""
         columns = {"ids": self._lists("ids", ids), "label": pa.array(label)}
         if weight is not None:
             columns["weight"] = pa.array(weight)
@@ -59,8 +63,12 @@ class RowWriter(CheckedWriter):
             columns["dense"] = self._lists("dense", dense)
         self.write_batch(pa.record_batch(columns, schema=self._schema))
 
-    def _lists(self, name: str, values: np.ndarray) -> pa.Array:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), type=self._schema.field(name).type)
+    def _lists(self, name: str, values: Ids) -> pa.Array:
+        if isinstance(values, Ragged):
+            each = pa.ListArray.from_arrays(pa.array(values.offsets.astype(np.int32)), pa.array(values.values))
+        else:
+            each = pa.array(values.ravel())
+        return pa.FixedSizeListArray.from_arrays(each, type=self._schema.field(name).type)
 
 
 class Rows:
@@ -81,12 +89,14 @@ class Rows:
     def __init__(self, path: Path, blocks: Sequence[Checksum], num_fields: int, num_dense: int) -> None:
         self.file = CheckedReader(path, blocks)
         self._weighted = "weight" in self.file.schema.names
-        if not self.file.schema.equals(_schema(num_fields, num_dense, self._weighted)):
+        schemas = [_schema(num_fields, num_dense, self._weighted, ragged) for ragged in (False, True)]
+        if self.file.schema not in schemas:
             raise DataError(path, None, f"no rows of {num_fields} fields and {num_dense} dense columns")
         self._blocks: list[Columns | None] = [None] * len(self.file)
         self.starts = np.cumsum([0, *(block.rows for block in blocks[: len(self.file)])])
+        ragged = Ragged(np.empty(0, np.int32), np.zeros(1, np.int32), num_fields)
         self._none: Columns = (
-            np.empty((0, num_fields), np.int32),
+            np.empty((0, num_fields), np.int32) if self.file.schema == schemas[0] else ragged,
             np.empty((0, num_dense), np.float32),
             np.empty(0, np.uint8),
             *([np.empty(0, np.float32)] if self._weighted else []),
@@ -96,8 +106,8 @@ class Rows:
         return int(self.starts[-1])
 
     def __getitem__(self, rows: slice) -> Columns:
-        """ids int32 [n, F], dense float32 [n, K], label uint8 [n] of consecutive rows, and their weight float32 [n] if
-        they have one, without a copy where they lie in one block.
+        """ids int32 [n, F] (`Ragged` where a field is multi-valued), dense float32 [n, K], label uint8 [n] of
+        consecutive rows, and their weight float32 [n] if they have one, without a copy where they lie in one block.
 
         Raises:
             DataError: they are not as they were written.
@@ -105,7 +115,7 @@ class Rows:
         parts = list(self._parts(rows))
         if len(parts) == 1:
             return parts[0]
-        return tuple(np.concatenate(columns) for columns in zip(*parts or [self._none], strict=True))
+        return tuple(joined(columns) for columns in zip(*parts or [self._none], strict=True))
 
     def positives(self, rows: slice) -> int:
         """How many of some consecutive rows have label 1; of blocks read before it reads no other column."""
@@ -132,7 +142,7 @@ class Rows:
             batch = self.file.batch(block)
             dense = _matrix(batch["dense"]) if "dense" in batch.schema.names else np.empty((len(batch), 0), np.float32)
             more = [batch[name].to_numpy() for name in ("label", "weight") if name in batch.schema.names]
-            columns = self._blocks[block] = (_matrix(batch["ids"]), dense, *more)
+            columns = self._blocks[block] = (_ids(batch["ids"]), dense, *more)
         return columns
 
 
@@ -150,7 +160,7 @@ class MappedRows:
 
     def __getitem__(self, rows: slice) -> Columns:
         ids, *others = self.rows[rows]
-        return self.places[ids], *others
+        return mapped(ids, self.places), *others
 
     def positives(self, rows: slice) -> int:
         return self.rows.positives(rows)
@@ -159,13 +169,20 @@ class MappedRows:
         return self.rows.weight(rows)
 
 
-def _schema(num_fields: int, num_dense: int, weighted: bool) -> pa.Schema:
-    columns = {"ids": pa.list_(pa.int32(), num_fields), "label": pa.uint8()}
+def _schema(num_fields: int, num_dense: int, weighted: bool, ragged: bool) -> pa.Schema:
+    columns = {"ids": pa.list_(pa.list_(pa.int32()) if ragged else pa.int32(), num_fields), "label": pa.uint8()}
     if num_dense:  # Arrow divides by the length of a list
         columns["dense"] = pa.list_(pa.float32(), num_dense)
     if weighted:
         columns["weight"] = pa.float32()
     return pa.schema(columns)
+
+
+def _ids(lists: pa.Array) -> Ids:
+    if not pa.types.is_list(lists.type.value_type):
+        return _matrix(lists)
+    each = lists.flatten()
+    return Ragged(each.values.to_numpy(), each.offsets.to_numpy(), lists.type.list_size)
 
 
 def _matrix(lists: pa.Array) -> np.ndarray:

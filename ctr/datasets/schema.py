@@ -15,6 +15,7 @@ from ctr.datasets.columns import ColumnType
 from ctr.errors import DataError
 
 BadRows = Literal["error", "skip"]
+Pool = Literal["mean", "sum"]
 Kind = Literal["hex32", "integer", "text"]
 
 
@@ -24,11 +25,13 @@ class Field:
 
     ``kind`` says how the value reads in the vocabulary: ``hex32`` (uint32 shown as 8 hex digits), ``integer``
     or ``text``. ``derived`` says in words what the reader makes it of, where it is not the log's column of this name.
+    ``multi``: a row may have several values, one embedding row each.
     """
 
     name: str
     kind: Kind
     derived: str = field(default="", compare=False)
+    multi: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Block:
 
     Attributes:
         label: uint8 [n], 0 or 1; None in a log to predict that has no labels.
-        fields: one Arrow array [n] per categorical field; integers or strings, null where blank.
+        fields: one Arrow array [n] per categorical field; integers or strings, null where blank. Of a multi-valued
+            field lists of them, none empty.
         dense: float32 [n, K], model inputs that are not one-hot.
         day: int32 [n], YYYYMMDD, the rows of a day together; None where the log names no days.
         test: the rows belong to the test part that the log itself names.
@@ -185,6 +189,7 @@ class Dataset:
             Kept with a saved model for those that serve it elsewhere.
         weight: name of the column of weights, of which each block then has some (in a log to predict it may be absent);
             None: each row counts 1.
+        pool: how the embedding rows of a row's values become one, in each field; None: no field is multi-valued.
         negative_rate: share of the negatives that the log holds, with all clicks. The model learns from the log as it
             is; its probabilities, and the figures, are those of the whole log (`ctr.metrics.of_whole_log`).
         inputs: how rows become the model's inputs without the reader, to predict a data frame or single lines; None:
@@ -215,6 +220,7 @@ class Dataset:
     inputs: Inputs | None = None
     weight: str | None = None
     negative_rate: float = 1.0
+    pool: Pool | None = None
 
     @property
     def read_fields(self) -> tuple[Field, ...]:

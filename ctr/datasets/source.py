@@ -15,9 +15,10 @@ from ctr import parts
 from ctr.datasets import transforms
 from ctr.datasets.locate import located, missing
 from ctr.datasets.manifest import SplitRule
+from ctr.datasets.parquet import list_columns
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.rare import Unseen
-from ctr.datasets.schema import BadRows, Dataset
+from ctr.datasets.schema import BadRows, Dataset, Pool
 from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError, warn_once
 from ctr.progress import bar, rows_bar
@@ -176,6 +177,15 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
     if settings.split.test_days and not quiet:
         _warn_of_later_days(settings.split.test_days, [day for day, _, _ in data.manifest.days])
     return data
+
+
+def pool_of(settings: DataSettings) -> Pool | None:
+    """`Dataset.pool` of a raw log that is there: what the settings say, or columns of lists in its first file."""
+    dataset = settings.format
+    if dataset.pool is not None or dataset.settle is None:
+        return dataset.pool
+    paths = located(dataset, settings.raw)
+    return dataset.settle(paths).pool if list_columns(paths[0]) else None
 
 
 def _warn_of_later_days(test_days: Sequence[int], days: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from ctr.datasets.manifest import Split, SplitRule
+from ctr.datasets.ragged import flat
 from ctr.datasets.rows import Rows, RowSource
 from ctr.errors import ArgumentError, CtrError
 from ctr.native.keys import count_ids
@@ -116,7 +117,7 @@ def count_features(rows: RowSource, ranges: list[tuple[int, int]], chunk: int = 
     seen = np.zeros(0, bool)
     for start, stop in ranges:
         for at in range(start, stop, chunk):
-            ids = rows[at : min(at + chunk, stop)][0]
+            ids = flat(rows[at : min(at + chunk, stop)][0])
             largest = int(ids.max()) + 1
             if largest > len(seen):
                 seen = np.concatenate([seen, np.zeros(max(largest - len(seen), len(seen)), bool)])
@@ -132,7 +133,7 @@ def occurrences(
     on_rows: Callable[[int], object] = lambda rows: None,
     chunk: int = 1 << 18,
 ) -> np.ndarray:
-    """How often each feature occurs in some rows, int64 [num_features].
+    """How often each feature occurs in some rows, int64 [num_features]; twice in a row counts twice.
 
     Args:
         rows, ranges: which rows.
@@ -146,6 +147,6 @@ def occurrences(
     for start, stop in ranges:
         for at in range(start, stop, chunk):
             ids = rows[at : min(at + chunk, stop)][0]
-            count_ids(ids, places, counts)
+            count_ids(flat(ids), places, counts)
             on_rows(len(ids))
     return counts

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ctr.datasets.ragged import Ids, Ragged, joined
 from ctr.datasets.rows import RowSource
+from ctr.models.embedding import Bags
 
 READ_ROWS = 8192  # at a time: cutting batches out of them costs less than reading each by itself
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows: ids int32 [B, F]; dense float32 [B, K] or None where K = 0; label float32 [B]; weight
-    float32 [B], or None where each row counts 1."""
+    """Consecutive rows: ids int32 [B, F], or bags of them where a field is multi-valued; dense float32 [B, K] or None
+    where K = 0; label float32 [B]; weight float32 [B], or None where each row counts 1."""
 
-    ids: Tensor
+    ids: Tensor | Bags
     dense: Tensor | None
     label: Tensor
     weight: Tensor | None = None
@@ -72,11 +73,11 @@ class RowStream:
             if low < high:
                 parts.append(self.rows[first + low : first + high])
             offset += last - first
-        ids, dense, label, *weight = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        ids, dense, label, *weight = (joined(columns) for columns in zip(*parts, strict=True))
         size = self.batch_size
         return map(
             Batch,
-            torch.from_numpy(ids).split(size),
+            _split(ids, size),
             torch.from_numpy(dense).split(size) if dense.shape[1] else repeat(None),
             torch.from_numpy(label).float().split(size),
             torch.from_numpy(weight[0]).split(size) if weight else repeat(None),
@@ -89,3 +90,16 @@ class RowStream:
         if not 0 <= state["position"] <= self.num_rows:
             raise ValueError(f"position {state['position']:,} is not within a pass of {self.num_rows:,} rows")
         self.position = state["position"]
+
+
+def as_tensors(ids: Ids) -> Tensor | Bags:
+    """Ids as a model takes them."""
+    if isinstance(ids, Ragged):
+        return Bags(torch.from_numpy(ids.values), torch.from_numpy(ids.offsets), ids.num_fields)
+    return torch.from_numpy(ids)
+
+
+def _split(ids: Ids, size: int) -> Iterable[Tensor | Bags]:
+    if isinstance(ids, Ragged):
+        return (as_tensors(ids[start : start + size]) for start in range(0, len(ids), size))
+    return torch.from_numpy(ids).split(size)

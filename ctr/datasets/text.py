@@ -66,6 +66,8 @@ def shown(value: object) -> str:
     """A value in a message."""
     if value is None:
         return "blank"
+    if isinstance(value, list) and len(value) > 10:
+        return f"a list of {len(value):,} values"
     return repr(value[:40])[1:] if isinstance(value, bytes) else str(value)
 
 

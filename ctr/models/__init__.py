@@ -6,10 +6,10 @@ loops that look them up themselves.
 
 from ctr.models.dcn import DCN
 from ctr.models.deepfm import DeepFM
-from ctr.models.embedding import FeatureEmbedding
+from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.models.lr import LR
 from ctr.models.mlp import MLP
 from ctr.models.opnn import OPNN
 from ctr.models.summary import summary
 
-__all__ = ["DCN", "LR", "MLP", "OPNN", "DeepFM", "FeatureEmbedding", "summary"]
+__all__ = ["DCN", "LR", "MLP", "OPNN", "Bags", "DeepFM", "FeatureEmbedding", "summary"]

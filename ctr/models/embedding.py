@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Ids of a batch in which a row may have several of a field; no bag is empty.
+
+    Attributes:
+        values: int [V], those of the first row's first field, of its second, ...
+        offsets: int [B F + 1], where each bag begins in them, and V.
+        num_fields: F.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    num_fields: int
+
+    def __len__(self) -> int:
+        return (len(self.offsets) - 1) // self.num_fields
+
+    def to(self, device: torch.device | str) -> Bags:
+        return Bags(self.values.to(device), self.offsets.to(device), self.num_fields)
 
 
 class FeatureEmbedding(nn.Module):
@@ -16,15 +38,19 @@ class FeatureEmbedding(nn.Module):
     mode a row never seen in training reads as zero, as a serving look-up would find nothing under its key
     (``unseen="zero"``), or as it was initialised (``unseen="init"``).
 
+    Of several ids in a bag the rows become one (``pool``), before a model sees them. An id that is there twice counts
+    twice, and one that reads as zero counts in the mean.
+
     Args:
         num_features: number of ids, N.
         embedding_dim: length of a row, d.
         init_scale: rows start uniform in [-init_scale, init_scale].
         unseen: what an untrained row reads as at evaluation.
+        pool: ``"mean"`` or ``"sum"`` of the rows in a bag; None: each field has one id.
         generator: source of the initial values.
 
     Shapes:
-        ids int [...] -> rows float [..., d]. ``weight`` float32 [N, d], ``seen`` bool [N].
+        ids int [...] -> rows float [..., d]; bags of [B, F] -> [B, F, d]. ``weight`` float32 [N, d], ``seen`` bool [N].
     """
 
     seen: Tensor
@@ -36,6 +62,7 @@ class FeatureEmbedding(nn.Module):
         *,
         init_scale: float = 0.01,
         unseen: Literal["zero", "init"] = "zero",
+        pool: Literal["mean", "sum"] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -43,12 +70,16 @@ class FeatureEmbedding(nn.Module):
             raise ValueError(f"num_features={num_features}, embedding_dim={embedding_dim}; both must be at least 1")
         if unseen not in ("zero", "init"):
             raise ValueError(f"unseen={unseen!r}; expected 'zero' or 'init'")
-        self.unseen = unseen
+        if pool not in (None, "mean", "sum"):
+            raise ValueError(f"pool={pool!r}; expected 'mean', 'sum' or None")
+        self.unseen, self.pool = unseen, pool
         weight = torch.empty(num_features, embedding_dim)
         self.weight = nn.Parameter(weight.uniform_(-init_scale, init_scale, generator=generator))
         self.register_buffer("seen", torch.zeros(num_features, dtype=torch.bool))
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor | Bags) -> Tensor:
+        if isinstance(ids, Bags):
+            return self.pooled(self(ids.values), ids)
         if self.training:
             self.seen[ids.reshape(-1).long()] = True
             return F.embedding(ids, self.weight, sparse=True)
@@ -57,5 +88,19 @@ class FeatureEmbedding(nn.Module):
             rows = rows * self.seen[ids.long()].unsqueeze(-1)
         return rows
 
+    def pooled(self, rows: Tensor, ids: Tensor | Bags) -> Tensor:
+        """Rows [B, F, d] of those that were looked up for each id: [V, d] of bags; others are returned as they are."""
+        if not isinstance(ids, Bags):
+            return rows
+        if self.pool is None:
+            raise ValueError("bags of ids for an embedding without pool='mean' or 'sum'")
+        lengths = ids.offsets.diff().long()
+        bag = torch.repeat_interleave(lengths, output_size=len(rows)).unsqueeze(1)
+        sums = rows.new_zeros(len(lengths), rows.shape[1]).scatter_add(0, bag.expand_as(rows), rows)
+        if self.pool == "mean":
+            sums = sums / lengths.unsqueeze(1)
+        return sums.unflatten(0, (-1, ids.num_fields))
+
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]:,} x {self.weight.shape[1]}, unseen={self.unseen}"
+        pool = "" if self.pool is None else f", pool={self.pool}"
+        return f"{self.weight.shape[0]:,} x {self.weight.shape[1]}, unseen={self.unseen}{pool}"

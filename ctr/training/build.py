@@ -16,6 +16,7 @@ from ctr import parts
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rows import MappedRows, RowSource
+from ctr.datasets.schema import Pool
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
@@ -31,9 +32,15 @@ EVAL_BATCH = 8192
 
 
 def build_model(
-    settings: ModelSettings, seed: int, device: str, num_features: int, num_fields: int, num_dense: int
+    settings: ModelSettings,
+    seed: int,
+    device: str,
+    num_features: int,
+    num_fields: int,
+    num_dense: int,
+    pool: Pool | None = None,
 ) -> nn.Module:
-    """The model with its initial weights, which depend on the seed alone."""
+    """The model with its initial weights, which depend on the seed alone; ``pool``: see `FeatureEmbedding`."""
     # A generator each: the net must not start elsewhere because the table has another size.
     of_net, of_rows = _generators(seed)
     embedding = FeatureEmbedding(
@@ -41,6 +48,7 @@ def build_model(
         settings.embedding_dim,
         init_scale=settings.embedding_init,
         unseen=settings.unseen,
+        pool=pool,
         generator=of_rows,
     )
     kind = parts.model(settings.name, settings.module)
@@ -102,11 +110,17 @@ def _sized(settings: Settings, data: Prepared) -> nn.Module:
     """The model for these rows."""
     manifest = data.manifest
     size = manifest.num_features, len(manifest.fields), len(manifest.dense)
-    return build_model(settings.model, settings.seed, settings.device, *size)
+    return build_model(settings.model, settings.seed, settings.device, *size, data.dataset.pool)
 
 
 def settle_backend(
-    model: ModelSettings, optimizer: OptimizerSettings, device: str, backend: Backend, *, retrain: bool
+    model: ModelSettings,
+    optimizer: OptimizerSettings,
+    device: str,
+    backend: Backend,
+    *,
+    retrain: bool,
+    pool: Pool | None = None,
 ) -> Backend:
     """The backend that serves the whole run, its retraining too, found by building all at the smallest size.
 
@@ -116,7 +130,7 @@ def settle_backend(
         ValueError, RuntimeError, CtrError: an option of model or optimizer that cannot work.
     """
     for plain in (False, True) if retrain else (False,):
-        smallest = build_model(model, 0, device, 1, 1, 0)
+        smallest = build_model(model, 0, device, 1, 1, 0, pool)
         step = make_step(backend, smallest, *_optimizers(optimizer, smallest, plain=plain), threads=1)
         if isinstance(step, TorchStep):
             return "torch"
@@ -181,7 +195,8 @@ def retrain(
     whole = model.get_submodule("embedding")
     assert isinstance(whole, FeatureEmbedding)
     nothing = torch.Generator()  # of its own: dropout must draw what it drew in the first run
-    table = FeatureEmbedding(shared + 1, whole.weight.shape[1], init_scale=0, unseen=whole.unseen, generator=nothing)
+    shape = shared + 1, whole.weight.shape[1]
+    table = FeatureEmbedding(*shape, init_scale=0, unseen=whole.unseen, pool=whole.pool, generator=nothing)
     table.weight.data[:shared] = whole.weight.data.cpu()[ids]
     model.embedding = table.to(settings.device)
     rows, net = _optimizers(settings.optimizer, model, plain=True)

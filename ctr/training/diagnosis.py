@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ctr.datasets.manifest import Manifest, Split
+from ctr.datasets.ragged import Ragged, flat
 from ctr.datasets.rows import RowSource
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation
@@ -29,6 +30,7 @@ def diagnose(
     nonzero: int,
     lambda21: float,
     unseen: Sequence[float],
+    several: Sequence[str] = (),
 ) -> list[str]:
     """All warnings of a run; of one that goes on with a known model, those that its log alone can give.
 
@@ -41,6 +43,7 @@ def diagnose(
         lambda21: at the end.
         unseen: of each field, the share of its test values that training has not seen (`unseen_by_field`);
             empty where no row tests.
+        several: fields that have several values in a row.
     """
     optimizer, budget, first = settings.optimizer, settings.optimizer.budget, settings.init is None
     train, test = (_days(manifest, ranges) for ranges in (split.train, split.test))
@@ -49,7 +52,7 @@ def diagnose(
         *(of_predictions(figures, bool(manifest.dense)) if figures else []),
         # A budget keeps all of fewer features, and its lambda21 is not the user's to choose.
         *((first and rate) or ([] if budget else of_features(present, nonzero, lambda21))),
-        *(of_ids(manifest.fields, manifest.values_per_field, manifest.rows) if first else []),
+        *(of_ids(manifest.fields, manifest.values_per_field, manifest.rows, several) if first else []),
         *of_numbers(manifest.dense, manifest.largest),
         *(of_unseen(manifest.fields, unseen) if unseen else []),
         *of_days(train, test),
@@ -103,13 +106,14 @@ def of_learning_rate(opt: str, lr: float, steps: int, init: float) -> list[str]:
     ]
 
 
-def of_ids(fields: Sequence[str], values: Sequence[int], rows: int) -> list[str]:
+def of_ids(fields: Sequence[str], values: Sequence[int], rows: int, several: Sequence[str] = ()) -> list[str]:
     """Fields with nearly one value per row.
 
     Args:
         fields: their names.
         values: distinct values of each.
         rows: of the whole log.
+        several: fields that have several values in a row, of which their number says nothing.
     """
     if rows < ID_ROWS:
         return []
@@ -117,7 +121,7 @@ def of_ids(fields: Sequence[str], values: Sequence[int], rows: int) -> list[str]
         f"field {name} has nearly one value per row ({count:,} in {rows:,}): an id or a time teaches nothing of other "
         "rows; leave it out"
         for name, count in zip(fields, values, strict=True)
-        if count >= ID_SHARE * rows
+        if count >= ID_SHARE * rows and name not in several
     ]
 
 
@@ -163,7 +167,7 @@ def of_epochs(epochs: int) -> list[str]:
 
 
 def unseen_by_field(rows: RowSource, ranges: Sequence[tuple[int, int]], seen: np.ndarray) -> list[float]:
-    """The share of each field's values in some rows that training has not seen.
+    """The share of each field's values in some rows that training has not seen; of several in a row, their mean share.
 
     Args:
         rows: the prepared rows.
@@ -176,9 +180,12 @@ def unseen_by_field(rows: RowSource, ranges: Sequence[tuple[int, int]], seen: np
     new: np.ndarray | int = 0
     for first, last in ranges:
         for start in range(first, last, _CHUNK):
-            new = new + np.count_nonzero(~seen[rows[start : min(start + _CHUNK, last)][0]], axis=0)
+            ids = rows[start : min(start + _CHUNK, last)][0]
+            unseen = ~seen[flat(ids)]
+            here = ids.means(unseen) if isinstance(ids, Ragged) else unseen.reshape(ids.shape)
+            new = new + here.sum(axis=0)
     total = sum(stop - start for start, stop in ranges)
-    return [int(count) / total for count in np.atleast_1d(new)] if total else []
+    return [float(count) / total for count in np.atleast_1d(new)] if total else []
 
 
 def _days(manifest: Manifest, ranges: Sequence[tuple[int, int]]) -> list[int]:

@@ -17,8 +17,8 @@ from ctr.provenance import PACKAGE, code_hash
 # The code that a run's figures depend on. (How rows are prepared is part of the data's hash.)
 SOURCES = (
     "metrics.py", "training/*.py", "training/compiled/*.py", "datasets/stream.py", "datasets/rows.py",
-    "datasets/split.py", "datasets/vocabulary.py", "datasets/rare.py", "artifact/init.py", "models/*.py",
-    "optim/*.py", "native/*.py", "native/src/*.cpp", "native/src/*.h",
+    "datasets/ragged.py", "datasets/split.py", "datasets/vocabulary.py", "datasets/rare.py", "artifact/init.py",
+    "models/*.py", "optim/*.py", "native/*.py", "native/src/*.cpp", "native/src/*.h",
 )  # fmt: skip
 
 

@@ -134,6 +134,7 @@ def summarise(
         nonzero=nonzero,
         lambda21=training.lambda21,
         unseen=unseen,
+        several=[field.name for field in data.dataset.fields if field.multi],
     )
     return Result(
         dataset=settings.data.name,

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models.embedding import FeatureEmbedding
+from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim import GroupAdaHessian, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
 from ctr.training.compiled.step import NativeStep
@@ -29,7 +29,7 @@ class RowModel(Protocol):
 
     embedding: FeatureEmbedding
 
-    def __call__(self, ids: Tensor, dense: Tensor | None) -> Tensor: ...
+    def __call__(self, ids: Tensor | Bags, dense: Tensor | None) -> Tensor: ...
     def from_rows(self, rows: Tensor, dense: Tensor | None) -> Tensor: ...
     def train(self, mode: bool = True) -> nn.Module: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -94,10 +94,11 @@ class TorchStep:
         embedding = self.model.embedding
         device = embedding.weight.device
         dense = None if batch.dense is None else batch.dense.to(device)
+        ids = batch.ids.to(device)
         # Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it.
-        touched, place = torch.unique(batch.ids.to(device), return_inverse=True)
+        touched, place = torch.unique(ids.values if isinstance(ids, Bags) else ids, return_inverse=True)
         rows = embedding.weight.detach().index_select(0, touched).requires_grad_()
-        logits = self.model.from_rows(F.embedding(place, rows), dense)
+        logits = self.model.from_rows(embedding.pooled(F.embedding(place, rows), ids), dense)
         weight = None if batch.weight is None else batch.weight.to(device)
         loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device), weight)
         value = loss.item()

@@ -153,7 +153,7 @@ def test_parts_that_do_not_fit_are_named(model: Path, change: Callable[[Path], o
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 3}, "format 3, of a newer version of ctr; this one reads up to 2: update ctr"),
+        ({"format": 4}, "format 4, of a newer version of ctr; this one reads up to 3: update ctr"),
         ({"format": None}, r"not of a saved model \(it names no format\)"),
         ({"fields": "C1"}, "not a manifest of format 1"),
         ({"strange": 1}, "not a manifest of format 1"),

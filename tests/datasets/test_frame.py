@@ -118,7 +118,7 @@ def test_more_columns_go_with_it(tmp_path: Path) -> None:
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), "more than one column is called a"),
         (pd.DataFrame({"label": [1]}), "more than one column is called label"),
         (pd.DataFrame({3: [1]}), "column name 3 is not text"),
-        (pd.DataFrame({"a": [[1]]}), "column a is of type list<"),
+        (pd.DataFrame({"a": [[[1]]]}), "column a is of type list<"),
         (pd.DataFrame({"a": [object()]}), "column a: values of several types"),
         (pd.DataFrame({"a": pd.Series(["x", *[None] * 6, 1], dtype=object)}), "column a: values of several types"),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models import OPNN, FeatureEmbedding
+from ctr.models import OPNN, Bags, FeatureEmbedding
 from ctr.native import library as native
 from ctr.training.compiled.program import translatable, translate
 
@@ -30,6 +30,8 @@ def unservable(model: nn.Module) -> str | None:
     if not translatable(model):
         return f"it does not know this {type(model).__name__}"
     weight = model.get_parameter("embedding.weight")
+    if getattr(model.get_submodule("embedding"), "pool", None) is not None:
+        return "it looks up one value of each field, and a field of this log has several"
     if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
         return "its parameters are not all torch.float32 on the CPU"
     if weight.shape[1] > MAX_DIM or len(weight) > MAX_ROWS:
@@ -112,6 +114,8 @@ class Forward:
     def fill(self, batch: Batch) -> Tensor:
         """Points the batch structure at a batch; returns the tensor that its logits go to."""
         ids, dense, label = batch.ids, batch.dense, batch.label
+        if not isinstance(ids, Tensor):
+            raise CtrError("a batch of several values to a field; expected ids [B, F]")
         if self._process != os.getpid():
             raise CtrError("this step was made before the process forked, and its threads are not in the fork")
         if self._where() != self._places:
@@ -149,9 +153,10 @@ class Forward:
         self.batch.rows = rows
         return logits
 
-    def check(self, bad: int, ids: Tensor) -> None:
+    def check(self, bad: int, ids: Tensor | Bags) -> None:
         """CtrError for the id at this position of the batch; none is wrong where the position is negative."""
         if bad >= 0:
+            assert isinstance(ids, Tensor)
             if self._drawn_from is not None:
                 torch.set_rng_state(self._drawn_from)  # as if the batch had not been
             row, field = divmod(bad, self._shape[0])
