@@ -75,7 +75,7 @@ def resolve(config: DictConfig) -> Settings:
     if isinstance(settled, str):
         raise ArgumentError(settled)
     (values["backend"],) = settled
-    data = data_settings(values["dataset"])
+    data = data_settings(values["dataset"], values["admit"])
     origin = _init(values)
     if origin is not None:
         data = init.as_known(data, origin)

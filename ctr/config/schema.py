@@ -144,6 +144,7 @@ class TrainConfig:
     evict: Literal["none", "dead"]
     evict_after: int
     progressive: bool | str  # a truth value or auto
+    admit: int
     average: float
     batch_size: int
     seed: int

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ctr import parts
+from ctr.datasets.admission import Admitted
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import log_of
 from ctr.datasets.rows import MappedRows, RowSource
 from ctr.datasets.split import count_features, first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
+from ctr.training.admission import Admission
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
@@ -67,7 +70,8 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     """A run at the first row of the training stream."""
     torch.manual_seed(settings.seed)
     model = _sized(settings, data)
-    stream = _stream(settings, data.rows, data.split)
+    admission = Admission(data) if isinstance(data, Admitted) else None
+    stream = _stream(settings, data.rows if admission is None else log_of(data).rows, data.split)
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     step = make_step(settings.backend, model, rows, net, settings.threads)
@@ -79,6 +83,7 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
         window=settings.window,
         progressive=settings.progressive,
         average=settings.average,
+        admission=admission,
     )
 
 
