@@ -214,6 +214,8 @@ def _check_budget(opt: Mapping[str, Any]) -> None:
         return
     parse(opt["budget"])
     sets = f"opt.budget={opt['budget']} sets lambda21"
+    if "lambda21" not in opt:
+        raise ArgumentError(f"{sets}, which opt={opt['name']} does not have")
     if opt["lambda21"]:
         raise ArgumentError(f"{sets}, but there is opt.lambda21={opt['lambda21']:g}; leave one of both out")
     if (shape := opt["lambda_schedule"]) != "constant":

@@ -23,7 +23,7 @@ LATER = ("epochs", "admit")  # rates were recorded before there were these: 1 is
 
 def family(opt: str) -> str:
     """Optimizers that share a learning rate: a grouped one is its plain one where all lambdas are 0 (theorem 2)."""
-    return opt.removeprefix("group_").replace("amsgrad", "adam")
+    return opt.removeprefix("group_").replace("amsgrad", "adam").replace("adaembed", "adam")
 
 
 def circumstances(config: Mapping[str, Any]) -> dict[str, object]:

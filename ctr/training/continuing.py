@@ -112,8 +112,11 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any]) -> None:
     own = training.learner.state_dict()
     (saved,) = moments["row_optimizer"]["state"].values()
     rows = training.learner.row_optimizer.ensure_state(training.model.embedding.weight)
-    rows["seen"][: len(saved["seen"])] = saved["seen"].to(rows["seen"].device)
-    rows |= {name: value for name, value in saved.items() if name != "seen"}
+    for name, value in saved.items():
+        if isinstance(value, torch.Tensor):  # of the known rows, which come first
+            rows[name][: len(value)] = value.to(rows[name].device)
+        else:
+            rows[name] = value
     net = {**own["net_optimizer"], "state": moments["net_optimizer"]["state"]}
     try:
         training.learner.load_state_dict(
