@@ -31,6 +31,7 @@ from ctr.training.step import Backend, RowModel, TorchStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
+OFF = {**dict.fromkeys(LAMBDAS, 0.0), "features": None}  # options with which an optimizer removes no row
 
 
 def build_model(
@@ -59,10 +60,10 @@ def _generators(seed: int) -> list[torch.Generator]:
 def _optimizers(
     settings: OptimizerSettings, model: nn.Module, *, plain: bool = False
 ) -> tuple[GroupOptimizer, Optimizer]:
-    """The optimizers of rows and net; plain: with all lambdas 0."""
+    """The optimizers of rows and net; plain: with all lambdas 0, and no limit on the rows."""
     options = dict(settings.options)
     if plain:
-        options |= {name: 0.0 for name in LAMBDAS if name in options}
+        options |= {name: value for name, value in OFF.items() if name in options}
     return make_optimizers(model, settings.name, options, settings.module)
 
 

@@ -9,7 +9,10 @@ import torch
 
 from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
+from ctr.models import MLP
 from ctr.optim.group_adaembed import GroupAdaEmbed
+from ctr.training import build
+from ctr.training.settings import OptimizerSettings
 from tests.optim.family import sparse
 from tests.training.runs import configuration, run_one
 from tests.training.test_checkpoint import figures, go, stopped, waiting, whole  # noqa: F401  # a fixture
@@ -134,6 +137,14 @@ def test_a_run_ends_with_at_most_the_features_that_it_may_have(tmp_path: Path) -
     got = run_one(tmp_path, *KEYS)
     assert 30 < got["features_nonzero"] <= 60 < got["features_present"]
     assert got["opt_options"]["features"] == 60
+
+
+def test_retraining_has_no_limit() -> None:
+    """It is on the features that are left, with what a plain optimizer does."""
+    settings = OptimizerSettings("group_adaembed", {"lr": 0.1, "features": 5})
+    for plain, features in ((False, 5), (True, None)):
+        rows, _ = build._optimizers(settings, MLP(10, 2), plain=plain)
+        assert rows.param_groups[0]["features"] == features
 
 
 @pytest.mark.usefixtures("waiting")
