@@ -8,6 +8,8 @@ learned from. The ways to go on:
 
     keep          the whole state of the day before; every value keeps its row
     drop, N days  the same, without rows that are zero and were not touched for N days
+    admit 3       the whole state of the day before; a value has a row of its own from its third occurrence on
+    ..., drop     the same, without such rows and values of three days
     from model    the saved model of the day before: living rows alone, without the optimizer's state
     anew          a new model, trained on all days so far (every few days, as it takes as many passes)
 
@@ -52,6 +54,7 @@ FIXED = (
     "tracking=none",
     "checkpoint.every_minutes=null",
 )
+ADMIT = ("admit=3", "dataset.unseen=row")
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,21 @@ class Way:
         name: for a reader.
         keys: of a run that goes on; None trains anew on all days so far.
         model: goes on with the saved model in place of the run.
+        always: keys of every run, the first day's too.
     """
 
     name: str
     keys: tuple[str, ...] | None
     model: bool = False
+    always: tuple[str, ...] = ()
 
 
 WAYS = (  # the most memory last: what a process has once held is not all given back
     Way("from model", (), model=True),
     Way("drop, 0 days", ("evict=dead", "evict_after=0")),
     Way("drop, 3 days", ("evict=dead", "evict_after=3")),
+    Way("admit 3, drop", ("evict=dead", "evict_after=3"), always=ADMIT),
+    Way("admit 3", (), always=ADMIT),
     Way("keep", ()),
     Way("anew", None),
 )
@@ -88,6 +95,7 @@ class Days:
         anew_every: days between two trainings anew.
         seed: of log and model.
         overrides: further keys for every run.
+        ways: names of those that are taken.
     """
 
     out: Path
@@ -96,10 +104,13 @@ class Days:
     anew_every: int
     seed: int
     overrides: tuple[str, ...]
+    ways: tuple[str, ...]
 
     def runs(self) -> Iterator[tuple[Way, int]]:
         """Every run in its order."""
         for way in WAYS:
+            if way.name not in self.ways:
+                continue
             for day in range(self.days):
                 if way.keys is not None or (day + 1) % self.anew_every == 0:
                     yield way, day
@@ -137,7 +148,7 @@ class Days:
             return
         raw = self.all_raw(day) if way.keys is None else self.raw(day)
         keys = [*FIXED, *OPTIONS, f"seed={self.seed}", *self.overrides, f"dataset.raw={raw}", f"run_dir={folder}"]
-        keys += [f"dataset.prepared={self.out / 'prepared'}"]
+        keys += [f"dataset.prepared={self.out / 'prepared'}", *way.always]
         before = self.folder(way, day - 1)
         if way.keys is not None:
             keys += [f"checkpoint.final={str(not way.model).lower()}", f"save={'model' if way.model else 'none'}"]
@@ -222,10 +233,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--rows", type=int, default=61_440, help="of each day; whole batches of 512")
     parser.add_argument("--anew-every", type=int, default=10, help="days between two trainings anew")
+    names = tuple(way.name for way in WAYS)
+    parser.add_argument("--ways", nargs="+", choices=names, default=names, help="some of the ways to go on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", help="further keys of ctr.train, for every run")
     asked = parser.parse_args(arguments)
-    days = Days(asked.out, asked.days, asked.rows, asked.anew_every, asked.seed, tuple(asked.overrides))
+    days = Days(
+        asked.out, asked.days, asked.rows, asked.anew_every, asked.seed, tuple(asked.overrides), tuple(asked.ways)
+    )
     _expect_same(days)
     runs = list(days.runs())
     with bar(len(runs), "runs", "days") as progress:
@@ -246,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _expect_same(days: Days) -> None:
     """Refuses a folder of other days: its runs would be taken for these."""
     path, asked = days.out / "asked.json", {**vars(days), "out": None, "options": OPTIONS}
+    del asked["ways"]  # others may be added
     text = json.dumps(asked)
     if not path.exists():
         days.out.mkdir(parents=True, exist_ok=True)

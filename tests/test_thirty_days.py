@@ -17,9 +17,11 @@ def test_two_days(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--out", str(tmp_path), *ASKED]
     thirty_days.main(asked)
     found = pd.read_csv(tmp_path / "thirty_days.csv").set_index(["way", "day"])
-    assert len(found) == 9
+    assert len(found) == 13
     assert found.auc["keep", 2] == found.auc["anew", 2]  # whole batches: to the last bit
-    assert found.auc.groupby("day").nunique()[1] == 1  # all begin alike
+    others = found.auc[~found.index.get_level_values("way").str.startswith("admit")]
+    assert others.groupby("day").nunique()[1] == 1  # all begin alike
+    assert found.rows["admit 3", 2] == found.rows["keep", 2] + 22  # a row for each field
     assert found.rows["keep", 2] == found.rows["anew", 2] > found.rows["drop, 3 days", 1]
     assert found.rows["drop, 0 days", 2] < found.rows["keep", 2]
     assert found.rows["drop, 3 days", 2] == found.rows["keep", 2]

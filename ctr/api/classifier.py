@@ -61,7 +61,7 @@ KEYS = {
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
         *("encoding", "num_buckets", "min_count", "unseen", "negative_rate", "multi", "pool"),
     ),
-    "": ("average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
+    "": ("admit", "average", "batch_size", "epochs", "seed", "device", "backend", "threads"),
 }
 
 
@@ -100,6 +100,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         min_count: values that occur fewer times share one row for each field.
         unseen: what values that training has not seen read: ``"zero"``, or the ``"row"`` of rare ones.
         negative_rate: share of the negatives that the rows hold; probabilities are those of all.
+        admit: from its so many-th occurrence on a value has a row of its own.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.
@@ -147,6 +148,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         min_count: int = 1,
         unseen: Literal["zero", "row"] = "zero",
         negative_rate: float = 1.0,
+        admit: int = 1,
         average: float = 0.0,
         batch_size: int = 512,
         epochs: int = 1,
@@ -185,6 +187,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.min_count = min_count
         self.unseen = unseen
         self.negative_rate = negative_rate
+        self.admit = admit
         self.average = average
         self.batch_size = batch_size
         self.epochs = epochs

@@ -16,6 +16,7 @@ from ctr.artifact import format
 from ctr.artifact.format import Contents, Golden, KeyForm, Manifest, Others, SavedField
 from ctr.artifact.lookup import hidden, typed_columns
 from ctr.artifact.saved import assemble
+from ctr.datasets.admission import Admitted, row_counts
 from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.ragged import Ids, Ragged, alike, flat, joined, mapped
@@ -165,6 +166,8 @@ def _counts(data: Prepared, places: np.ndarray, on_rows: Callable[[int], object]
         data: the rows.
         places: int32 [N], 1 to R for the kept ids, 0 for all others.
     """
+    if isinstance(data, Admitted):
+        return row_counts(data, data.split.train, on_rows)[places > 0]
     kept = int(places.max(initial=0))
     return occurrences(data.rows, data.split.train, kept + 1, places, on_rows)[1:]
 

@@ -73,7 +73,7 @@ def resolve(config: DictConfig) -> Settings:
     provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
     tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
     values["backend"] = _settled_backend(tried, None)
-    data = data_settings(values["dataset"])
+    data = data_settings(values["dataset"], values["admit"])
     origin = _init(values)
     if origin is not None:
         data = init.as_known(data, origin)
@@ -215,6 +215,8 @@ def _check_budget(opt: Mapping[str, Any]) -> None:
         return
     parse(opt["budget"])
     sets = f"opt.budget={opt['budget']} sets lambda21"
+    if "lambda21" not in opt:
+        raise ArgumentError(f"{sets}, which opt={opt['name']} does not have")
     if opt["lambda21"]:
         raise ArgumentError(f"{sets}, but there is opt.lambda21={opt['lambda21']:g}; leave one of both out")
     if (shape := opt["lambda_schedule"]) != "constant":

@@ -28,8 +28,8 @@ def resolve_data(config: DictConfig) -> DataSettings:
     return data_settings(schema.plain_dict(schema.typed(config, PrepareConfig))["dataset"])
 
 
-def data_settings(values: Mapping[str, Any]) -> DataSettings:
-    """The settings of a dataset's configuration as plain values, checked.
+def data_settings(values: Mapping[str, Any], admit: int = 1) -> DataSettings:
+    """The settings of a dataset's configuration as plain values, and of a run's ``admit``, checked.
 
     Raises:
         ArgumentError: a value that cannot work, or no raw log.
@@ -44,6 +44,7 @@ def data_settings(values: Mapping[str, Any]) -> DataSettings:
         prepared=Path(values["prepared"]),
         num_buckets=values["num_buckets"] if values["encoding"] == "hash" else None,
         split=SplitRule(values["test_fraction"], values["test_days"]),
+        admit=admit,
         **{key: values[key] for key in ("source", "min_count", "unseen", "bad_rows", "sample_rows", "sample_seed")},
     )
     source.check(settings)

@@ -17,12 +17,13 @@ AUTO = "auto"
 SEARCHED = ("adam", "adagrad")  # what study=table5 chooses rates for
 VALUES = ("min_count", "unseen")
 SPLIT = ("test_fraction", "test_days")
-ROWS = ("batch_size", "train_rows", "holdout", "epochs")
+ROWS = ("batch_size", "train_rows", "holdout", "epochs", "admit")
+LATER = ("epochs", "admit")  # rates were recorded before there were these: 1 is not mentioned
 
 
 def family(opt: str) -> str:
     """Optimizers that share a learning rate: a grouped one is its plain one where all lambdas are 0 (theorem 2)."""
-    return opt.removeprefix("group_").replace("amsgrad", "adam")
+    return opt.removeprefix("group_").replace("amsgrad", "adam").replace("adaembed", "adam")
 
 
 def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
@@ -41,8 +42,7 @@ def circumstances(config: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _rows(config: Mapping[str, Any]) -> dict[str, object]:
-    """One pass is not mentioned: rates were recorded before there could be more."""
-    return {key: config[key] for key in ROWS if key != "epochs" or config[key] > 1}
+    return {key: config[key] for key in ROWS if key not in LATER or config[key] > 1}
 
 
 def record(prepared: Path, config: Mapping[str, Any], lr: float) -> None:

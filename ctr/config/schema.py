@@ -74,7 +74,7 @@ class OptConfig:
 class GroupedConfig(OptConfig):
     """With ``group_`` in its name."""
 
-    lambda_schedule: Literal["constant", "linear", "cubic"]
+    lambda_schedule: Literal["constant", "linear", "cubic"] = "constant"
     budget: int | float | str | None = None  # `ctr.training.budget`
     budget_schedule: Literal["constant", "linear", "geometric"] = "constant"
 
@@ -144,6 +144,7 @@ class TrainConfig:
     evict: Literal["none", "dead"]
     evict_after: int
     progressive: bool | str  # a truth value or auto
+    admit: int
     average: float
     batch_size: int
     seed: int

@@ -64,7 +64,7 @@ def gather(data: Prepared, min_count: int, unseen: Unseen, trained: np.ndarray |
     known = np.zeros(0, bool) if trained is None else trained
     seen = counts > 0
     seen[: len(known)] |= known
-    fields, owned = fields_of(data), _own_rows(data)
+    fields, owned = fields_of(data), own_rows(data)
     rare = counts < min_count
     rare[: len(known)] &= ~known
     rare &= ~owned
@@ -83,16 +83,13 @@ def gather(data: Prepared, min_count: int, unseen: Unseen, trained: np.ndarray |
     touched = np.zeros(per_field.sum(), bool)
     touched[places[counts > 0]] = True
     assert data.vocabulary is not None
-    rest = pa.record_batch(
-        [pa.array(new, pa.uint8()), pa.array([REST] * len(new), pa.string())], schema=VOCABULARY_SCHEMA
-    )
     return Gathered(
         folder=data.folder,
         dataset=data.dataset,
         manifest=replace(data.manifest, num_features=len(touched), values_per_field=per_field.tolist()),
         split=replace(data.split, features_train=int(touched.sum())),
         rows=MappedRows(data.rows, places),
-        vocabulary=Batches([*batches(filtered(data.vocabulary, keep)), rest]),
+        vocabulary=Batches([*batches(filtered(data.vocabulary, keep)), rest_of(new)]),
         reused=data.reused,
         log=data,
         places=places,
@@ -114,7 +111,13 @@ def fields_of(data: Prepared) -> np.ndarray:
     return np.concatenate([batch["field"].to_numpy() for batch in batches(data.vocabulary)])
 
 
-def _own_rows(data: Prepared) -> np.ndarray:
+def own_rows(data: Prepared) -> np.ndarray:
     """bool [N], which features are a field's own row: those of a known model may be."""
     assert data.vocabulary is not None
     return np.concatenate([is_rest(batch["value"]) for batch in batches(data.vocabulary)])
+
+
+def rest_of(fields: np.ndarray) -> pa.RecordBatch:
+    """The entries of a vocabulary for the own rows of some fields, by their numbers."""
+    columns = [pa.array(fields, pa.uint8()), pa.array([REST] * len(fields), pa.string())]
+    return pa.record_batch(columns, schema=VOCABULARY_SCHEMA)

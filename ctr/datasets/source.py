@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from ctr import parts
 from ctr.datasets import transforms
+from ctr.datasets.admission import MOST
 from ctr.datasets.locate import located, missing
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.parquet import list_columns
@@ -47,6 +48,7 @@ class DataSettings:
         num_buckets: of the hashed encoding; None for exact one-hot ids.
         min_count, unseen: which values have a row of their own, and what unseen ones read (`ctr.datasets.rare`). Both
             apply to what a run trains on; the prepared rows are the same.
+        admit: from which occurrence in the stream on a value has a row of its own (`ctr.datasets.admission`).
         split: which rows test.
         bad_rows: what happens to rows that are not as expected.
         sample_rows, sample_seed: size and seed of a generated log.
@@ -62,6 +64,7 @@ class DataSettings:
     num_buckets: int | None = None
     min_count: int = 1
     unseen: Unseen = "zero"
+    admit: int = 1
     bad_rows: BadRows = "error"
     sample_rows: int = 300_000
     sample_seed: int = 0
@@ -123,9 +126,21 @@ def _check_rare(settings: DataSettings) -> None:
             f"dataset.min_count={settings.min_count} is for dataset.encoding=onehot: hashed values share the rows of "
             "their buckets, rare or not"
         )
-    if settings.unseen == "row" and settings.min_count == 1:
+    if not 1 <= settings.admit <= MOST:
+        raise ArgumentError(f"admit={settings.admit}; expected 1 (every value has a row) to {MOST}")
+    if settings.admit > 1 and settings.num_buckets is not None:
         raise ArgumentError(
-            "dataset.unseen=row needs dataset.min_count=2 or more: rare values train the row that unseen ones read"
+            f"admit={settings.admit} is for dataset.encoding=onehot: hashed values share the rows of their buckets"
+        )
+    if settings.admit > 1 and settings.min_count > 1:
+        raise ArgumentError(
+            f"admit={settings.admit} counts values as they come, dataset.min_count={settings.min_count} in the whole "
+            "log; leave one of both out"
+        )
+    if settings.unseen == "row" and max(settings.min_count, settings.admit) == 1:
+        raise ArgumentError(
+            "dataset.unseen=row needs dataset.min_count=2 or more: rare values train the row that unseen ones read; "
+            "in a run admit=2 or more does as well"
         )
 
 

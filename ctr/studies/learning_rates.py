@@ -37,7 +37,7 @@ class Rate:
 
 def plain(opt: str) -> str:
     """The optimizer without regularisers: its learning rate is the one to choose (theorem 2)."""
-    return opt.removeprefix("group_")
+    return opt.removeprefix("group_").replace("adaembed", "adam")
 
 
 def choose(

@@ -52,6 +52,7 @@ class Method:
 EXACT = "exactly N"
 SEARCH = "lambda searched for each seed"
 CUT = "at most N, by the cut-off"
+MOST = "at most N at a time"
 BUCKETS = "N buckets"
 WEIGHTS = "all features, as many weights"
 
@@ -77,6 +78,9 @@ METHODS: dict[str, Method] = {
     "ramp": _group("Group Adam, hard, ramped", "opt.lambda21", threshold="hard", lambda_schedule="cubic"),
     "l1": _group("Group Adam, l1 alone", "opt.lambda1"),
     "ftrl": _group("FTRL: Group Adagrad, l1 alone", "opt.lambda1", opt="group_adagrad"),
+    "adaembed": Method(
+        "AdaEmbed-style", "in", MOST, lambda target: {"opt.features": target.features}, opt="group_adaembed"
+    ),
     "cut": _cut_off("count cut-off, unseen as zero", "zero"),
     "cut_row": _cut_off("count cut-off, unseen as rare", "row"),
     "hash": Method(
@@ -88,7 +92,7 @@ METHODS: dict[str, Method] = {
     "dim": Method("smaller dimension", "before", WEIGHTS, lambda target: {"model.embedding_dim": target.embedding_dim}),
 }
 PRUNED = ("norm", "effect", "count")
-NAMES = ("budget", "soft", "ramp", "l1", "ftrl", *PRUNED, "cut", "cut_row", "hash", "dim")
+NAMES = ("budget", "soft", "ramp", "l1", "ftrl", *PRUNED, "cut", "cut_row", "hash", "dim", "adaembed")
 
 
 def chosen(names: Sequence[str], finetune: Sequence[float]) -> list[Method]:

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ctr import parts
+from ctr.datasets.admission import Admitted
 from ctr.datasets.manifest import Split
 from ctr.datasets.prepared import Prepared
+from ctr.datasets.rare import log_of
 from ctr.datasets.rows import MappedRows, RowSource
 from ctr.datasets.schema import Pool
 from ctr.datasets.split import count_features, first_rows
@@ -22,6 +24,7 @@ from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
+from ctr.training.admission import Admission
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
@@ -29,6 +32,7 @@ from ctr.training.step import Backend, RowModel, TorchStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
+OFF = {**dict.fromkeys(LAMBDAS, 0.0), "features": None}  # options with which an optimizer removes no row
 
 
 def build_model(
@@ -64,10 +68,10 @@ def _generators(seed: int) -> list[torch.Generator]:
 def _optimizers(
     settings: OptimizerSettings, model: nn.Module, *, plain: bool = False
 ) -> tuple[GroupOptimizer, Optimizer]:
-    """The optimizers of rows and net; plain: with all lambdas 0."""
+    """The optimizers of rows and net; plain: with all lambdas 0, and no limit on the rows."""
     options = dict(settings.options)
     if plain:
-        options |= {name: 0.0 for name in LAMBDAS if name in options}
+        options |= {name: value for name, value in OFF.items() if name in options}
     return make_optimizers(model, settings.name, options, settings.module)
 
 
@@ -75,7 +79,8 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
     """A run at the first row of the training stream."""
     torch.manual_seed(settings.seed)
     model = _sized(settings, data)
-    stream = _stream(settings, data.rows, data.split)
+    admission = Admission(data) if isinstance(data, Admitted) else None
+    stream = _stream(settings, data.rows if admission is None else log_of(data).rows, data.split)
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     step = make_step(settings.backend, model, rows, net, settings.threads)
@@ -87,6 +92,7 @@ def start(settings: Settings, data: Prepared) -> TrainingRun:
         window=settings.window,
         progressive=settings.progressive,
         average=settings.average,
+        admission=admission,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ctr.datasets.admission import Admitted, admit
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import gather
 from ctr.datasets.vocabulary import under
@@ -50,22 +51,30 @@ def leave(folder: Path, settings: Settings, data: Prepared, history: History) ->
 def under_known(settings: Settings, data: Prepared, known: Known | None) -> tuple[Prepared, History | None]:
     """The rows of a log under the ids of a known model, with new ones behind them, and the model's history after it.
 
-    Rare values share the row of their field (`ctr.datasets.rare`). Without a known model there is a history if the run
-    is to leave one.
+    Rare values share the row of their field (`ctr.datasets.rare`, `ctr.datasets.admission`). Without a known model
+    there is a history if the run is to leave one.
 
     Raises:
         CtrError: the known vocabulary does not fit.
     """
-    rule = settings.data.min_count, settings.data.unseen
     if known is None:
-        data = gather(data, *rule)
+        data = _with_shared_rows(settings, data, None)
         final = settings.checkpoint is not None and settings.checkpoint.final
         return data, History.none().after(data) if final else None
     if known.vocabulary is not None:
-        data = gather(under(known.vocabulary, data.dataset.fields, data), *rule, known.seen.numpy())
+        data = _with_shared_rows(settings, under(known.vocabulary, data.dataset.fields, data), known)
     history = known.history.after(data)
+    if isinstance(data, Admitted):
+        return data, history
     present = int((history.counts > 0).sum())
     return replace(data, split=replace(data.split, features_train=present)), history
+
+
+def _with_shared_rows(settings: Settings, data: Prepared, known: Known | None) -> Prepared:
+    of, trained = settings.data, None if known is None else known.seen.numpy()
+    if of.admit == 1:
+        return gather(data, of.min_count, of.unseen, trained)
+    return admit(data, of.admit, of.unseen, None if known is None else known.history.counts, trained)
 
 
 @torch.no_grad()
@@ -103,8 +112,11 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any]) -> None:
     own = training.learner.state_dict()
     (saved,) = moments["row_optimizer"]["state"].values()
     rows = training.learner.row_optimizer.ensure_state(training.model.embedding.weight)
-    rows["seen"][: len(saved["seen"])] = saved["seen"].to(rows["seen"].device)
-    rows |= {name: value for name, value in saved.items() if name != "seen"}
+    for name, value in saved.items():
+        if isinstance(value, torch.Tensor):  # of the known rows, which come first
+            rows[name][: len(value)] = value.to(rows[name].device)
+        else:
+            rows[name] = value
     net = {**own["net_optimizer"], "state": moments["net_optimizer"]["state"]}
     try:
         training.learner.load_state_dict(

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from ctr.datasets.admission import row_counts
 from ctr.datasets.checked import CheckedReader, CheckedWriter, Checksum
 from ctr.datasets.prepared import VOCABULARY_SCHEMA, Prepared
-from ctr.datasets.split import occurrences
 from ctr.datasets.vocabulary import Batches, batches
 
 FEATURES = "features.arrow"
@@ -49,7 +49,7 @@ class History:
 
     def after(self, data: Prepared) -> History:
         """With one more log, whose first features are these."""
-        counts, known = occurrences(data.rows, data.split.train, data.manifest.num_features), len(self.counts)
+        counts, known = row_counts(data, data.split.train), len(self.counts)
         idle = np.full(len(counts), NEVER, np.uint16)
         idle[:known] = np.where(self.idle == NEVER, NEVER, np.minimum(self.idle, NEVER - 2) + 1)
         idle[counts > 0] = 0

@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ctr.datasets.admission import row_counts
 from ctr.datasets.prepared import Prepared
-from ctr.datasets.split import first_rows, occurrences
+from ctr.datasets.split import first_rows
 from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
 from ctr.metrics import alive_rows
@@ -58,10 +59,9 @@ def sightings(data: Prepared, stream: RowStream, history: History | None) -> np.
         stream: its training rows, at the row that comes next.
         history: of the features after the whole log, if there were earlier ones.
     """
-    size = data.manifest.num_features
-    counts = occurrences(data.rows, first_rows(stream.ranges, stream.position)[0], size)
+    counts = row_counts(data, first_rows(stream.ranges, stream.position)[0])
     if history is not None and history.known:
-        counts += history.counts - occurrences(data.rows, data.split.train, size)
+        counts += history.counts - row_counts(data, data.split.train)
     return counts
 
 

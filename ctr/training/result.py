@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ctr.datasets.admission import Admitted
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import Gathered
 from ctr.datasets.rows import RowSource
@@ -43,6 +44,9 @@ class Result:
     in training rows of any of them, without the ``features_evicted`` that were dropped before this log.
     ``features_known`` had a row when it began; ``started_from`` is the hash of the known model. ``table_rows`` are
     those of the embedding table.
+
+    ``admit`` is the occurrence from which on a value has a row of its own, ``not_admitted`` the share of the
+    occurrences in training rows before that, which read their field's row; None with ``admit=1``.
 
     ``auc_blocks`` and ``auc_retrained_blocks`` are what each block of test rows contributes to the sampling error of
     the AUC (`ctr.metrics.auc_blocks`), empty where there is none. ``machine`` is what the run was made on.
@@ -91,6 +95,8 @@ class Result:
     holdout: float
     average: float
     epochs: int
+    admit: int
+    not_admitted: float | None
     auc_retrained: float | None
     auc_retrained_blocks: list[float]
     auc_progressive: float | None
@@ -176,6 +182,8 @@ def summarise(
         holdout=settings.holdout,
         average=settings.average,
         epochs=settings.epochs,
+        admit=settings.data.admit,
+        not_admitted=_not_admitted(data),
         auc_retrained=_defined(retrained.auc if retrained else None),
         auc_retrained_blocks=_blocks(retrained),
         auc_progressive=_defined(progressive.auc if progressive else None),
@@ -197,6 +205,12 @@ def _weight(rows: RowSource, ranges: Sequence[tuple[int, int]]) -> float | None:
     """The sum of the weights of some rows; None where each counts 1."""
     sums = [rows.weight(slice(start, stop)) for start, stop in ranges]
     return None if None in sums else sum(cast(list[float], sums))
+
+
+def _not_admitted(data: Prepared) -> float | None:
+    if not isinstance(data, Admitted):
+        return None
+    return int(data.held.sum()) / (data.split.rows_train * len(data.held))
 
 
 def _defined(figure: float | None) -> float | None:
@@ -256,6 +270,11 @@ def table(result: Result, folder: Path) -> str:
         lines["pruned"] = f"by {result.score}, the last {result.finetune:.0%} of the rows for fine-tuning"
     if result.average:
         lines["averaged"] = f"the net, over the last {result.average:.0%} of the steps"
+    if result.not_admitted is not None:
+        lines["not admitted"] = (
+            f"{result.not_admitted:.4f}   (share of the occurrences in training rows: before their value's no. "
+            f"{result.admit}, they read their field's row)"
+        )
     if result.auc_retrained is not None:
         lines["retrained AUC"] = f"{result.auc_retrained:.4f} on the features kept, without lambdas"
     for name, by_day in (("AUC by day", result.auc_by_day), ("progr. by day", result.auc_progressive_by_day)):

@@ -27,6 +27,7 @@ from ctr.metrics import (
     weights_of_whole_log,
 )
 from ctr.optim import BudgetSchedule, LambdaSchedule
+from ctr.training.admission import Admission
 from ctr.training.average import NetAverage
 from ctr.training.step import RowModel, Step
 
@@ -97,6 +98,7 @@ class TrainingRun:
         window: steps per reported window.
         progressive: score every batch in evaluation mode before it is learned from, which costs a forward pass.
         average: share of the steps, at the end, over which the net's weights are averaged (:meth:`averaged`); 0: none.
+        admission: which row each occurrence of the stream reads; None: the one that its id says.
 
     Attributes:
         scores: of ``progressive``: float32, a logit for each training row so far, then zeros; else None.
@@ -112,9 +114,10 @@ class TrainingRun:
         window: int = 100,
         progressive: bool = False,
         average: float = 0.0,
+        admission: Admission | None = None,
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
-        self.metrics = WindowMetrics(window)
+        self.metrics, self.admission = WindowMetrics(window), admission
         net = [p for group in step.net_optimizer.param_groups for p in group["params"]]
         self.average = NetAverage(net, average, stream.num_batches) if average else None
         self.steps = 0
@@ -127,9 +130,12 @@ class TrainingRun:
         Raises:
             Diverged: the loss is NaN or infinite; nothing has been updated.
         """
+        end, admission = self.stream.position, self.admission  # already past the batch
         if self.scores is not None:
-            end = self.stream.position  # already past the batch
-            self.scores[end - len(batch) : end] = self.learner.predict(batch)
+            scored = batch if admission is None else admission.scored(batch)
+            self.scores[end - len(batch) : end] = self.learner.predict(scored)
+        if admission is not None:
+            batch = admission.trained(batch, end)
         logits, value = self.learner.train(batch)
         if not math.isfinite(value):
             raise Diverged(
@@ -171,6 +177,7 @@ class TrainingRun:
             "step": self.learner.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "admission": None if self.admission is None else self.admission.state_dict(),
             "metrics": self.metrics.state_dict(),
             "scores": None if self.scores is None else self.scores[: self.stream.position],
             "rng": torch.get_rng_state(),
@@ -192,6 +199,8 @@ class TrainingRun:
             self.scores[: self.stream.position] = state["scores"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.admission is not None:
+            self.admission.load_state_dict(state["admission"])
         torch.set_rng_state(state["rng"])
         device = device_of(self.model)
         if device.type == "cuda" and state["rng_cuda"] is not None:

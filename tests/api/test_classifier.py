@@ -189,9 +189,10 @@ def test_frames_of_polars_are_cut_for_validation() -> None:
 
 
 @pytest.mark.slow
-def test_rare_values_share_a_row_as_in_the_command(tmp_path: Path) -> None:
-    result = of_command(tmp_path / "run", "dataset.test_fraction=0.25", "dataset.min_count=3", "dataset.unseen=row")
-    model = SparseCTRClassifier(**OPTIONS, min_count=3, unseen="row").fit(*frame(0, TRAIN))
+@pytest.mark.parametrize("key", ["dataset.min_count", "admit"])
+def test_rare_values_share_a_row_as_in_the_command(tmp_path: Path, key: str) -> None:
+    result = of_command(tmp_path / "run", "dataset.test_fraction=0.25", f"{key}=3", "dataset.unseen=row")
+    model = SparseCTRClassifier(**OPTIONS, **{key.removeprefix("dataset."): 3}, unseen="row").fit(*frame(0, TRAIN))
     assert model.score(*frame(TRAIN)) == result["auc"]
     assert model.feature_rate_ == result["feature_rate"]
 

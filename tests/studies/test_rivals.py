@@ -75,6 +75,7 @@ def test_what_each_method_is_given() -> None:
     assert given["count cut-off, unseen as rare"] == ["dataset.min_count=7", "dataset.unseen=row"]
     assert given["hashing"] == ["dataset.encoding=hash", "dataset.num_buckets=100"]
     assert given["smaller dimension"] == ["model.embedding_dim=1"]  # 0.8
+    assert given["AdaEmbed-style"] == ["opt.features=100"]
     opts = {job["opt"] for job in oracle.jobs if job.get("opt.lambda21") == 0 and job.get("opt.lambda1")}
     assert opts == {"group_adam", "group_adagrad"}
 

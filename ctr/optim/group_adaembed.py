@@ -1,0 +1,132 @@
+"""AdaEmbed-style pruning within training: the rows with the largest recent gradients live, all others are zero.
+
+After AdaEmbed (Lai et al., OSDI 2023, https://www.usenix.org/conference/osdi23/presentation/lai): the importance of a
+row is the moving sum of how often it occurs times the norm of its gradient, and from time to time the most important
+rows get the places of the least important ones. Taken from it: the importance, also of rows without a place; that only
+rows with a place are trained; that a row which gets one begins at zero. Left out: that importance is compared with that
+of the row's own table (95th percentile), as all fields share one table here; the test on a sample of rows whether a new
+choice pays; and the memory manager, as the table has room for all rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from ctr.optim.core import GroupOptimizer
+from ctr.optim.group_adam import GroupAdam
+from ctr.optim.ranking import top_rows
+from ctr.optim.validate import GroupDim
+
+_OWN_STATE = ("importance", "owns")
+
+
+class GroupAdaEmbed(GroupOptimizer):
+    """Adam on the most important rows of an embedding table; all other rows are exactly zero.
+
+    Step t, with g the gradient of a row over the whole batch, whose norm is that of the mean over the row's occurrences
+    times their number::
+
+        importance <- importance + ||g||        every row of the batch
+        x          <- Adam's step               rows that own a place; the others are zero
+        every ``every`` steps: the ``features`` rows of the largest importance own a place; rows that lose theirs are
+        zero, as is their optimizer's state; importance <- decay * importance
+
+    Until more than ``features`` rows have occurred all own a place. A row that no step has touched keeps its initial
+    value.
+
+    State of a parameter beside that of :class:`~ctr.optim.core.GroupOptimizer`: ``importance``, of its dtype, and
+    ``owns``, bool, both [rows].
+
+    Args:
+        params, lr, betas, eps, lazy, maximize, check_finite: see :class:`~ctr.optim.group_adam.GroupAdam`.
+        features: how many rows may live; None: all.
+        every: steps from one choice to the next.
+        decay: of the importance at each choice.
+        group_dim: 0, the rows.
+
+    Raises:
+        ValueError: an option out of range.
+    """
+
+    buffers = ("m", "v")
+    moments = GroupAdam.moments
+    root = GroupAdam.root
+    plain = staticmethod(GroupAdam.plain)
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        features: int | None = None,
+        every: int = 10,
+        decay: float = 0.99,
+        group_dim: GroupDim = 0,
+        lazy: bool = True,
+        maximize: bool = False,
+        check_finite: bool = False,
+    ) -> None:
+        if features is not None and features < 1:
+            raise ValueError(f"GroupAdaEmbed: features must be at least 1, or None for all, got {features!r}")
+        if every < 1:
+            raise ValueError(f"GroupAdaEmbed: every must be at least 1, got {every!r}")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"GroupAdaEmbed: decay must be from 0 to 1, got {decay!r}")
+        if group_dim != 0:
+            raise ValueError(f"GroupAdaEmbed: group_dim must be 0, the rows, got {group_dim!r}")
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "eps_hat": False,
+            "lambda1": 0.0, "lambda21": 0.0, "lambda2": 0.0, "norm": "s", "threshold": "soft",
+            "features": features, "every": every, "decay": decay,
+            "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
+        }  # fmt: skip
+        super().__init__(params, defaults)
+
+    def ensure_state(self, p: Tensor) -> dict[str, Any]:
+        state = super().ensure_state(p)
+        if "owns" not in state:
+            state["importance"] = torch.zeros(len(p), dtype=p.dtype, device=p.device)
+            state["owns"] = torch.ones(len(p), dtype=torch.bool, device=p.device)
+        return state
+
+    def _check_loaded(self, groups: list[dict[str, Any]], states: dict[Tensor, dict[str, Any]]) -> None:
+        own = {p: {name: state.pop(name, None) for name in _OWN_STATE} for p, state in states.items() if state}
+        super()._check_loaded(groups, states)
+        for p, found in own.items():
+            for name, value in found.items():
+                if not isinstance(value, Tensor) or value.shape != p.shape[:1]:
+                    raise ValueError(f"GroupAdaEmbed: this state has no {name} of {len(p):,} rows")
+            states[p] |= {**found, "owns": found["owns"].bool()}  # torch has made it a float, as the parameter is
+
+    def _touched(self, p: Tensor, group: dict[str, Any]) -> tuple[Tensor | None, Tensor]:
+        """Those that own a place; the importance of all others grows too."""
+        rows, grad = super()._touched(p, group)
+        state = self.ensure_state(p)
+        rows = torch.arange(len(p), device=p.device) if rows is None else rows
+        state["importance"].index_add_(0, rows, torch.linalg.vector_norm(grad.flatten(1), dim=1))
+        owned = state["owns"][rows]
+        p.index_fill_(0, rows[~owned], 0)  # a row that occurs for the first time holds its initial value
+        return rows[owned], grad[owned]
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        super()._update(p, group)
+        state = self.state[p]
+        if group["features"] is not None and state["step"] % group["every"] == 0:
+            self._choose(p, state, group["features"])
+            state["importance"].mul_(group["decay"])
+
+    def _choose(self, p: Tensor, state: dict[str, Any], count: int) -> None:
+        importance = state["importance"]
+        if int((importance > 0).sum()) <= count:
+            return
+        keep = top_rows(importance.masked_fill(importance == 0, -1), count)
+        lost = (state["owns"] & ~keep & state["seen"].flatten()).nonzero().squeeze(1)
+        for table in (p, *(state[name] for name in ("u", *self.buffers))):
+            table.index_fill_(0, lost, 0)
+        state["owns"].copy_(keep)
