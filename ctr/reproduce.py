@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -64,7 +64,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
     folder, settings = request.folder_of(config, given), request.settings_of(config)
     files.expect_own(folder, _paths(config))
     _expect_free(folder, taken)
-    data = data_settings(schema.plain_dict(config.dataset))
+    data = data_settings(schema.plain_dict(config.dataset), cast(int, options.common.get("admit", 1)))
     expect_writable(folder.resolve().parent, f"folder={folder}")
     page.require()
     files.warn_of_replacing(folder, settings)

@@ -143,9 +143,27 @@ def test_a_new_study_is_found_by_its_module_and_asked_with_the_options_that_it_d
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
-def test_wrong_threads_are_refused(value: str) -> None:
-    with pytest.raises(ArgumentError, match=r"\+train\.threads="):
-        reproduced(no_study, "study=table2", f"+train.threads={value}")
+@pytest.mark.parametrize("key", ["threads", "admit"])
+def test_wrong_whole_numbers_are_refused(key: str, value: str) -> None:
+    with pytest.raises(
+        ArgumentError, match=rf"^\+train\.{key}={value.capitalize() if value == 'true' else value}; exp"
+    ):
+        reproduced(no_study, "study=table2", f"+train.{key}={value}")
+
+
+def test_admission_is_for_every_run_of_a_study(tmp_path: Path) -> None:
+    """With the row that unseen values read, too."""
+    asked: list[dict[str, object]] = []
+
+    def one(ask: Ask, options: Options, **own: object) -> Findings:
+        asked.append(dict(options.common))
+        return Findings(pd.DataFrame({"x": [1]}), "", {}, pd.DataFrame())
+
+    keys = [*SAMPLE, "tracking=none", "dataset.unseen=row", f"folder={tmp_path / 'folder'}"]
+    with pytest.raises(ArgumentError, match=r"^dataset\.unseen=row needs"):
+        reproduced(one, "study=table2", *keys)
+    reproduced(one, "study=table2", *keys, "+train.admit=3")
+    assert [(common["admit"], common["dataset.unseen"]) for common in asked] == [(3, "row")]
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "x", [], [-1], ["a"], 1.5, None, [True], [4, 7, 4]])

@@ -114,9 +114,10 @@ def _for_every_run(train: Mapping[str, object]) -> dict[str, object]:
             instead = f"{key}={value}"
         if instead is not None:
             raise ArgumentError(f"+train.{key}: the study sets it for each run; give {instead}")
-    threads = common.get("threads", 1)
-    if type(threads) is not int or threads < 1:
-        raise ArgumentError(f"+train.threads={threads}; expected a whole number, at least 1")
+    for key in ("threads", "admit"):
+        value = common.get(key, 1)
+        if type(value) is not int or value < 1:
+            raise ArgumentError(f"+train.{key}={value}; expected a whole number, at least 1")
     return common
 
 
