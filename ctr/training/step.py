@@ -200,8 +200,8 @@ class RowsStep(TorchStep):
         if self._each_once:
             return super()._gather(ids)
         flat = ids.reshape(-1).long()
-        rows = self.model.embedding.weight.detach().index_select(0, flat).view(*ids.shape, -1).requires_grad_()
-        return flat, rows, rows
+        rows = self.model.embedding.weight.detach().index_select(0, flat).requires_grad_()
+        return flat, rows, rows.view(*ids.shape, -1)
 
 
 def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:

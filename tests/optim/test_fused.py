@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ctr.native import library
 from ctr.optim import BudgetSchedule, GroupAdam, GroupOptimizer, GroupSGD
-from ctr.optim.core import GroupOptimizer as Core
 from tests.native.built import needs_kernels
 from tests.optim.family import FAMILY, ONE_EACH, Member, give, ids, sparse
 
@@ -138,7 +137,7 @@ def test_nan_and_infinity_go_where_they_go_in_torch(member: Member, threshold: s
             torch.testing.assert_close(b, a, rtol=1e-14, atol=0, equal_nan=True, msg=lambda m: f"{name}: {m}")
 
 
-def test_without_eps_a_weight_that_never_had_a_gradient_stays(subtests: Any = None) -> None:
+def test_without_eps_a_weight_that_never_had_a_gradient_stays() -> None:
     for penalty in PENALTIES:
         both = pair(FAMILY[5], torch.full((N, 2), 0.5, dtype=torch.float64), eps=0.0, **penalty)
         for opt in both:
@@ -200,7 +199,7 @@ def test_param_groups_have_their_own_lambdas_and_frozen_ones_stay() -> None:
 def test_a_budget_counts_the_same_rows(dtype: torch.dtype) -> None:
     found = []
     for opt in pair(FAMILY[5], torch.randn(50, 8, dtype=dtype, generator=torch.Generator().manual_seed(0))):
-        schedule = BudgetSchedule(opt, 10, 6)
+        schedule = BudgetSchedule(opt, 10, every=1)
         gen = torch.Generator().manual_seed(1)
         for t in range(6):
             grad = sparse(torch.randint(0, 50, (30,), generator=gen), torch.randn(30, 8, dtype=dtype, generator=gen), 50)
@@ -312,13 +311,14 @@ def test_the_operator_works_under_torch_compile() -> None:
     assert not torch.equal(found[0][0], torch.linspace(-1, 1, 12).reshape(4, 3))
 
 
+@pytest.mark.slow
 def test_a_compiled_training_step_is_the_eager_one() -> None:
     found = []
     for compiles in (False, True):
         p = nn.Parameter(torch.linspace(-1, 1, 12).reshape(4, 3))
         opt = GroupAdam([p], lr=0.1, lambda21=0.01, fused=True)
 
-        def step(p: Tensor = p, opt: Core = opt) -> None:
+        def step(p: Tensor = p, opt: GroupOptimizer = opt) -> None:
             (p**2).sum().backward()
             opt.step()
             opt.zero_grad()
