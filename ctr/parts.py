@@ -25,7 +25,7 @@ GROUPED = "group_"  # begins the names of the optimizers that regularise; withou
 # Arguments that the training code gives itself, by group; all others are options.
 GIVEN = {
     "model": {"num_features", "num_fields", "num_dense", "embedding", "generator", "embedding_dim"},
-    "opt": {"params", "group_dim", "lazy", "maximize", "check_finite"},
+    "opt": {"params", "group_dim", "lazy", "maximize", "check_finite", "fused"},
 }
 
 

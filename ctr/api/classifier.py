@@ -154,7 +154,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         epochs: int = 1,
         seed: int = 0,
         device: str = "cpu",
-        backend: Literal["auto", "native", "torch"] = "auto",
+        backend: Literal["auto", "native", "rows", "torch"] = "auto",
         threads: int = 2,
         verbose: bool = False,
     ) -> None:

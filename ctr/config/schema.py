@@ -149,7 +149,7 @@ class TrainConfig:
     batch_size: int
     seed: int
     device: str
-    backend: Literal["auto", "native", "torch"]
+    backend: Literal["auto", "native", "rows", "torch"]
     threads: int
     window: int
     run_dir: str

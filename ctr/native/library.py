@@ -36,13 +36,27 @@ Table = _structure(
     **dict(data=c_void_p, rows=c_int64, dim=c_int32, stride=c_int32),
     **dict.fromkeys(("seen", "bucket", "counts"), c_void_p),
 )
-RowOptions = _structure(
-    "RowOptions",
-    **dict.fromkeys(("rule", "norm", "hard", "penalised"), c_int32),
-    **dict.fromkeys(
-        ("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "correction1", "initial", "lambda1", "limit"), c_float
-    ),
-    **dict.fromkeys(("two_lambda2", "scale", "shift"), c_float),
+
+
+def _rule_options(name: str, number: Any) -> type[Any]:
+    return _structure(
+        name,
+        **dict.fromkeys(("rule", "norm", "hard", "penalised", "flat", "still"), c_int32),
+        **dict.fromkeys(("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "correction1", "nesterov"), number),
+        **dict.fromkeys(("initial", "root_scale", "power", "lambda1", "limit", "two_lambda2", "scale", "shift"), number),
+    )
+
+
+RowOptions, RowOptions64 = _rule_options("RowOptions", c_float), _rule_options("RowOptions64", c_double)
+Parts = _structure(
+    "Parts",
+    **dict(data=c_void_p * 5, stride=c_int64 * 5, rows=c_int64, dim=c_int32, marks=c_int32),
+    **dict.fromkeys(("seen", "bucket", "counts"), c_void_p),
+)
+Gradient = _structure(
+    "Gradient",
+    **dict.fromkeys(("ids", "values", "hessian"), c_void_p),
+    **dict(count=c_int64, distinct=c_int32, lazy=c_int32),
 )
 NetOptions = _structure(
     "NetOptions",
@@ -73,6 +87,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "ctr_product": (None, [c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "ctr_step_predict": (c_int64, [c_void_p, POINTER(Batch), POINTER(Table), POINTER(Params), c_int]),
+    "ctr_update_f32": (c_int64, [POINTER(Parts), POINTER(Gradient), POINTER(RowOptions), c_int]),
+    "ctr_update_f64": (c_int64, [POINTER(Parts), POINTER(Gradient), POINTER(RowOptions64), c_int]),
     "ctr_index_new": (c_void_p, [c_int]),
     "ctr_index_free": (None, [c_void_p]),
     "ctr_index_ids": (c_int64, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),

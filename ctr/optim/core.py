@@ -23,7 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
+from ctr.optim import fused as compiled
 from ctr.optim.histogram import StrengthHistogram
 from ctr.optim.shrinkage import any_in_group, clip, denominator, may_vanish, proximal_step, seen_shape
 from ctr.optim.validate import (
@@ -41,7 +43,8 @@ CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it w
 class GroupOptimizer(Optimizer):
     """What the grouped optimizers have in common; use one of the six classes, not this one.
 
-    A subclass names its own state in ``buffers`` and gives :meth:`moments` and :meth:`root`.
+    A subclass names its own state in ``buffers`` and gives :meth:`moments` and :meth:`root`. Where compiled code has
+    them too, ``rule`` says under which number (:mod:`ctr.optim.fused`).
 
     State of a parameter:
 
@@ -67,12 +70,24 @@ class GroupOptimizer(Optimizer):
     * ``maximize``: ascend instead of descend.
     * ``check_finite``: RuntimeError, before anything has moved, if a gradient holds NaN or infinity.
 
+    ``fused`` is of the whole optimizer and not in its state: None takes compiled code for the parameters that it serves
+    (float32 or float64 on a CPU, group_dim 0 or None, at most 512 numbers in a row), False never, and True raises
+    ValueError or, in ``step``, RuntimeError where it does not serve. The result is the same within rounding, and the same
+    to the last bit for any number of threads.
+
     Gradients are clipped to ``finfo.max ** 0.375`` (3e14 in float32), so that no square overflows. With lr = 0
     the moments go on; the weights and u stay.
     """
 
     buffers: tuple[str, ...] = ()
+    rule: int | None = None
     histogram: StrengthHistogram | None = None  # kept by the steps where there is one; a copy of the optimizer has none
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], fused: bool | None = None) -> None:
+        if not (fused is None or isinstance(fused, bool)):
+            raise ValueError(f"{type(self).__name__}: fused must be True, False or None, got {fused!r}")
+        self.fused = fused
+        super().__init__(params, defaults)
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         """m of the touched rows at step t (Algorithm 1, line 4).
@@ -99,7 +114,10 @@ class GroupOptimizer(Optimizer):
             group = self.param_groups[-1]
             check_options(group, who)
             for i, p in enumerate(group["params"]):
-                check_parameter(p, group["group_dim"], self._name(len(self.param_groups) - 1, i), who)
+                name = self._name(len(self.param_groups) - 1, i)
+                check_parameter(p, group["group_dim"], name, who)
+                if self.fused and (reason := compiled.unfit(self, p, group)) is not None:
+                    raise ValueError(f"{who}: fused=True cannot serve {name}: {reason}")
         except ValueError:
             self.param_groups.pop()
             raise
@@ -107,6 +125,9 @@ class GroupOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; ValueError, and nothing has changed, if the state does not fit this kind or its parameters."""
         super().load_state_dict(state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "fused": self.fused}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "defaults" not in state:  # from load_state_dict, which hands over what it is about to set; else a copy
@@ -141,10 +162,19 @@ class GroupOptimizer(Optimizer):
         for index, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
-                    self._check_gradient(p, group, self._name(index, i))
-                    work.append((p, group))
-        for p, group in work:
-            self._update(p, group)
+                    name = self._name(index, i)
+                    self._check_gradient(p, group, name)
+                    reason = "fused=False" if self.fused is False else compiled.unfit(self, p, group)
+                    if self.fused and reason is not None:
+                        raise RuntimeError(f"{type(self).__name__}: fused=True cannot serve {name}: {reason}")
+                    work.append((p, group, reason is None))
+        for p, group, is_compiled in work:
+            state = self.ensure_state(p)
+            state["step"] += 1
+            if (lr := float(group["lr"])) > 0:
+                state["lr"] = lr
+            (compiled.step if is_compiled else GroupOptimizer._step_in_torch)(self, p, group)
+            self._forget(p)
         return loss
 
     def parameter_names(self) -> list[str]:
@@ -256,15 +286,19 @@ class GroupOptimizer(Optimizer):
     def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
         return {name: _read(state[name], rows) for name in ("u", *self.buffers)}
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+    def hessian_rows(self, p: Tensor, rows: Tensor | None) -> Tensor | None:
+        """The Hessian's diagonal of the rows (None: of all) for an optimizer that has one."""
+        return None
+
+    def _forget(self, p: Tensor) -> None:
+        """Drops what served one step alone."""
+
+    def _step_in_torch(self, p: Tensor, group: dict[str, Any]) -> None:
         rows, grad = self._touched(p, group)
-        state = self.ensure_state(p)
-        state["step"] += 1
-        t, lr = state["step"], float(group["lr"])
-        if lr > 0:
-            state["lr"] = lr
         if grad.numel() == 0:
             return
+        state = self.state[p]
+        t, lr = state["step"], float(group["lr"])
         mine = self._read_rows(p, state, rows)
         m = self.moments(grad, mine, t, group)
         if lr > 0:  # with lr = 0 D would be infinite: u and x stay, and the next step takes up from them

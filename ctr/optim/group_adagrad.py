@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ctr.optim.core import GroupOptimizer
+from ctr.optim.fused import ADAGRAD
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
 
@@ -35,7 +36,7 @@ class GroupAdagrad(GroupOptimizer):
         lr: learning rate, alpha in the paper.
         eps: added to the root of the accumulator.
         initial_accumulator_value: where the sum of squares starts. The state ``sum`` holds what came since.
-        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite: see
+        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite, fused: see
             :class:`~ctr.optim.core.GroupOptimizer`.
 
     Raises:
@@ -44,6 +45,7 @@ class GroupAdagrad(GroupOptimizer):
     """
 
     buffers = ("sum",)
+    rule = ADAGRAD
 
     def __init__(
         self,
@@ -61,13 +63,14 @@ class GroupAdagrad(GroupOptimizer):
         lazy: bool = True,
         maximize: bool = False,
         check_finite: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "eps": eps, "initial_accumulator_value": initial_accumulator_value,
             "lambda1": lambda1, "lambda21": lambda21, "lambda2": lambda2, "norm": norm, "threshold": threshold,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, fused)
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         rows["sum"].addcmul_(grad, grad)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.optim.optimizer import ParamsT
 
 from ctr.optim.core import GroupOptimizer
+from ctr.optim.fused import ADAHESSIAN
 from ctr.optim.shrinkage import clip
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
@@ -50,7 +51,7 @@ class GroupAdaHessian(GroupOptimizer):
         betas: decay of the first moment and of the squared diagonal.
         eps: added to the root of the second moment.
         hessian_power: k in the table above, 1 for the full diagonal, 0 for none.
-        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite: see
+        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite, fused: see
             :class:`~ctr.optim.core.GroupOptimizer`.
 
     Raises:
@@ -60,6 +61,7 @@ class GroupAdaHessian(GroupOptimizer):
     """
 
     buffers = ("m", "v")
+    rule = ADAHESSIAN
 
     def __init__(
         self,
@@ -78,13 +80,14 @@ class GroupAdaHessian(GroupOptimizer):
         lazy: bool = True,
         maximize: bool = False,
         check_finite: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "hessian_power": hessian_power,
             "lambda1": lambda1, "lambda21": lambda21, "lambda2": lambda2, "norm": norm, "threshold": threshold,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, fused)
         self._hessian: dict[Tensor, Tensor] = {}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -151,17 +154,17 @@ class GroupAdaHessian(GroupOptimizer):
         if group["check_finite"] and not bool((h.values() if h.is_sparse else h).isfinite().all()):
             raise RuntimeError(f"{who}: the Hessian diagonal of {name} holds NaN or infinity")
 
-    def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
+    def hessian_rows(self, p: Tensor, rows: Tensor | None) -> Tensor:
         h = self._hessian[p]
         if h.is_sparse and p.grad is not None and p.grad.is_sparse:
-            h = h.values()
-        else:
-            h = h.to_dense() if h.is_sparse else h
-            h = h if rows is None else h.index_select(0, rows)
-        return {**super()._read_rows(p, state, rows), "hessian": clip(h)}
+            return h.values()
+        h = h.to_dense() if h.is_sparse else h
+        return h if rows is None else h.index_select(0, rows)
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        super()._update(p, group)
+    def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
+        return {**super()._read_rows(p, state, rows), "hessian": clip(self.hessian_rows(p, rows))}
+
+    def _forget(self, p: Tensor) -> None:
         del self._hessian[p]
 
     @staticmethod

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ctr.optim.core import GroupOptimizer
+from ctr.optim.fused import AMSGRAD
 from ctr.optim.group_adam import adam_root
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
@@ -36,7 +37,7 @@ class GroupAMSGrad(GroupOptimizer):
         lr: learning rate, alpha in the paper.
         betas: decay of the first and of the second moment.
         eps: added to the root of the second moment.
-        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite: see
+        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite, fused: see
             :class:`~ctr.optim.core.GroupOptimizer`.
         eps_hat: eps / sqrt(1 - beta2^t) in place of eps.
 
@@ -46,6 +47,7 @@ class GroupAMSGrad(GroupOptimizer):
     """
 
     buffers = ("m", "v", "v_max")
+    rule = AMSGRAD
 
     def __init__(
         self,
@@ -64,13 +66,14 @@ class GroupAMSGrad(GroupOptimizer):
         lazy: bool = True,
         maximize: bool = False,
         check_finite: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "eps_hat": eps_hat,
             "lambda1": lambda1, "lambda21": lambda21, "lambda2": lambda2, "norm": norm, "threshold": threshold,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, fused)
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         beta1, beta2 = group["betas"]

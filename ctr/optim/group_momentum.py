@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ctr.optim.core import GroupOptimizer
+from ctr.optim.fused import MOMENTUM
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
 
@@ -32,7 +33,7 @@ class GroupMomentum(GroupOptimizer):
         lr: learning rate, alpha in the paper.
         momentum: gamma, in [0, 1).
         nesterov: Nesterov's form of the momentum.
-        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite: see
+        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite, fused: see
             :class:`~ctr.optim.core.GroupOptimizer`.
 
     Raises:
@@ -41,6 +42,7 @@ class GroupMomentum(GroupOptimizer):
     """
 
     buffers = ("m",)
+    rule = MOMENTUM
 
     def __init__(
         self,
@@ -58,13 +60,14 @@ class GroupMomentum(GroupOptimizer):
         lazy: bool = True,
         maximize: bool = False,
         check_finite: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr, "momentum": momentum, "nesterov": nesterov,
             "lambda1": lambda1, "lambda21": lambda21, "lambda2": lambda2, "norm": norm, "threshold": threshold,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, fused)
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         gamma = group["momentum"]

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from ctr.optim.core import GroupOptimizer
+from ctr.optim.fused import SGD
 from ctr.optim.validate import GroupDim, Norm, Threshold
 
 
@@ -29,13 +30,15 @@ class GroupSGD(GroupOptimizer):
     Args:
         params: tensors, named tensors or param groups, float32 or float64.
         lr: learning rate, alpha in the paper.
-        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite: see
+        lambda1, lambda21, lambda2, norm, threshold, group_dim, lazy, maximize, check_finite, fused: see
             :class:`~ctr.optim.core.GroupOptimizer`.
 
     Raises:
         ValueError: an option out of range, or a parameter that it does not fit (named in the message).
         RuntimeError: in ``step``, a gradient of a wrong layout, or NaN with ``check_finite=True``.
     """
+
+    rule = SGD
 
     def __init__(
         self,
@@ -51,13 +54,14 @@ class GroupSGD(GroupOptimizer):
         lazy: bool = True,
         maximize: bool = False,
         check_finite: bool = False,
+        fused: bool | None = None,
     ) -> None:
         defaults = {
             "lr": lr,
             "lambda1": lambda1, "lambda21": lambda21, "lambda2": lambda2, "norm": norm, "threshold": threshold,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, fused)
 
     def moments(self, grad: Tensor, rows: dict[str, Tensor], t: int, group: dict[str, Any]) -> Tensor:
         return grad

@@ -28,7 +28,7 @@ from ctr.training.admission import Admission
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
-from ctr.training.step import Backend, RowModel, TorchStep, make_step
+from ctr.training.step import Backend, NativeStep, RowModel, RowsStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
@@ -138,8 +138,8 @@ def settle_backend(
     for plain in (False, True) if retrain else (False,):
         smallest = build_model(model, 0, device, 1, 1, 0, pool)
         step = make_step(backend, smallest, *_optimizers(optimizer, smallest, plain=plain), threads=1)
-        if isinstance(step, TorchStep):
-            return "torch"
+        if not isinstance(step, NativeStep):
+            return "rows" if isinstance(step, RowsStep) else "torch"
     return "native"
 
 

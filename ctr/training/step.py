@@ -14,6 +14,7 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim import GroupAdaHessian, hutchinson_diagonal
+from ctr.optim import fused
 from ctr.optim.core import GroupOptimizer
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
@@ -21,7 +22,7 @@ from ctr.training.optimizers import check_saved
 
 log = logging.getLogger("ctr")
 
-Backend = Literal["auto", "native", "torch"]
+Backend = Literal["auto", "native", "rows", "torch"]
 
 
 class RowModel(Protocol):
@@ -37,7 +38,7 @@ class RowModel(Protocol):
 
 
 class Step(Protocol):
-    """Trains a model in place; `TorchStep` and `NativeStep` are the two.
+    """Trains a model in place; `TorchStep`, `RowsStep` and `NativeStep` are the three.
 
     Attributes:
         row_optimizer: that of the embedding's weight. Its state holds u of every row, where both may be changed
@@ -86,8 +87,14 @@ class TorchStep:
         net_optimizer: holds all other parameters.
     """
 
+    _each_once = True
+    fused: bool | None = False  # of the grouped optimizers: what they compute does not depend on what is built
+
     def __init__(self, model: RowModel, row_optimizer: GroupOptimizer, net_optimizer: Optimizer) -> None:
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
+        for optimizer in (row_optimizer, net_optimizer):
+            if isinstance(optimizer, GroupOptimizer):
+                optimizer.fused = self.fused
 
     def train(self, batch: Batch) -> tuple[Tensor, float]:
         self.model.train()
@@ -95,10 +102,8 @@ class TorchStep:
         device = embedding.weight.device
         dense = None if batch.dense is None else batch.dense.to(device)
         ids = batch.ids.to(device)
-        # Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it.
-        touched, place = torch.unique(ids.values if isinstance(ids, Bags) else ids, return_inverse=True)
-        rows = embedding.weight.detach().index_select(0, touched).requires_grad_()
-        logits = self.model.from_rows(embedding.pooled(F.embedding(place, rows), ids), dense)
+        touched, rows, vectors = self._gather(ids.values if isinstance(ids, Bags) else ids)
+        logits = self.model.from_rows(embedding.pooled(vectors, ids), dense)
         weight = None if batch.weight is None else batch.weight.to(device)
         loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device), weight)
         value = loss.item()
@@ -110,13 +115,21 @@ class TorchStep:
                 optimizer.zero_grad()
         return logits, value
 
-    def _differentiate(self, loss: Tensor, touched: Tensor, rows: Tensor) -> None:
-        """Sets the gradients of all parameters, the table's from that of its touched rows."""
+    def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The ids whose gradient is wanted, their rows, and a row for each of the ids, [..., d]: each row once, so that its
+        gradient arrives summed over the batch, and the optimizer need not coalesce it."""
+        touched, place = torch.unique(ids, return_inverse=True)
+        rows = self.model.embedding.weight.detach().index_select(0, touched).requires_grad_()
+        return touched, rows, F.embedding(place, rows)
+
+    def _differentiate(self, loss: Tensor, ids: Tensor, rows: Tensor) -> None:
+        """Sets the gradients of all parameters, the table's from that of the rows that were gathered."""
         weight = self.model.embedding.weight
 
         def scattered(values: Tensor) -> Tensor:
-            where = touched.unsqueeze(0)
-            return torch.sparse_coo_tensor(where, values, weight.shape, is_coalesced=True, check_invariants=False)
+            return torch.sparse_coo_tensor(
+                ids.unsqueeze(0), values, weight.shape, is_coalesced=self._each_once, check_invariants=False
+            )
 
         net = [p for group in self.net_optimizer.param_groups for p in group["params"]]
         first, second = self.row_optimizer, self.net_optimizer
@@ -170,19 +183,58 @@ def _load_copies(optimizer: Optimizer, saved: dict[str, Any]) -> None:
                 state[name] = value.clone() if mine is None else mine.copy_(value)
 
 
+class RowsStep(TorchStep):
+    """The step in eager torch with the embedding's rows in compiled code: any model, float32 or float64 on the CPU.
+
+    The optimizer sums the gradients of a row that the batch has several times. Results are the same to the last bit for
+    any number of threads of its own; those of the net are torch's.
+    """
+
+    fused = None  # the net may have parameters that compiled code does not serve
+
+    def __init__(self, model: RowModel, row_optimizer: GroupOptimizer, net_optimizer: Optimizer) -> None:
+        super().__init__(model, row_optimizer, net_optimizer)
+        # Random signs are of a row, not of each of its places in the batch.
+        self._each_once = isinstance(row_optimizer, GroupAdaHessian)
+
+    def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self._each_once:
+            return super()._gather(ids)
+        flat = ids.reshape(-1).long()
+        rows = self.model.embedding.weight.detach().index_select(0, flat).requires_grad_()
+        return flat, rows, rows.view(*ids.shape, -1)
+
+
+def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:
+    """Why the rows cannot be trained in compiled code; None if they can."""
+    for group in row_optimizer.param_groups:
+        for p in group["params"]:
+            if (reason := fused.unfit(row_optimizer, p, group)) is not None:
+                return f"of the embedding's weight: {reason}"
+    return None
+
+
 def make_step(
     backend: Backend, model: nn.Module, row_optimizer: GroupOptimizer, net_optimizer: Optimizer, threads: int
 ) -> Step:
-    """The step that ``backend`` asks for; ``"auto"`` takes the compiled one where it serves the case.
+    """The step that ``backend`` asks for; ``"auto"`` takes the compiled one where it serves the case, else compiled rows
+    with the net in torch where these serve, else torch.
 
     Raises:
-        CtrError: ``backend="native"`` where the compiled step does not serve the case; the message says why.
+        CtrError: ``backend="native"`` or ``"rows"`` where it does not serve the case; the message says why.
     """
-    if backend != "torch":
+    if backend in ("auto", "native"):
         reason = unsupported(model, row_optimizer, net_optimizer)
         if reason is None:
             return NativeStep(model, row_optimizer, net_optimizer, threads)
         if backend == "native":
             raise CtrError(f"backend=native cannot serve this run: {reason}; use backend=auto")
-        log.info("backend=torch: the compiled step cannot serve this run: %s", reason)
+        log.info("the compiled step cannot serve this run: %s", reason)
+    if backend != "torch":
+        reason = unsupported_rows(row_optimizer)
+        if reason is None:
+            return RowsStep(model, row_optimizer, net_optimizer)  # type: ignore[arg-type]
+        if backend == "rows":
+            raise CtrError(f"backend=rows cannot serve this run: {reason}; use backend=auto")
+        log.info("backend=torch: compiled rows cannot serve this run: %s", reason)
     return TorchStep(model, row_optimizer, net_optimizer)  # type: ignore[arg-type]

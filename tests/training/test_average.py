@@ -14,7 +14,7 @@ from ctr.datasets.prepared import Prepared
 from ctr.errors import ArgumentError
 from ctr.training.average import NetAverage
 from ctr.training.trainer import TrainingRun, train
-from tests.native.built import BACKENDS
+from tests.native.built import ALL_BACKENDS, BACKENDS
 from tests.training.runs import configuration, equal, magnitude, new_run, run_family, run_one, untimed
 
 
@@ -50,7 +50,7 @@ def test_the_net_is_the_mean_over_the_last_steps_and_the_rows_are_the_last(
     assert torch.equal(rows, plain.model.embedding.weight)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_a_saved_run_keeps_both_nets(data: Prepared, backend: str) -> None:
     run, other = (averaging(data, backend, 0.6) for _ in range(2))
     train(run, until=14)

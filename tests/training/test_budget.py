@@ -22,7 +22,7 @@ from ctr.training.tracking import NoTracker
 from ctr.training.trainer import TrainingRun, train
 from tests.commands import composed, jobs
 from tests.datasets.criteo_text import arguments, lines, write
-from tests.native.built import BACKENDS, needs_kernels
+from tests.native.built import ALL_BACKENDS, needs_kernels
 from tests.training.runs import configuration, equal, new_run, run_family, run_one, untimed
 
 
@@ -36,7 +36,7 @@ def alive(run: TrainingRun) -> int:
     return int(alive_rows(run.model.embedding.weight, run.model.embedding.seen).sum())
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_exactly_n_features_are_left(data: Prepared, backend: str) -> None:
     present, draw = data.split.features_train, random.Random(1)
     for count in [2, present, present + 10, *(draw.randrange(2, present) for _ in range(17))]:
@@ -66,7 +66,7 @@ def test_both_backends_keep_the_same_histogram(data: Prepared, opt: str, norm: s
     assert runs[0].lambda21 > 0
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_a_saved_run_with_a_budget_goes_on_to_the_last_bit(data: Prepared, backend: str) -> None:
     run, other = (budgeted(data, 200, backend, "linear") for _ in range(2))
     train(run, until=9)

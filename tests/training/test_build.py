@@ -16,7 +16,7 @@ from ctr.training.build import narrowed, retrain, start
 from ctr.training.trainer import evaluate, train
 from tests.commands import composed, job, prepared
 from tests.datasets.criteo_text import lines, write
-from tests.native.built import BACKENDS
+from tests.native.built import ALL_BACKENDS, BACKENDS
 from tests.training.runs import configuration, magnitude, present, run_one, untimed
 
 
@@ -94,7 +94,7 @@ def test_retrained_on_all_features_is_the_plain_run(tmp_path: Path, backend: str
     assert grouped["auc_retrained"] == plain["auc"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_what_did_not_survive_contributes_nothing_to_the_retrained(tmp_path: Path, backend: str) -> None:
     """Recomputed at full size: the rows of all other features are set to zero before the first and after every step."""
     config = configuration(tmp_path, "opt=adam", f"backend={backend}")

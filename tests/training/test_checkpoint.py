@@ -106,6 +106,7 @@ def found(folder: Path) -> list[tuple[str, int]]:
     [
         *(("torch", opt) for opt in [*PLAIN, *OPTIMIZERS]),
         *(pytest.param("native", opt, marks=needs_kernels) for opt in NATIVE),
+        *(pytest.param("rows", opt, marks=needs_kernels) for opt in OPTIMIZERS),
     ],
 )
 @pytest.mark.usefixtures("waiting")

@@ -15,7 +15,7 @@ from ctr.optim.ranking import top_rows
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import Pruning, clear_row_, prune_
 from ctr.training.step import make_step
-from tests.native.built import BACKENDS
+from tests.native.built import ALL_BACKENDS
 from tests.training.compiled.twin import FEATURES, batches, build
 
 
@@ -131,7 +131,7 @@ def test_training_goes_on_as_in_plain_pytorch(
 
 
 @pytest.mark.parametrize("opt", ["adam", "adagrad"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_effect_is_the_norm_of_D_w(backend: Any, opt: str) -> None:
     """D by the formula, from the present second moment and step, and the last learning rate above 0."""
     model = build("dcn")
@@ -165,7 +165,7 @@ def test_before_the_first_step_nothing_is_pruned(score: Any) -> None:
     assert torch.equal(embedding.weight, before)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
 def test_pruned_rows_come_back_and_new_ones_appear(backend: Any) -> None:
     """After the pruning a touched row takes the plain step from zero, w = -m / D; an untouched one stays zero."""
     model = build("dcn")

@@ -3,24 +3,14 @@
 // A touched row is one stretch of memory instead of four far apart: two cache lines for d = 8, as the table begins with one.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <vector>
 
+#include "update.h"
+
 namespace ctr {
 
-enum Rule : std::int32_t { ADAM, ADAGRAD };
-enum Norm : std::int32_t { NORM_S, NORM_S_TILDE, NORM_S_TILDE_EQ10 };
-
-// What one step does to a row; mirrored by ctr/training/compiled/step.py.
-struct RowOptions {
-    std::int32_t rule, norm, hard, penalised;  // penalised: a lambda is not 0
-    float beta1, one_minus_beta1, beta2, one_minus_beta2;  // the differences taken in double precision
-    float correction1;                                     // 1 - beta1^t
-    float initial;                                         // added to the sum of squares
-    float lambda1, limit, two_lambda2;                     // limit: sqrt(d) lambda21
-    float scale, shift;                                    // D = sqrt(V + initial) * scale + shift
-};
+using RowOptions = RuleOptions<float>;
 
 struct Table {
     float* data;
@@ -30,11 +20,6 @@ struct Table {
     std::uint8_t* bucket;      // one per row, of its norm over sqrt(d) at its last touch; null if nobody counts them
     std::int64_t* counts;      // [BUCKETS], rows by bucket
 };
-
-// As in ctr/optim/histogram.py.
-constexpr int BUCKETS = 256, BUCKET_SHIFT = 21, BUCKET_FIRST = 4 * (127 - 40) - 1;
-
-inline int buffers(std::int32_t rule) { return rule == ADAM ? 4 : 3; }
 
 // Copies w of ids [n] to out, `fields` rows of it side by side and then the next `ld` floats further on.
 // With unseen_zero a row that no step has touched reads as zeros.
@@ -58,6 +43,37 @@ class Sorted {
     std::vector<std::vector<std::int32_t>> positions_;
 };
 
+// The different rows among a batch's ids that one thread owns, in order of first appearance, and sums over them.
+class Distinct {
+  public:
+    // `batch`: all shares of the ids, in order.
+    void find(const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
+
+    const std::vector<std::int32_t>& ids() const { return unique_; }
+
+    // sums [ids, dim] of what gradient(k) points to for ids[k], each in the order of the batch.
+    template <class T, class Gradient>
+    void sum(const std::vector<Sorted>& batch, int owner, int dim, const Gradient& gradient, std::vector<T>& sums) const {
+        sums.assign(unique_.size() * std::size_t(dim), T(0));
+        const std::int32_t* place = place_.data();
+        for (const Sorted& share : batch)
+            for (const std::int32_t k : share.of(owner)) {
+                const T* g = gradient(k);
+                T* to = sums.data() + std::ptrdiff_t(*place++) * dim;
+                for (int i = 0; i < dim; ++i) to[i] += g[i];
+            }
+    }
+
+  private:
+    struct Slot {
+        std::int32_t id, place;  // the place in unique_, or -1
+    };
+    std::vector<Slot> slots_;           // a hash table; all empty between the runs
+    std::vector<std::uint32_t> used_;   // the slots in use
+    std::vector<std::int32_t> unique_;  // ids in order of first appearance
+    std::vector<std::int32_t> place_;   // the next id of the batch belongs to unique_[place]
+};
+
 // The update of the rows that one thread owns.
 class RowUpdate {
   public:
@@ -65,42 +81,24 @@ class RowUpdate {
     // the order of the batch.
     template <class Gradient>
     void run(const Table& table, const RowOptions& options, const std::int32_t* ids,
-             const std::vector<Sorted>& batch, int owner, const Gradient& gradient);
+             const std::vector<Sorted>& batch, int owner, const Gradient& gradient) {
+        distinct_.find(ids, batch, owner);
+        fetch(table);
+        distinct_.sum(batch, owner, table.dim, gradient, sum_);
+        apply(table, options);
+    }
 
     // Adds to the counts of all rows by how many they have changed since the last call.
-    void settle(std::int64_t* counts);
+    void settle(std::int64_t* counts) { moved_.settle(counts); }
 
   private:
-    void find(const Table& table, const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
+    void fetch(const Table& table) const;
     void apply(const Table& table, const RowOptions& options);
-    void count(const Table& table);
 
-    struct Slot {
-        std::int32_t id, place;  // the place in unique_, or -1
-    };
-    std::vector<Slot> slots_;             // a hash table; all empty between the runs
-    std::vector<std::uint32_t> used_;     // the slots in use
-    std::vector<std::int32_t> unique_;    // ids in order of first appearance
-    std::vector<std::int32_t> place_;     // the next id of the batch belongs to unique_[place]
-    std::vector<float> sum_;              // gradients [unique, dim]
-    std::vector<float> norm_;             // [unique], as update() returns them
-    std::array<std::int32_t, BUCKETS> moved_{};  // rows that came into a bucket, less those that left it
+    Distinct distinct_;
+    std::vector<float> sum_;   // gradients [unique, dim]
+    std::vector<float> norm_;  // [unique], as update() returns them
+    Moved moved_;
 };
-
-template <class Gradient>
-void RowUpdate::run(const Table& table, const RowOptions& options, const std::int32_t* ids,
-                    const std::vector<Sorted>& batch, int owner, const Gradient& gradient) {
-    find(table, ids, batch, owner);
-    const int dim = table.dim;
-    sum_.assign(unique_.size() * std::size_t(dim), 0.0F);
-    const std::int32_t* place = place_.data();
-    for (const Sorted& share : batch)
-        for (const std::int32_t k : share.of(owner)) {
-            const float* g = gradient(k);
-            float* to = sum_.data() + std::ptrdiff_t(*place++) * dim;
-            for (int i = 0; i < dim; ++i) to[i] += g[i];
-        }
-    apply(table, options);
-}
 
 }  // namespace ctr

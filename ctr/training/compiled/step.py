@@ -16,14 +16,11 @@ from ctr.errors import CtrError
 from ctr.models import FeatureEmbedding
 from ctr.native import library as native
 from ctr.optim.core import CHUNK, GroupOptimizer
-from ctr.optim.group_adam import GroupAdam
+from ctr.optim.fused import ADAGRAD, ADAM, rule_options
 from ctr.training.compiled.forward import Forward, flatten
 from ctr.training.compiled.support import unsupported, unsupported_options
 from ctr.training.optimizers import check_saved
 
-ADAM, ADAGRAD = range(2)
-_MOST = float(np.finfo(np.float32).max)
-_NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
 
 
 class NativeStep:
@@ -58,10 +55,11 @@ class NativeStep:
             raise CtrError(f"the compiled step cannot train this: {reason}")
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
         self.steps = 0
-        self._adam_rows = isinstance(row_optimizer, GroupAdam)
+        assert row_optimizer.rule is not None
+        self._rule = row_optimizer.rule
         self._move_rows()
         self._move_net()
-        self._rows, self._options, self._loss = native.RowOptions(), native.NetOptions(), ctypes.c_double()
+        self._options, self._loss = native.NetOptions(), ctypes.c_double()
         self._forward = Forward(model, self._table_struct, self._params_struct, self._offsets, threads)
         self._buckets: Tensor | None = None  # those of the rows' histogram
 
@@ -157,25 +155,10 @@ class NativeStep:
 
     def _set_rows(self, t: int) -> None:
         group = self.row_optimizer.param_groups[0]
-        lr, eps = float(group["lr"]), group["eps"]
-        o = self._rows
-        correction2 = 1.0
-        if self._adam_rows:
-            o.rule = ADAM
-            beta1, beta2 = group["betas"]
-            # The differences are taken in double precision: 1 - beta2 in float32 is 5e-5 off.
-            o.beta1, o.one_minus_beta1, o.beta2, o.one_minus_beta2 = beta1, 1 - beta1, beta2, 1 - beta2
-            o.correction1 = 1 - beta1**t
-            correction2 = math.sqrt(1 - beta2**t)
-            eps = eps / correction2 if group["eps_hat"] else eps
-        else:
-            o.rule, o.initial = ADAGRAD, group["initial_accumulator_value"]
-        o.norm, o.hard = _NORMS[group["norm"]], group["threshold"] == "hard"
-        penalised = any(group[name] for name in ("lambda1", "lambda21", "lambda2"))
-        o.penalised = self._set_histogram() or penalised
-        o.lambda1, o.two_lambda2 = group["lambda1"], 2 * group["lambda2"]
-        o.limit = math.sqrt(self._weight.shape[1]) * group["lambda21"]
-        o.scale, o.shift = min(1 / (correction2 * lr), _MOST), min(eps / lr, _MOST)
+        lr = float(group["lr"])
+        dim = self._weight.shape[1]
+        switches, numbers = rule_options(self._rule, group, t, lr, dim, torch.float32, counted=self._set_histogram())
+        self._rows = native.RowOptions(*switches, *numbers)
 
     def _set_histogram(self) -> bool:
         """Whether the step counts the rows' norms."""

@@ -1,0 +1,206 @@
+// A step of an optimizer on the rows of one tensor, for anybody's training loop: the rows' sums, then their update in place.
+//
+// Bits do not depend on the number of threads: a row belongs to one of them, and its gradients are summed in the order in
+// which they come.
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <memory>
+#include <mutex>
+
+#include "pool.h"
+#include "rows.h"
+
+namespace ctr {
+
+// A tensor's rows and their state; mirrored by ctr/native/library.py.
+struct Parts {
+    void* data[5];           // w, u, first, second, largest, see update(); null where the rule has none
+    std::int64_t stride[5];  // from row to row, in numbers: each may be a tensor of its own, or all of them columns of one
+    std::int64_t rows;
+    std::int32_t dim;
+    std::int32_t marks;     // bytes of a row in `seen`: 1, or dim
+    std::uint8_t* seen;     // set at a touch
+    std::uint8_t* bucket;   // as in Table
+    std::int64_t* counts;
+};
+
+// A tensor's gradient; mirrored by ctr/native/library.py.
+struct Gradient {
+    const std::int64_t* ids;  // [count] rows; null: all rows, in order
+    const void* values;       // [count, dim]
+    const void* hessian;      // [count, dim], the Hessian's diagonal; ADAHESSIAN alone
+    std::int64_t count;
+    std::int32_t distinct;  // no row comes twice
+    std::int32_t lazy;      // a row whose values are all 0 is passed over
+};
+
+namespace {
+
+// What one thread needs.
+template <class T>
+class Worker {
+  public:
+    // The rows ids[0 ... n), or if there are none `first` and the next n; g, h: their gradients, and Hessians.
+    void update(const Parts& parts, const RuleOptions<T>& o, const std::int32_t* ids, std::int32_t first, std::size_t n,
+                const T* g, const T* h, bool lazy) {
+        norm_.clear(), touched_.clear();
+        with_rule(o.rule, [&](auto rule) {
+            const auto run = [&](auto dim, auto flat) {
+                this->template loop<dim, rule, flat>(parts, o, ids, first, n, g, h, lazy);
+            };
+            const std::integral_constant<int, 0> any;
+            if (o.flat) return run(any, std::true_type());
+            if constexpr (sizeof(T) == sizeof(double)) return run(any, std::false_type());
+            with_dim(parts.dim, [&](auto dim) { run(dim, std::false_type()); });
+        });
+        if (parts.bucket) moved_.count(parts.bucket, touched_.data(), norm_.data(), touched_.size(), parts.dim);
+    }
+
+    // Those among `ids` that thread `owner` owns, their gradients summed.
+    void update_sums(const Parts& parts, const RuleOptions<T>& o, const std::int32_t* ids, const std::vector<Sorted>& batch,
+                     int owner, const T* g, const T* h) {
+        distinct_.find(ids, batch, owner);
+        const auto sum = [&](const T* values, std::vector<T>& sums) {
+            distinct_.sum(batch, owner, parts.dim, [&](int k) { return values + std::ptrdiff_t(k) * parts.dim; }, sums);
+            return static_cast<const T*>(sums.data());
+        };
+        const auto& rows = distinct_.ids();
+        for (std::size_t k = 0; k < rows.size() && k < std::size_t(AHEAD); ++k) fetch(parts, rows[k]);
+        update(parts, o, rows.data(), 0, rows.size(), sum(g, sum_), h ? sum(h, hessian_) : nullptr, false);
+    }
+
+    void settle(std::int64_t* counts) { moved_.settle(counts); }
+
+  private:
+    static T* at(const Parts& parts, int part, std::ptrdiff_t id) {
+        return static_cast<T*>(parts.data[part]) + id * parts.stride[part];
+    }
+
+    static void fetch(const Parts& parts, std::ptrdiff_t id) {
+        for (int part = 0; part < 5; ++part)
+            if (parts.data[part]) prefetch(at(parts, part, id), parts.dim);
+        __builtin_prefetch(parts.seen + id * parts.marks, 1);
+    }
+
+    template <int fixed, Rule rule, bool flat>
+    void loop(const Parts& parts, const RuleOptions<T>& o, const std::int32_t* ids, std::int32_t first, std::size_t n,
+              const T* g, const T* h, bool lazy) {
+        const int dim = fixed ? fixed : parts.dim;
+        for (std::size_t k = 0; k < n; ++k, g += dim) {
+            if (ids && k + AHEAD < n) fetch(parts, ids[k + AHEAD]);
+            if (lazy && std::all_of(g, g + dim, [](T x) { return x == 0; })) continue;
+            const std::int32_t id = ids ? ids[k] : first + std::int32_t(k);
+            const T norm = ctr::update<fixed, rule, flat>(
+                at(parts, 0, id), at(parts, 1, id), has_first(rule) ? at(parts, 2, id) : nullptr,
+                has_second(rule) ? at(parts, 3, id) : nullptr, rule == AMSGRAD ? at(parts, 4, id) : nullptr, g,
+                h ? h + std::ptrdiff_t(k) * dim : nullptr, dim, o);
+            if (o.still) continue;
+            std::uint8_t* seen = parts.seen + std::ptrdiff_t(id) * parts.marks;
+            for (int i = 0; i < parts.marks; ++i)
+                if (!seen[i]) seen[i] = 1;
+            if (parts.bucket) touched_.push_back(id), norm_.push_back(norm);
+        }
+    }
+
+    Distinct distinct_;
+    std::vector<T> sum_, hessian_, norm_;
+    std::vector<std::int32_t> touched_;
+    Moved moved_;
+};
+
+// The threads of a process and what they keep between two steps. Never destroyed: a fork has it without its threads.
+class Team {
+  public:
+    const pid_t process = getpid();
+
+    // Position of the first id that is out of range, or -1. If there is one nothing is written.
+    template <class T>
+    std::int64_t run(const Parts& parts, const Gradient& gradient, const RuleOptions<T>& o, int threads) {
+        const std::lock_guard<std::mutex> one(lock_);
+        if (gradient.count * parts.dim < SMALL) threads = 1;  // it does not pay to wake anybody
+        if (threads > 1 && (!pool_ || pool_->threads() != threads)) {
+            pool_.reset();
+            pool_ = std::make_unique<Pool>(threads);
+        }
+        Pool& pool = threads > 1 ? *pool_ : alone_;
+        auto& mine = workers(T());
+        if (mine.size() < std::size_t(threads)) mine.resize(std::size_t(threads));
+        sorted_.resize(std::size_t(threads));
+        const std::int64_t share = (gradient.count + threads - 1) / threads;
+        if (gradient.ids) ids_.resize(std::size_t(gradient.count));
+        std::atomic<std::int64_t> bad = gradient.count;
+        const auto* g = static_cast<const T*>(gradient.values);
+        const auto* h = static_cast<const T*>(gradient.hessian);
+        pool.run([&](int t) {
+            const std::int64_t first = std::min(t * share, gradient.count), last = std::min(first + share, gradient.count);
+            if (gradient.ids) {
+                const std::int64_t wrong = read(gradient.ids, first, last, parts.rows);
+                for (std::int64_t known = bad; wrong < std::min(known, last) && !bad.compare_exchange_weak(known, wrong);) {}
+                if (!gradient.distinct) sorted_[std::size_t(t)].sort(ids_.data(), int(first), int(wrong), threads);
+                pool.barrier();
+                if (bad < gradient.count) return;
+            }
+            Worker<T>& worker = mine[std::size_t(t)];
+            if (gradient.ids && !gradient.distinct)
+                return worker.update_sums(parts, o, ids_.data(), sorted_, t, g, h);
+            const std::int32_t* ids = gradient.ids ? ids_.data() + first : nullptr;
+            worker.update(parts, o, ids, std::int32_t(first), std::size_t(last - first), g + first * parts.dim,
+                          h ? h + first * parts.dim : nullptr, gradient.lazy != 0);
+        });
+        if (parts.counts)
+            for (Worker<T>& worker : mine) worker.settle(parts.counts);
+        return bad < gradient.count ? bad.load() : -1;
+    }
+
+  private:
+    static constexpr std::int64_t SMALL = 1 << 13;  // numbers of a gradient
+
+    // Copies ids to ids_; returns the position of the first that is out of range, `last` if none is.
+    std::int64_t read(const std::int64_t* ids, std::int64_t first, std::int64_t last, std::int64_t rows) {
+        for (std::int64_t k = first; k < last; ++k) {
+            if (ids[k] < 0 || ids[k] >= rows) return k;
+            ids_[std::size_t(k)] = std::int32_t(ids[k]);
+        }
+        return last;
+    }
+
+    std::vector<Worker<float>>& workers(float) { return floats_; }
+    std::vector<Worker<double>>& workers(double) { return doubles_; }
+
+    std::mutex lock_;
+    Pool alone_{1};
+    std::unique_ptr<Pool> pool_;
+    std::vector<Sorted> sorted_;
+    std::vector<std::int32_t> ids_;
+    std::vector<Worker<float>> floats_;
+    std::vector<Worker<double>> doubles_;
+};
+
+Team& team() {
+    static std::atomic<Team*> present;
+    Team* found = present;
+    while (!found || found->process != getpid()) {
+        Team* made = new Team;
+        if (present.compare_exchange_strong(found, made)) return *made;
+        delete made;  // another thread was first
+    }
+    return *found;
+}
+
+}  // namespace
+
+}  // namespace ctr
+
+using namespace ctr;
+
+extern "C" {
+
+std::int64_t ctr_update_f32(const Parts* parts, const Gradient* gradient, const RuleOptions<float>* options, int threads) {
+    return team().run(*parts, *gradient, *options, threads);
+}
+
+std::int64_t ctr_update_f64(const Parts* parts, const Gradient* gradient, const RuleOptions<double>* options, int threads) {
+    return team().run(*parts, *gradient, *options, threads);
+}
+}

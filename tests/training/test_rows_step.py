@@ -1,0 +1,87 @@
+"""Compiled rows under a net in torch, against the step that is all in torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ctr.datasets.stream import Batch
+from ctr.errors import CtrError
+from ctr.models import DeepFM, FeatureEmbedding
+from ctr.optim import OPTIMIZERS, GroupAdam
+from ctr.training.optimizers import make_optimizers
+from ctr.training.step import RowsStep, TorchStep, make_step
+from tests.native.built import needs_kernels
+from tests.training.runs import run_one
+
+pytestmark = needs_kernels
+LAMBDAS = {"lambda21": 1e-3, "lambda2": 1e-3}
+
+
+def trained(backend: Any, opt: str = "group_adam", steps: int = 12, **options: Any) -> Any:
+    """A step after some batches of a DeepFM, whose rows come several times in each."""
+    torch.manual_seed(0)
+    generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
+    embedding = FeatureEmbedding(60, 5, generator=generator)
+    model = DeepFM(60, 4, 2, hidden=(6, 5), embedding=embedding, generator=generator)
+    step = make_step(backend, model, *make_optimizers(model, opt, {"lr": 0.02, **LAMBDAS, **options}), threads=2)
+    for _ in range(steps):
+        parts = rng.integers(0, 50, (32, 4)), rng.random((32, 2), np.float32), rng.random(32) < 0.3
+        ids, dense, label = (torch.from_numpy(part) for part in parts)
+        step.train(Batch(ids.to(torch.int32), dense, label.float()))
+    return step
+
+
+@pytest.mark.parametrize("opt", OPTIMIZERS)
+def test_every_optimizer_trains_what_torch_trains(opt: str) -> None:
+    plain, ours = trained("torch", opt), trained("auto", opt)
+    assert type(plain) is TorchStep
+    assert type(ours) is RowsStep
+    torch.testing.assert_close(ours.rows(0, 60), plain.rows(0, 60), rtol=1e-3, atol=1e-5)
+    assert torch.equal(ours.rows(0, 60)[:, :5] == 0, plain.rows(0, 60)[:, :5] == 0)
+    for name, value in plain.model.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    assert not ours.model.embedding.seen[50:].any()
+
+
+def test_a_second_time_gives_the_same_bits() -> None:
+    assert torch.equal(trained("rows").rows(0, 60), trained("rows").rows(0, 60))
+
+
+def test_its_state_goes_on_in_torch_and_back() -> None:
+    plain, ours = trained("torch"), trained("rows")
+    plain.load_state_dict(ours.state_dict())
+    assert torch.equal(plain.rows(0, 60)[:, 5:], ours.rows(0, 60)[:, 5:])
+    ours.load_state_dict(plain.state_dict())
+
+
+def test_torch_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctr.optim.fused.step", lambda *_: pytest.fail("compiled"))
+    trained("torch", steps=1)
+    trained("torch", "group_adahessian", steps=1)  # whose net is stepped by a grouped optimizer too
+
+
+def test_a_run_of_a_model_that_is_not_compiled_is_the_torch_run(tmp_path: Path) -> None:
+    keys = ["model=deepfm", "opt=group_adam", "opt.lambda21=1e-3", "model.hidden=[8]"]
+    plain, ours = (run_one(tmp_path, *keys, f"backend={backend}") for backend in ("torch", "auto"))
+    assert ours.keys() == plain.keys()
+    assert ours["auc"] == pytest.approx(plain["auc"], abs=1e-4)
+    assert ours["logloss"] == pytest.approx(plain["logloss"], rel=1e-4)
+    assert ours["features_nonzero"] == plain["features_nonzero"]
+
+
+class Own(GroupAdam):
+    """An optimizer of one's own, of which there is no compiled rule."""
+
+
+def test_rows_that_it_cannot_serve_are_refused_and_auto_takes_torch() -> None:
+    model = DeepFM(9, 2, embedding_dim=3, hidden=(4,))
+    net = torch.optim.Adam([p for name, p in model.named_parameters() if name != "embedding.weight"])
+    rows = Own([model.embedding.weight])
+    with pytest.raises(CtrError, match="backend=rows cannot serve this run: .* the rule of Own; use backend=auto"):
+        make_step("rows", model, rows, net, threads=1)
+    assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
