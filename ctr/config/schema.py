@@ -146,6 +146,7 @@ class TrainConfig:
     progressive: bool | str  # a truth value or auto
     average: float
     batch_size: int
+    slices: int
     seed: int
     device: str
     backend: Literal["auto", "native", "torch"]
