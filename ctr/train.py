@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
         else:
             run(config, folder)
     except (Exception, KeyboardInterrupt) as error:
-        report_failure(error)
+        report_failure(error if _group is None else _group.explained(error))
         sweep.record(None, error)
         raise
 
@@ -173,11 +173,11 @@ def command() -> None:
         _meet()
     try:
         main()
-        if _group is not None:
-            _group.leave()
     finally:
         if ended := sweep.closing():
             print(f"\n{ended}")
+    if _group is not None:
+        _group.leave()
 
 
 def _meet() -> None:

@@ -34,7 +34,7 @@ def command_line(group: Group, arguments: Sequence[str]) -> list[str]:
         *arguments,
         *named,
         "hydra.output_subdir=null",
-        "hydra.callbacks=null",
+        "~hydra.callbacks.sweep",
         log,
         "hydra.job_logging.handlers.screen.level=ERROR",
     ]
@@ -74,7 +74,7 @@ def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
         if asked:
             raise ArgumentError(f"{said} is not there yet for several workers; train in one process, without torchrun")
     if group.size > slices:
-        raise ArgumentError(f"slices={slices} for {group.size} workers: each needs one; give slices={group.size} or more")
+        raise ArgumentError(f"slices={slices} for {group.size} workers: each needs one; give slices={group.size}")
     device = torch.device(settings.device)
     if device.type == "cuda":
         if device.index is not None:

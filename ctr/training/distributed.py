@@ -5,15 +5,17 @@ Without torchrun there is no group, and nothing here is used.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +23,9 @@ from torch import Tensor
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.training import processes
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 WAIT = timedelta(minutes=30)  # for a worker that neither answers nor ends
@@ -49,7 +54,7 @@ class Group:
     """
 
     def __init__(
-        self, rank: int, size: int, store: dist.Store, marks: Sequence[str] = (), *, restarted: bool = False
+        self, rank: int, size: int, store: Store, marks: Sequence[str] = (), *, restarted: bool = False
     ) -> None:
         self.rank, self.size, self.store, self.restarted, self._marks = rank, size, store, restarted, marks
         self.raised = self.flags = 0
@@ -61,7 +66,7 @@ class Group:
         return self.rank == 0
 
     def exchange(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
-        """Sends ``given[r]`` of the first dimension to each worker r; returns ``taken[r]`` from each, in their order."""
+        """Sends ``given[r]`` values of the first dimension to each worker r; returns ``taken[r]`` of each, in order."""
         received = values.new_empty(sum(taken), *values.shape[1:])
         self._count(values, sum(given) - given[self.rank])
         with self._watched():
@@ -98,7 +103,7 @@ class Group:
         return parts
 
     def agree(self, decide: Callable[[], T]) -> T:
-        """What ``decide`` returns on the first worker, on all of them; so with what it raises, if that is for a user."""
+        """What ``decide`` returns on the first worker, on all of them; likewise an error that it raises for a user."""
         said: list[Any] = [None, None]
         if self.first:
             try:
@@ -126,8 +131,14 @@ class Group:
                 raise CtrError(f"rank {rank} has other {what} than rank 0: {its}; rank 0 has {values[0]}")
 
     def leave(self) -> None:
-        """To be called when the run is done."""
-        dist.destroy_process_group()
+        """Ends the process, whose work is done.
+
+        Where Python clears up itself, gloo's threads now and then end it with an abort (torch 2.13).
+        """
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
     def _count(self, values: Tensor, given: int) -> None:
         self.sent += given * values[:1].numel() * values.element_size() if len(values) else 0
@@ -138,13 +149,15 @@ class Group:
         began = time.perf_counter()
         try:
             yield
-        except (RuntimeError, KeyboardInterrupt) as error:  # torchrun sends SIGTERM to those that are left
-            waits = NAMING if isinstance(error, RuntimeError) else 0.0
-            if (gone := self._gone(waits)) is not None or isinstance(error, RuntimeError):
-                raise WorkerLost(gone or self._unknown(error)) from error
-            raise
+        except RuntimeError as error:
+            raise WorkerLost(self._gone(NAMING) or self._unknown(error)) from error
         finally:
             self.seconds += time.perf_counter() - began
+
+    def explained(self, error: BaseException) -> BaseException:
+        """What ended this worker: SIGTERM is how torchrun ends those that are left when one is gone."""
+        gone = self._gone(0) if isinstance(error, KeyboardInterrupt) else None
+        return error if gone is None else WorkerLost(gone)
 
     def _gone(self, seconds: float) -> str | None:
         if threading.current_thread() is threading.main_thread():
@@ -172,16 +185,18 @@ def join() -> Group:
     Each start of the job has keys of its own in the store that torchrun keeps: what workers of an earlier start have
     left there is not taken for an answer. It is named by its first worker, as hosts may count restarts differently.
     """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # absent from some builds
+
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     hosts = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        whole = dist.PrefixStore("ctr", dist.TCPStore(*place, is_master=hosts, timeout=WAIT))
+        whole = PrefixStore("ctr", TCPStore(*place, is_master=hosts, timeout=WAIT))
         start, number = _meet(whole, rank, size)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-        dist.init_process_group(backend, store=dist.PrefixStore(start, whole), rank=rank, world_size=size, timeout=WAIT)
+        dist.init_process_group(backend, store=PrefixStore(start, whole), rank=rank, world_size=size, timeout=WAIT)
     except RuntimeError as error:  # of torch, DistError and its kinds among them
         raise WorkerLost(f"rank {rank} cannot meet the other workers: {str(error).splitlines()[0]}") from error
     group = Group(rank, size, whole)
@@ -190,7 +205,7 @@ def join() -> Group:
     return Group(rank, size, whole, [mark for mark, _ in told], restarted=any(again for _, again in told))
 
 
-def _meet(store: dist.Store, rank: int, size: int) -> tuple[str, int]:
+def _meet(store: Store, rank: int, size: int) -> tuple[str, int]:
     """The name of this start of the job, which its first worker gives, and its number.
 
     Each worker leaves a name of its own; the first one answers to all names that it finds, those of workers that have
@@ -235,7 +250,7 @@ def run_folder(group: Group, given: str | None, default: Callable[[], str]) -> s
         if group.store.check(["run_dir"]):
             return group.store.get("run_dir").decode()
         if group.restarted:
-            raise ArgumentError("the workers were started again, and the run has no run_dir=PATH to go on from; give one")
+            raise ArgumentError("the workers were started again, and the run's folder is not known; give run_dir=PATH")
         group.store.set("run_dir", folder := default())
         return folder
 

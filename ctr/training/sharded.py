@@ -1,16 +1,17 @@
 """A table of embedding rows that is spread over the workers of a run, and the training step on it.
 
-Feature i belongs to worker i mod R, of R workers, and is row i div R there. Ids follow the order of first appearance, so
-that frequent and rare features are spread evenly over the workers.
+Feature i belongs to worker i mod R, of R workers, and is row i div R there. Ids follow the order of first appearance,
+so that frequent and rare features are spread evenly over the workers.
 
-A batch is cut into S slices, whatever R is. Each worker computes some of them, each slice by itself, and every gradient is
-summed over the slices in their order: any number of workers gives the same bits.
+A batch is cut into S slices, whatever R is. Each worker computes some of them, each slice by itself, and every gradient
+is summed over the slices in their order: any number of workers gives the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -116,12 +117,12 @@ class Cut:
     @property
     def counts(self) -> list[int]:
         """Slices of each worker."""
-        return [last - first for first, last in zip(self.shares[:-1], self.shares[1:], strict=True)]
+        return [last - first for first, last in pairwise(self.shares)]
 
     @property
     def rows(self) -> list[int]:
         """Rows of each worker."""
-        return [self.bounds[last] - self.bounds[first] for first, last in zip(self.shares, self.shares[1:], strict=False)]
+        return [self.bounds[last] - self.bounds[first] for first, last in pairwise(self.shares)]
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class ShardedStep(TorchStep):
             total = parts[0].clone()
             for part in parts[1:]:
                 total += part
-            counts = [last - first for first, last in zip(self._ends, self._ends[1:], strict=False)]
+            counts = [last - first for first, last in pairwise(self._ends)]
             grads = torch.cat(self.group.gather(total, counts)).split([p.numel() for p in self._net])
             for p, grad in zip(self._net, grads, strict=True):
                 p.grad = grad.view_as(p)
@@ -359,9 +360,7 @@ class ShardedStep(TorchStep):
         dense = None if batch.dense is None else batch.dense[here].to(inputs.device)
         before = None if self._checked else torch.get_rng_state()
         logits = (
-            self.model.from_rows(inputs, dense)
-            if bits is None
-            else self.model.from_rows(inputs, dense, bits[here])  # type: ignore[call-arg]
+            self.model.from_rows(inputs, dense) if bits is None else self.model.from_rows(inputs, dense, bits[here])  # type: ignore[call-arg]
         )
         if before is not None and torch.is_grad_enabled():
             self._checked = True

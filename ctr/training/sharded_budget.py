@@ -1,4 +1,4 @@
-"""A budget of features over the shards of a table: lambda21 from the histograms of all workers, and a joint last choice."""
+"""A budget of features over the shards of a table: lambda21 from all workers' histograms, and a joint last choice."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Checkpoints that the workers of a run write together, and that any number of workers takes up.
 
-Each worker writes the rows of its shard into a file of its own; the first one writes all else, and the manifest last. The
-folder is on a disk that all workers see.
+Each worker writes the rows of its shard into a file of its own; the first one writes all else, and the manifest last.
+The folder is on a disk that all workers see.
 """
 
 from __future__ import annotations

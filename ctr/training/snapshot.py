@@ -231,17 +231,17 @@ def restore(run: TrainingRun, stored: Stored) -> None:
     tables = [weight, *(mine[name] for name in columns[1:])]
     by = max(PIECE // (expected[1] * weight.dtype.itemsize), 1)
     for start in range(0, len(stored.ids), by):
-        mine, places = embedding.owned(stored.ids[start : start + by].to(weight.device))
+        own, places = embedding.owned(stored.ids[start : start + by].to(weight.device))
         if not len(places):
             continue
         piece = stored.rows[start : start + by].to(weight.device)
-        piece = piece if mine is None else piece[mine]
+        piece = piece if own is None else piece[own]
         for table, part in zip(tables, piece.split(dim, dim=1), strict=True):
             table[places] = part
     _of_each_row(state, embedding.own)
     state["model"]["embedding.weight"] = weight
-    own = run.learner.state_dict()
+    present = run.learner.state_dict()
     for name, part in state["step"].items():
-        part["param_groups"] = own[name]["param_groups"]
+        part["param_groups"] = present[name]["param_groups"]
     state["step"]["row_optimizer"]["state"][0].update(zip(columns[1:], tables[1:], strict=True))
     run.load_state_dict(state)
