@@ -60,6 +60,11 @@ class FeatureEmbedding(nn.Module):
         return rows
 
     @property
+    def workers(self) -> int:
+        """How many processes hold the table."""
+        return 1
+
+    @property
     def first(self) -> bool:
         """Whether this process writes what is kept of the table; all do that hold a whole one."""
         return True

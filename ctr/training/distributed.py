@@ -215,9 +215,9 @@ def _meet(store: Store, rank: int, size: int) -> tuple[str, int]:
     if rank:
         store.set(f"hello/{rank}", mine)
         store.wait([f"welcome/{mine}"])
-        start, number = store.get(f"welcome/{mine}").decode().split()
+        start, told = store.get(f"welcome/{mine}").decode().split()
         store.set(f"{start}/here/{rank}", "")
-        return start, int(number)
+        return start, int(told)
     number = store.add("starts", 1)
     until = time.monotonic() + WAIT.total_seconds()
     missing = list(range(1, size))

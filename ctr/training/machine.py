@@ -17,7 +17,8 @@ CPUINFO = Path("/proc/cpuinfo")
 
 def machine(threads: int, device: str, workers: int = 1) -> str:
     """``AMD EPYC, AVX2, 2 cores; 1 thread; torch 2.13.0+cpu, numpy 2.4.6``: the processor, its vector unit as torch
-    uses it, the cores that this process may use, the run's threads, a GPU if it computes there, and versions."""
+    uses it, the cores that this process may use, the threads of the run or of each worker, a GPU if it computes there,
+    and versions."""
     torch_version, numpy_version, vector_unit = arithmetic()
     cores = len(os.sched_getaffinity(0))
     parts = [

@@ -189,7 +189,7 @@ def summarise(
         weight_train=_weight(data.rows, split.train),
         weight_test=figures.weight if figures else None,
         negative_rate=data.dataset.negative_rate,
-        machine=machine(settings.threads, settings.device),
+        machine=machine(settings.threads, settings.device, embedding.workers),
     )
 
 

@@ -58,6 +58,10 @@ class ShardedEmbedding(FeatureEmbedding):
         raise TypeError("a table that is spread over several workers is read by their step alone")
 
     @property
+    def workers(self) -> int:
+        return self.group.size
+
+    @property
     def first(self) -> bool:
         return self.group.first
 

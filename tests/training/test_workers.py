@@ -27,8 +27,8 @@ from tests.datasets.criteo_text import lines, write
 from tests.training.runs import configuration, equal, magnitude
 from tests.training.workers import run, runs, together
 
-STEPS = 11  # 342 rows in batches of 32, of which 12 slices have two rows or three
 EVERY = "checkpoint.every_steps=2"
+# 342 rows in 11 batches of 32, of which 12 slices have two rows or three
 RUNS = {
     "dcn": ["opt.lambda21=1e-3", "opt.lambda_schedule=cubic", EVERY],
     "mlp": ["model=mlp", "opt=adam", *magnitude(0.2, 0.4), "average=0.5", "progressive=true", "opt.lr=1e-3", EVERY],
@@ -46,16 +46,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two(log: Path) -> list[dict[str, Any]]:
-    """All runs, of two workers."""
-    return together(log, 2, runs, log, log / "two", RUNS)
+def pair(log: Path) -> list[dict[str, Any]]:
+    """One of the runs, of two workers."""
+    return together(log, 2, runs, log, log / "pair", {"dcn": RUNS["dcn"]})
 
 
 @pytest.fixture(scope="module")
-def alone(log: Path) -> dict[str, Any]:
-    """The same, of one process."""
-    many = {name: [*overrides, "backend=torch"] for name, overrides in RUNS.items()}
-    return runs(None, log, log / "alone", many)
+def two(log: Path, pair: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All runs, of two workers."""
+    others = together(log, 2, runs, log, log / "two", {name: RUNS[name] for name in RUNS if name != "dcn"})
+    return [{**one, **more} for one, more in zip(pair, others, strict=True)]
 
 
 def figures(result: dict[str, Any], *but: str) -> dict[str, Any]:
@@ -68,9 +68,17 @@ def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert figures(found["result"]) == figures(expected["result"])
 
 
+def test_two_workers_train_what_one_process_does(log: Path, pair: list[Any]) -> None:
+    expect_near(pair[0]["dcn"], run(None, log, log / "alone", *RUNS["dcn"], "backend=torch"))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_two_workers_train_what_one_process_does(name: str, two: list[Any], alone: dict[str, Any]) -> None:
-    found, expected = two[0][name], alone[name]
+def test_every_run_of_two_workers_is_that_of_one_process(name: str, log: Path, two: list[Any]) -> None:
+    expect_near(two[0][name], run(None, log, log / f"alone-{name}", *RUNS[name], "backend=torch"))
+
+
+def expect_near(found: dict[str, Any], expected: dict[str, Any]) -> None:
     for table in ("weight", "u", "seen"):
         np.testing.assert_allclose(found[table].float(), expected[table].float(), atol=1e-6, rtol=1e-4)
     for parameter, value in expected["net"].items():
@@ -85,24 +93,23 @@ def test_two_workers_train_what_one_process_does(name: str, two: list[Any], alon
             assert got[figure] == value, figure
 
 
-def test_each_worker_holds_its_share_of_the_rows(two: list[Any], alone: dict[str, Any]) -> None:
-    rows = alone["dcn"]["shard"]
-    assert [its["dcn"]["shard"] for its in two] == [-(-rows // 2), rows // 2]
-    assert len(two[0]["dcn"]["weight"]) == rows
-    assert len(two[1]["dcn"]["weight"]) == 0  # only the first one saves
+def test_each_worker_holds_its_share_of_the_rows(pair: list[Any]) -> None:
+    rows = pair[0]["dcn"]["result"]["table_rows"]
+    assert [its["dcn"]["shard"] for its in pair] == [-(-rows // 2), rows // 2]
+    assert len(pair[0]["dcn"]["weight"]) == rows
+    assert len(pair[1]["dcn"]["weight"]) == 0  # only the first one saves
 
 
-def test_workers_end_with_the_same_net(two: list[Any]) -> None:
-    for name in RUNS:
-        assert equal(two[0][name]["net"], two[1][name]["net"])
-        assert equal(two[0][name]["state"], two[1][name]["state"])
+def test_workers_end_with_the_same_net(pair: list[Any]) -> None:
+    for part in ("net", "state", "steps"):
+        assert equal(pair[0]["dcn"][part], pair[1]["dcn"][part])
 
 
-def test_only_the_first_worker_writes(log: Path, two: list[Any]) -> None:
-    folder = log / "two" / "dcn"
-    assert json.loads((folder / "result.json").read_text())["auc"] == two[0]["dcn"]["result"]["auc"]
+def test_only_the_first_worker_writes(log: Path, pair: list[Any]) -> None:
+    folder = log / "pair" / "dcn"
+    assert json.loads((folder / "result.json").read_text())["auc"] == pair[0]["dcn"]["result"]["auc"]
     assert sorted(path.name for path in folder.iterdir()) == [".hydra", ".lock", "result.json"]
-    assert "2 workers of 1 thread" in two[0]["dcn"]["result"]["machine"]
+    assert "2 workers of 1 thread" in pair[0]["dcn"]["result"]["machine"]
 
 
 @pytest.mark.slow
@@ -276,7 +283,7 @@ def test_workers_of_other_machines_are_named_where_those_of_this_one_live(monkey
     assert mine is not None
     lost = group(0, 2, marks=[mine, "elsewhere/1/22/5"])
     with (
-        pytest.raises(WorkerLost, match="^rank 1 on other machines cannot be reached: Conn"),
+        pytest.raises(WorkerLost, match=r"^rank 1 on other machines cannot be reached: Conn"),
         lost._watched(),
     ):
         raise RuntimeError("Connection closed by peer")
