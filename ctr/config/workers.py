@@ -24,7 +24,7 @@ def command_line(group: Group, arguments: Sequence[str]) -> list[str]:
     """
     if {"-m", "--multirun"} & {*arguments}:
         raise ArgumentError("a sweep (-m) under torchrun: torchrun trains one run; start each job with torchrun")
-    given = next((word.partition("=")[2] for word in arguments if word.startswith("run_dir=")), None)
+    given = resume.value_of(arguments, "run_dir")
     folder = run_folder(group, given, _default)
     named = [] if given is not None else [override("run_dir", folder)]
     if group.first:
