@@ -59,7 +59,7 @@ def two(log: Path, pair: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def figures(result: dict[str, Any], *but: str) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name not in ("machine", *but)}
+    return {name: value for name, value in result.items() if name not in ("machine", "git_sha", *but)}
 
 
 def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
