@@ -173,7 +173,7 @@ class ShardedRows:
         """
         size, first = self.group.size, sum(cut.rows[: self.group.rank])
         wanted, place = torch.unique(ids[first : first + cut.rows[self.group.rank]], return_inverse=True)
-        order = torch.argsort(wanted % size, stable=True)
+        order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
         where = torch.empty_like(order)
         where[order] = torch.arange(len(order), device=order.device)
         place, wanted = where[place], wanted[order]
@@ -219,7 +219,8 @@ class ShardedRows:
         total = weight.new_zeros(len(touched), weight.shape[1])
         for of_worker, its in zip(asked.summed, gradients, strict=True):
             for places, values in zip(of_worker, its, strict=True):
-                total.index_add_(0, place[places], values)  # no row twice: the order is that of the slices
+                rows = place[places]  # none twice, so that the order of the sum is that of the slices
+                total.index_copy_(0, rows, total.index_select(0, rows) + values)
         self.embedding.seen[touched] = True
         weight.grad = torch.sparse_coo_tensor(
             touched.unsqueeze(0), total, weight.shape, is_coalesced=True, check_invariants=False
