@@ -247,6 +247,12 @@ def test_slices_change_no_hash_of_a_run_in_one_process(log: Path) -> None:
     assert of_one == of_three != one.config_hash
 
 
+def test_workers_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "collect", lambda self, value: ["a", "a", "b"])
+    with pytest.raises(CtrError, match="^rank 2 has other rows than rank 0: b; rank 0 has a$"):
+        group(0, 3).expect_equal("rows", "a")
+
+
 def test_workers_do_not_take_the_names_of_those_before_them_for_an_answer() -> None:
     store = dist.HashStore()
     store.set("hello/1", "of a worker that was killed")
