@@ -173,11 +173,15 @@ def command() -> None:
         _meet()
     try:
         main()
+        if _group is not None:
+            _group.leave()
+    except SystemExit as failure:
+        if _group is not None:
+            _group.leave(int(failure.code or 0))
+        raise
     finally:
         if ended := sweep.closing():
             print(f"\n{ended}")
-    if _group is not None:
-        _group.leave()
 
 
 def _meet() -> None:

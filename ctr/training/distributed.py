@@ -130,15 +130,15 @@ class Group:
             if its != values[0]:
                 raise CtrError(f"rank {rank} has other {what} than rank 0: {its}; rank 0 has {values[0]}")
 
-    def leave(self) -> None:
-        """Ends the process, whose work is done.
+    def leave(self, code: int = 0) -> None:
+        """Ends the process with an exit code.
 
         Where Python clears up itself, gloo's threads now and then end it with an abort (torch 2.13).
         """
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
     def _count(self, values: Tensor, given: int) -> None:
         self.sent += given * values[:1].numel() * values.element_size() if len(values) else 0

@@ -243,7 +243,7 @@ class ShardedStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         row_optimizer.ensure_state(model.embedding.weight)
         self.slices = slices
-        self.rows_of_all = ShardedRows(model.embedding, row_optimizer)
+        self.store = ShardedRows(model.embedding, row_optimizer)
         self.group: Group = model.embedding.group
         self._net: list[nn.Parameter] = [p for group in net_optimizer.param_groups for p in group["params"]]
         count = sum(p.numel() for p in self._net)
@@ -254,14 +254,14 @@ class ShardedStep(TorchStep):
         self.model.train()
         cut = Cut.of(len(batch), self.slices, self.group)
         weight = self.model.embedding.weight
-        asked = self.rows_of_all.ask(batch.ids.to(weight.device), cut, training=True)
-        rows = self.rows_of_all.gather(asked, training=True)
+        asked = self.store.ask(batch.ids.to(weight.device), cut, training=True)
+        rows = self.store.gather(asked, training=True)
         logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
         received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
         whole = torch.cat([its[2] for its in received]).cpu()
         value = sum(torch.cat([its[3] for its in received]).tolist())
         if value - value == 0:  # finite
-            self.rows_of_all.update(asked, [its[0] for its in received])
+            self.store.update(asked, [its[0] for its in received])
             parts = torch.cat([its[1] for its in received])
             total = parts[0].clone()
             for part in parts[1:]:
@@ -342,8 +342,8 @@ class ShardedStep(TorchStep):
         self.model.train(False)
         group, device = self.group, self.model.embedding.weight.device
         cut = Cut.of(len(batch), self.slices, group)
-        asked = self.rows_of_all.ask(batch.ids.to(device), cut, training=False)
-        rows = self.rows_of_all.gather(asked, training=False)
+        asked = self.store.ask(batch.ids.to(device), cut, training=False)
+        rows = self.store.gather(asked, training=False)
         first = sum(cut.rows[: group.rank])
         logits = [
             self._forward(F.embedding(asked.place[start - first : stop - first], rows), batch, slice(start, stop), None)

@@ -249,7 +249,7 @@ def test_slices_change_no_hash_of_a_run_in_one_process(log: Path) -> None:
 
 def test_workers_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Group, "collect", lambda self, value: ["a", "a", "b"])
-    with pytest.raises(CtrError, match="^rank 2 has other rows than rank 0: b; rank 0 has a$"):
+    with pytest.raises(CtrError, match=r"^rank 2 has other rows than rank 0: b; rank 0 has a$"):
         group(0, 3).expect_equal("rows", "a")
 
 
