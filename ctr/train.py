@@ -14,8 +14,9 @@ import ctr.environment  # noqa: F401  # before torch
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,10 +30,13 @@ from ctr.errors import DataError, warn_once
 from ctr.jobs import sweep
 
 if TYPE_CHECKING:
+    from ctr.training.distributed import Group
     from ctr.training.settings import Settings
 
 search.register()
 log = logging.getLogger("ctr")
+T = TypeVar("T")
+_group: Group | None = None  # of this process, one of several that torchrun has started
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
@@ -44,22 +48,37 @@ def main(config: DictConfig) -> None:
         else:
             run(config, folder)
     except (Exception, KeyboardInterrupt) as error:
-        report_failure(error)
+        report_failure(error if _group is None else _group.explained(error))
         sweep.record(None, error)
         raise
 
 
 def run(config: DictConfig, folder: Path) -> None:
     """One run from its configuration to the printed table."""
+    if config.resume is None and not (_group and _group.restarted):
+        train_and_print(_resolved(config), folder)
+    elif (finished := _agreed(lambda: _finished(folder))) is not None:
+        if _group is None or _group.first:
+            print(f"{finished}\n  finished already: there is nothing to go on with", flush=True)
+    else:
+        if config.resume is not None:
+            config = resume.recorded(folder, config, HydraConfig.get().overrides.task)
+        train_and_print(_resolved(config), folder, resumes=True)
+
+
+def _resolved(config: DictConfig) -> Settings:
+    """The settings of a run, or of one worker of it."""
+    from ctr.config import workers
     from ctr.config.compose import resolve
 
-    if config.resume is None:
-        train_and_print(resolve(config), folder)
-    elif (finished := _finished(folder)) is not None:
-        print(f"{finished}\n  finished already: there is nothing to go on with", flush=True)
-    else:
-        settings = resolve(resume.recorded(folder, config, HydraConfig.get().overrides.task))
-        train_and_print(settings, folder, resumes=True)
+    if _group is None:
+        return resolve(config)
+    workers.settle(config)
+    return workers.for_workers(resolve(config), config.slices, _group)
+
+
+def _agreed(decide: Callable[[], T]) -> T:
+    return decide() if _group is None else _group.agree(decide)
 
 
 def _finished(folder: Path) -> str | None:
@@ -120,30 +139,59 @@ def train_and_print(
     from ctr.artifact.save import save_model
     from ctr.training.checkpoint import complete
     from ctr.training.experiment import run_family
-    from ctr.training.run import Run
+    from ctr.training.run import Follower, Run
 
-    one = Run(settings, folder, save=save_model, to_mlflow=pyfunc.write, checkpoints=checkpoints, resume=resumes)
+    first = _group is None or _group.first
+    kind = Run if first else Follower
+    one = kind(settings, folder, None, save_model, pyfunc.write, checkpoints=checkpoints, resume=resumes, group=_group)
     if resumes and checkpoints is None and not complete(one.place):
         log.info("no checkpoint in %s yet: the run starts at its first row", one.place)
     try:
-        run_family([one])
+        run_family([one], None if first else lambda rows: None)
     except KeyboardInterrupt as error:
         if checkpoints is None and complete(one.place):
-            error.args = (f"resume with: {command_line('ctr.train', {'resume': os.path.relpath(folder)})}",)
+            error.args = (f"resume with: {_again(os.path.relpath(folder))}",)
         raise
     if one.error is not None:
         raise one.error
+    if not first:
+        return
     # At once: other jobs of a sweep may print too.
     print("\n".join([*([head] if head else []), one.table()]), flush=True)
 
 
+def _again(folder: str) -> str:
+    """The command that goes on with a run."""
+    from ctr.config import workers
+
+    return command_line("ctr.train", {"resume": folder}) if _group is None else workers.again(folder, _group)
+
+
 def command() -> None:
     sys.argv[1:] = resume.command_line(sys.argv[1:])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _meet()
     try:
         main()
+        if _group is not None:
+            _group.leave()
+    except SystemExit as failure:
+        if _group is not None:
+            _group.leave(int(failure.code or 0))
+        raise
     finally:
         if ended := sweep.closing():
             print(f"\n{ended}")
+
+
+def _meet() -> None:
+    """Joins the other workers, where torchrun has started this process."""
+    global _group
+    from ctr.config import workers
+    from ctr.training.distributed import join
+
+    _group = join()
+    sys.argv[1:] = workers.command_line(_group, sys.argv[1:])
 
 
 if __name__ == "__main__":

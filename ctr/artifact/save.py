@@ -66,6 +66,8 @@ def save_model(
     """
     assert settings.save is not None
     contents = _contents(settings, settings.save.keys, data, training, result, counts, on_rows)
+    if contents is None:
+        return
     with atomic_folder(folder) as new:
         format.write_files(new, contents)
         assemble(folder, format.read(new), allow_module=True)
@@ -79,19 +81,26 @@ def _contents(
     result: Result,
     counts: np.ndarray | None,
     on_rows: Callable[[int], object],
-) -> Contents:
+) -> Contents | None:
+    """None in a worker that does not save; all exchange what they have."""
     embedding, optimizer = training.model.embedding, training.learner.row_optimizer
-    alive = alive_rows(embedding.weight, embedding.seen).cpu()
+    mine = alive_rows(embedding.weight, embedding.seen)
+    of_mine = [torch.linalg.vector_norm(D * x, dim=1) for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
+    effects = embedding.kept(torch.cat(of_mine)[mine], mine).cpu()
+    rows = embedding.kept(embedding.weight.detach()[mine], mine).cpu()
+    alive, present = embedding.whole(mine).cpu(), embedding.whole(embedding.seen).cpu()
     places = np.zeros(len(alive), np.int32)  # 0: not kept
     places[alive.numpy()] = np.arange(1, int(alive.sum()) + 1, dtype=np.int32)
     dataset, transforms, num_buckets = data.dataset, data.manifest.transforms, settings.data.num_buckets
-    effects = [torch.linalg.vector_norm(D * x, dim=1).cpu() for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
+    golden = _golden(dataset, keys, num_buckets, data, training, places)
+    if not embedding.first:
+        return None
     more = {
         "count": pa.array(_counts(data, places, on_rows) if counts is None else counts[alive.numpy()]),
-        "effect": pa.array(torch.cat(effects)[alive].numpy()),
+        "effect": pa.array(effects.numpy()),
     }
     if num_buckets is None:
-        seen, kept, numbers, values = _kept_values(data, embedding.seen.cpu().numpy(), alive.numpy())
+        seen, kept, numbers, values = _kept_values(data, present.numpy(), alive.numpy())
         fields = [SavedField(f.name, f.kind, *map(int, n)) for f, *n in zip(dataset.fields, seen, kept, strict=True)]
         columns = _named(dataset, keys, numbers, values)
     else:
@@ -119,14 +128,14 @@ def _contents(
         backend="native" if settings.backend == "native" else "torch",
         threads=settings.threads,
         run={name: figures[name] for name in FIGURES},
-        golden=_golden(dataset, keys, num_buckets, data, training, places),
+        golden=golden,
         others=others and others[0],
         pool=dataset.pool,
     )
     net = cast(nn.Module, training.model).state_dict()
     return Contents(
         manifest=manifest,
-        rows=embedding.weight.detach().cpu()[alive],
+        rows=rows,
         net={name: tensor for name, tensor in net.items() if not name.startswith("embedding.")},
         vocabulary=vocabulary,
         others=others and others[1],

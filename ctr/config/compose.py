@@ -235,6 +235,7 @@ def _from_one_to(most: int) -> tuple[str, Callable[[Any], bool]]:
 NUMBERS = {
     "batch_size": _from_one_to(2**31 - 1),
     "window": _from_one_to(2**31 - 1),
+    "slices": _from_one_to(1024),
     "threads": _from_one_to(MAX_THREADS),
     "seed": ("0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
     "train_rows": _at_least(1),

@@ -28,8 +28,7 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     Raises:
         ArgumentError: there is no run in the folder, or arguments that do not go with it.
     """
-    given = _parsed(arguments)
-    folder = next((value.value() for value in given if value.key_or_group == RESUME), None)
+    given, folder = _parsed(arguments), value_of(arguments, RESUME)
     if folder is None:
         return list(arguments)
     said = f"{RESUME}={folder}"
@@ -73,6 +72,11 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
             OmegaConf.update(config, key, OmegaConf.select(composed, key), merge=False)
     config.run_dir = composed.run_dir  # where it is now
     return config
+
+
+def value_of(arguments: Sequence[str], key: str) -> Any:
+    """What the arguments give for a key; None for nothing."""
+    return next((given.value() for given in _parsed(arguments) if given.key_or_group == key), None)
 
 
 def keys(overrides: Sequence[str]) -> list[str]:

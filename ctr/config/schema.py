@@ -147,6 +147,7 @@ class TrainConfig:
     admit: int
     average: float
     batch_size: int
+    slices: int
     seed: int
     device: str
     backend: Literal["auto", "native", "rows", "torch"]

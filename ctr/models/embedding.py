@@ -72,10 +72,12 @@ class FeatureEmbedding(nn.Module):
             raise ValueError(f"unseen={unseen!r}; expected 'zero' or 'init'")
         if pool not in (None, "mean", "sum"):
             raise ValueError(f"pool={pool!r}; expected 'mean', 'sum' or None")
-        self.unseen, self.pool = unseen, pool
-        weight = torch.empty(num_features, embedding_dim)
-        self.weight = nn.Parameter(weight.uniform_(-init_scale, init_scale, generator=generator))
-        self.register_buffer("seen", torch.zeros(num_features, dtype=torch.bool))
+        self.num_features, self.unseen, self.pool = num_features, unseen, pool
+        self.weight = nn.Parameter(self._initial(embedding_dim, init_scale, generator))
+        self.register_buffer("seen", torch.zeros(len(self.weight), dtype=torch.bool))
+
+    def _initial(self, dim: int, scale: float, generator: torch.Generator | None) -> Tensor:
+        return torch.empty(self.num_features, dim).uniform_(-scale, scale, generator=generator)
 
     def forward(self, ids: Tensor | Bags) -> Tensor:
         if isinstance(ids, Bags):
@@ -101,6 +103,37 @@ class FeatureEmbedding(nn.Module):
             sums = sums / lengths.unsqueeze(1)
         return sums.unflatten(0, (-1, ids.num_fields))
 
+    @property
+    def workers(self) -> int:
+        """How many processes hold the table."""
+        return 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes what is kept of the table; all do that hold a whole one."""
+        return True
+
+    def whole(self, values: Tensor) -> Tensor:
+        """Values of the rows of ``weight``, [len(weight), ...], as those of all features, [N, ...]."""
+        return values
+
+    def own(self, values: Tensor) -> Tensor:
+        """Of values of all features those of the rows of ``weight``: the inverse of :meth:`whole`."""
+        return values
+
+    def owned(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Which of some features have a row in ``weight``, bool [n] (None: all), and where."""
+        return None, ids
+
+    def kept(self, values: Tensor, alive: Tensor) -> Tensor:
+        """Values of the rows of ``weight`` that are marked, as those of all marked features, where `first`.
+
+        Args:
+            values: [marked rows, ...].
+            alive: bool [len(weight)].
+        """
+        return values
+
     def extra_repr(self) -> str:
         pool = "" if self.pool is None else f", pool={self.pool}"
-        return f"{self.weight.shape[0]:,} x {self.weight.shape[1]}, unseen={self.unseen}{pool}"
+        return f"{self.num_features:,} x {self.weight.shape[1]}, unseen={self.unseen}{pool}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -25,9 +26,12 @@ from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
 from ctr.training.admission import Admission
+from ctr.training.distributed import Group
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
+from ctr.training.sharded import ShardedEmbedding, ShardedStep
+from ctr.training.sharded_budget import ShardedBudget
 from ctr.training.step import Backend, NativeStep, RowModel, RowsStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
@@ -43,11 +47,25 @@ def build_model(
     num_fields: int,
     num_dense: int,
     pool: Pool | None = None,
+    group: Group | None = None,
 ) -> nn.Module:
-    """The model with its initial weights, which depend on the seed alone; ``pool``: see `FeatureEmbedding`."""
+    """The model with its initial weights, which depend on the seed alone.
+
+    Args:
+        settings, seed, device: of the run.
+        num_features, num_fields, num_dense: of its rows.
+        pool: see `FeatureEmbedding`.
+        group: the workers that hold the table together.
+
+    Raises:
+        ArgumentError: several workers and multi-valued fields.
+    """
+    if group is not None and pool is not None:
+        raise ArgumentError("multi-valued fields are not there yet for several workers; train in one process")
     # A generator each: the net must not start elsewhere because the table has another size.
     of_net, of_rows = _generators(seed)
-    embedding = FeatureEmbedding(
+    table = FeatureEmbedding if group is None else partial(ShardedEmbedding, group)
+    embedding = table(
         num_features,
         settings.embedding_dim,
         init_scale=settings.embedding_init,
@@ -75,15 +93,19 @@ def _optimizers(
     return make_optimizers(model, settings.name, options, settings.module)
 
 
-def start(settings: Settings, data: Prepared) -> TrainingRun:
-    """A run at the first row of the training stream."""
+def start(settings: Settings, data: Prepared, group: Group | None = None) -> TrainingRun:
+    """A run at the first row of the training stream; in a group that of one worker."""
     torch.manual_seed(settings.seed)
-    model = _sized(settings, data)
+    model = _sized(settings, data, group)
     admission = Admission(data) if isinstance(data, Admitted) else None
     stream = _stream(settings, data.rows if admission is None else log_of(data).rows, data.split)
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
-    step = make_step(settings.backend, model, rows, net, settings.threads)
+    if group is None:
+        step = make_step(settings.backend, model, rows, net, settings.threads)
+    else:
+        assert settings.slices is not None
+        step = ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
     return TrainingRun(
         cast(RowModel, model),
         step,
@@ -109,14 +131,17 @@ def _schedule(
         return None if settings.schedule == "constant" else LambdaSchedule(rows, steps, settings.schedule)
     table = model.get_parameter("embedding.weight")
     net_weights = sum(p.numel() for p in model.parameters()) - table.numel()
-    return BudgetSchedule(rows, budget.features(data, table.shape[1], net_weights), steps, budget.schedule)
+    count, embedding = budget.features(data, table.shape[1], net_weights), model.get_submodule("embedding")
+    if isinstance(embedding, ShardedEmbedding):
+        return ShardedBudget(rows, count, steps, budget.schedule, embedding)
+    return BudgetSchedule(rows, count, steps, budget.schedule)
 
 
-def _sized(settings: Settings, data: Prepared) -> nn.Module:
+def _sized(settings: Settings, data: Prepared, group: Group | None = None) -> nn.Module:
     """The model for these rows."""
     manifest = data.manifest
     size = manifest.num_features, len(manifest.fields), len(manifest.dense)
-    return build_model(settings.model, settings.seed, settings.device, *size, data.dataset.pool)
+    return build_model(settings.model, settings.seed, settings.device, *size, data.dataset.pool, group)
 
 
 def settle_backend(

@@ -28,7 +28,7 @@ from ctr.training import memory, snapshot
 from ctr.training.folder import CHECKPOINTS
 from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
-from ctr.training.settings import Settings
+from ctr.training.settings import CheckpointSettings, Settings
 from ctr.training.snapshot import Snapshot, Stored
 from ctr.training.tensors import verify, write_tensors
 from ctr.training.tracking import Tracker, flatten
@@ -38,6 +38,7 @@ from ctr.training.trainer import TrainingRun
 Phase = Literal["train", "fine-tune", "trained", "retrain"]
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.safetensors"
+SHARDS = "shards"  # in the manifest: the files of the rows, if several workers wrote them, with their checksums
 RETRAIN, FINAL = "retrain", "final"  # beside the numbered ones
 HOW = ("backend", "threads", "device")  # a run may go on with others of these, within rounding
 HEADROOM = 1.25  # memory that must be left, in copies of the rows, for one to be made
@@ -62,7 +63,8 @@ class Checkpoint:
 
     def stored(self) -> AbstractContextManager[Stored]:
         """What it holds, to be read within the context."""
-        return snapshot.opened(self.path / STATE, self.manifest["state"], self.manifest["columns"])
+        shards = [self.path / name for name in self.manifest.get(SHARDS, ())]
+        return snapshot.opened(self.path / STATE, self.manifest["state"], self.manifest["columns"], shards)
 
     def restore(self, run: TrainingRun) -> None:
         """Takes a run, built as the recorded one and at its first row, to where that was.
@@ -95,7 +97,8 @@ def read(path: Path) -> Mapping[str, Any]:
 
 def whole(path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with this manifest; DataError if a byte of its tensors is not as it was written."""
-    verify(path / STATE, [Checksum(**block) for block in manifest["blocks"]])
+    for name, blocks in {STATE: manifest["blocks"], **manifest.get(SHARDS, {})}.items():
+        verify(path / name, [Checksum(**block) for block in blocks])
     return Checkpoint(path, manifest)
 
 
@@ -303,8 +306,9 @@ class Checkpoints:
         plan = self._plan
         if plan is None:
             return False
-        if plan.every_steps is not None and steps % plan.every_steps == 0:
-            return True
+        return (plan.every_steps is not None and steps % plan.every_steps == 0) or self._late(plan)
+
+    def _late(self, plan: CheckpointSettings) -> bool:
         return plan.every_minutes is not None and time.monotonic() - self._since >= 60 * plan.every_minutes
 
     def _save(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
@@ -342,15 +346,21 @@ class Checkpoints:
     def _store(self, manifest: Mapping[str, Any], taken: Snapshot) -> None:
         rows = taken.tensors[snapshot.ROWS]
         tensors = {**taken.tensors, snapshot.ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}
-        for left in self.folder.glob(f"{TMP_PREFIX}*"):
-            shutil.rmtree(left)
-        older = complete(self.folder)
-        with atomic_folder(self.folder / f"{int(older[0].name) + 1 if older else 1:06d}") as folder:
+        with self._new() as folder:
             blocks = [asdict(block) for block in write_tensors(folder / STATE, tensors)]
             values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
             if self._at_end is not None and manifest["phase"] == "trained":
                 values |= self._at_end(folder)
             (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
+
+    @contextmanager
+    def _new(self) -> Iterator[Path]:
+        """A folder for the next checkpoint, which is there when the block ends well; old ones go after that."""
+        for left in self.folder.glob(f"{TMP_PREFIX}*"):
+            shutil.rmtree(left)
+        older = complete(self.folder)
+        with atomic_folder(self.folder / f"{int(older[0].name) + 1 if older else 1:06d}") as folder:
+            yield folder
         assert self._plan is not None
         for path in older[self._plan.keep - 1 :]:
             _remove(path)

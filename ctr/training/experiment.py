@@ -32,6 +32,7 @@ from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase
 from ctr.training.continuing import take_over_, under_known
 from ctr.training.folder import MODEL
 from ctr.training.history import History
+from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
 from ctr.training.known import Known
 from ctr.training.pruning import Pruning, prune_, sightings
@@ -82,6 +83,9 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     settings, quiet = runs[0].settings, on_rows is not None
     set_up(settings)
     data = narrowed(settings, open_data(settings.data, quiet=quiet))
+    if (group := runs[0].group) is not None:
+        group.expect_equal("rows", data.manifest.data_hash)
+        group.expect_equal("versions", (*arithmetic(), CODE))
     base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:
@@ -90,7 +94,7 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
                 run.tag(data)
                 run.watch(data, history, interrupts, held)
                 if run.resume and (own := run.checkpoints.newest("fine-tune", "trained")):
-                    training = _resumed(start(settings, data), own, on_rows)
+                    training = _resumed(start(settings, data, group), own, on_rows)
                     run.finish(_complete(run, training, data, history, on_rows, own.phase), training.steps)
                     del training  # before the next one is built
         if together := [run for run in runs if not run.ended]:
@@ -101,7 +105,7 @@ def _train_together(
     runs: list[Run], data: Prepared, base: Known | None, history: History | None, on_rows: Callable[[int], None] | None
 ) -> None:
     """Trains what the runs share, and lets each go its own way from there."""
-    training = start(runs[0].settings, data)
+    training = start(runs[0].settings, data, runs[0].group)
     if base is not None:
         take_over_(training, base)
     log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))

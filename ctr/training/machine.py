@@ -16,15 +16,15 @@ from ctr.training.identity import arithmetic
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def machine(threads: int, device: str) -> str:
+def machine(threads: int, device: str, workers: int = 1) -> str:
     """``AMD EPYC, AVX2, 2 cores; 1 thread; torch 2.13.0+cpu, numpy 2.4.6``: the processor, its vector unit as torch
-    uses it, the cores that this process may use, the run's threads, a GPU if it computes there, versions, and how the
-    kernels were compiled."""
+    uses it, the cores that this process may use, the threads of the run or of each worker, a GPU if it computes there,
+    versions, and how the kernels were compiled."""
     torch_version, numpy_version, vector_unit = arithmetic()
     cores = len(os.sched_getaffinity(0))
     parts = [
         f"{_processor(CPUINFO)}, {vector_unit}, {cores} core{'s' if cores != 1 else ''}",
-        f"{threads} thread{'s' if threads != 1 else ''}",
+        f"{f'{workers} workers of ' if workers > 1 else ''}{threads} thread{'s' if threads != 1 else ''}",
         f"{torch_version}, {numpy_version}",
     ]
     if (kernels := build()) is not None:

@@ -103,16 +103,18 @@ def prune_(
         (D * w for w, _, D, _ in optimizer.stored_rows(embedding.weight)) if score == "effect" else weight.split(CHUNK)
     )
     ranks = torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in ranked]).masked_fill_(~alive, -1)
+    ranks = embedding.whole(ranks)
     if bool(ranks.isnan().any()):
         raise CtrError("an embedding row is NaN and cannot be ranked for pruning; lower the learning rate")
     if score == "count":
         assert counts is not None
-        ranks = torch.from_numpy(counts).to(ranks.device).masked_fill(~alive, -1)
-    keep = top_rows(ranks, count)
+        ranks = torch.from_numpy(counts).to(ranks.device).masked_fill(~embedding.whole(alive), -1)
+    best = top_rows(ranks, count)
+    keep = embedding.own(best)
     for table in (weight, u):
         for rows, drop in zip(table.split(CHUNK), (embedding.seen & ~keep).split(CHUNK), strict=True):
             rows.masked_fill_(drop.unsqueeze(1), 0)
-    return int(keep.sum())
+    return int(best.sum())
 
 
 @torch.no_grad()

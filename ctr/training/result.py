@@ -12,7 +12,7 @@ from ctr.datasets.admission import Admitted
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import Gathered
 from ctr.datasets.rows import RowSource
-from ctr.metrics import nonzero_features
+from ctr.metrics import alive_rows
 from ctr.optim import BudgetSchedule
 from ctr.provenance import git_sha
 from ctr.training import memory
@@ -126,13 +126,14 @@ def summarise(
     """The figures of a trained run, on its test rows and its training rows, where there are such."""
     pruning, seconds = settings.pruning, training.seconds
     embedding = training.model.embedding
-    present = int(embedding.seen.sum())
-    nonzero = nonzero_features(embedding.weight, embedding.seen)
+    seen = embedding.whole(embedding.seen)
+    present = int(seen.sum())
+    nonzero = int(embedding.whole(alive_rows(embedding.weight, embedding.seen)).sum())
     split = data.split
     if isinstance(data, Gathered):  # of the values themselves, whatever row they read
         unseen = unseen_by_field(data.log.rows, split.test, data.seen)
     else:
-        unseen = unseen_by_field(data.rows, split.test, embedding.seen.cpu().numpy())
+        unseen = unseen_by_field(data.rows, split.test, seen.cpu().numpy())
     warnings = diagnose(
         *(settings, data.manifest, split, figures),
         steps=training.steps,
@@ -193,11 +194,11 @@ def summarise(
         logs=history.logs if history else 1,
         features_known=history.known if history else 0,
         features_evicted=history.evicted if history else 0,
-        table_rows=len(embedding.weight),
+        table_rows=embedding.num_features,
         weight_train=_weight(data.rows, split.train),
         weight_test=figures.weight if figures else None,
         negative_rate=data.dataset.negative_rate,
-        machine=machine(settings.threads, settings.device),
+        machine=machine(settings.threads, settings.device, embedding.workers),
     )
 
 

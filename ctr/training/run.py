@@ -20,12 +20,14 @@ from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.provenance import git_sha
 from ctr.training.checkpoint import FINAL, Checkpoints, tracked
 from ctr.training.continuing import leave
+from ctr.training.distributed import Group
 from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model, model_bytes
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
 from ctr.training.result import Result, table
 from ctr.training.settings import Settings
+from ctr.training.sharded_checkpoint import ShardedCheckpoints
 from ctr.training.store import how_to_look
 from ctr.training.tracking import (
     LastingTracker,
@@ -69,6 +71,7 @@ class Run:
         to_mlflow: needed where they ask for one in MLflow.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
+        group: the workers that make it together; None: this process alone.
 
     Attributes:
         checkpoints: of the run, once its data are known.
@@ -84,12 +87,13 @@ class Run:
         *,
         checkpoints: Path | None = None,
         resume: bool = False,
+        group: Group | None = None,
     ) -> None:
         logs = settings.tracking is not None and settings.tracking.log_model
         if (settings.save is not None and save is None) or (logs and to_mlflow is None):
             raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
         self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
-        self.place, self.resume = checkpoints or folder / CHECKPOINTS, resume
+        self.place, self.resume, self.group = checkpoints or folder / CHECKPOINTS, resume, group
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
         self.result: Result | None = None
@@ -147,7 +151,8 @@ class Run:
         where = self.tracker.run if isinstance(self.tracker, LastingTracker) else None
         data_hash = data.manifest.data_hash
         at_end = None if history is None else partial(leave, settings=self.settings, data=data, history=history)
-        self.checkpoints = Checkpoints(self.place, self.settings, data_hash, interrupts, where, at_end)
+        kind = Checkpoints if self.group is None else partial(ShardedCheckpoints, self.group)
+        self.checkpoints = kind(self.place, self.settings, data_hash, interrupts, where, at_end)
         held.callback(self.checkpoints.close)
         if not self.resume:
             self.checkpoints.begin()
@@ -199,6 +204,19 @@ class Run:
             if self.tracker.logged_model is not None:
                 lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
         return "\n".join(lines)
+
+
+class Follower(Run):
+    """A run as the workers beside the first one have it: they train and exchange, and leave nothing themselves."""
+
+    def open(self, held: ExitStack) -> None:
+        """Nothing: the first worker has the folder and the record."""
+
+    def finish(self, result: Result, steps: int) -> None:
+        self.result = result
+
+    def fail(self, error: BaseException) -> None:
+        self.error = error
 
 
 @contextmanager

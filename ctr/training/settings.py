@@ -124,6 +124,7 @@ class Settings:
         code: hash of each module of another package that the run uses.
         checkpoint: None: no checkpoints.
         save: None for ``save=none``.
+        slices: of each batch, computed one by one (`ctr.training.sharded`); None: one process, without them.
     """
 
     data: DataSettings
@@ -148,6 +149,7 @@ class Settings:
     checkpoint: CheckpointSettings | None = None
     init: InitSettings | None = None
     save: SaveSettings | None = None
+    slices: int | None = None
 
     @property
     def config_hash(self) -> str:
@@ -170,6 +172,8 @@ class Settings:
             kept = {key: value for key, value in kept.items() if key not in OF_INIT}
         else:
             kept["started_from"] = self.init.identity
+        if self.slices is None:
+            kept.pop("slices", None)
         dataset = {key: value for key, value in self.values["dataset"].items() if key not in DATASET_PLACES}
         return {**kept, "dataset": dataset}
 

@@ -7,9 +7,10 @@ All others are one tensor, ``rows``, in the order of their ids: those where ``mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def take(run: TrainingRun, into: list[Tensor] | None = None) -> Snapshot:
     embedding, optimizer = run.model.embedding, run.learner.row_optimizer
     columns = ["weight", "u", *optimizer.buffers]
     optimizer.ensure_state(embedding.weight)
-    state = run.state_dict()
+    state = _of_each_row(run.state_dict(), embedding.whole)
     del state["model"]["embedding.weight"]
     for name in ("row_optimizer", "net_optimizer"):
         del state["step"][name]["param_groups"]
@@ -142,7 +143,7 @@ class Stored:
 
     Attributes:
         state: as of `TrainingRun.state_dict`, without the table's rows and the optimizers' options.
-        ids: int64 [n], ascending: the features that the rows belong to.
+        ids: int64 [n]: the features that the rows belong to; ascending, within each shard where there are several.
         columns: of a row, each d values wide: ``weight``, ``u``, and the optimizer's buffers.
         rows: ``rows[start:stop]`` reads some of the [n, len(columns) * d].
     """
@@ -154,12 +155,58 @@ class Stored:
 
 
 @contextmanager
-def opened(path: Path, values: dict[str, Any], columns: list[str]) -> Iterator[Stored]:
-    """A snapshot in the safetensors file that it was written to."""
-    with safe_open(path, framework="pt") as file:
+def opened(path: Path, values: dict[str, Any], columns: list[str], shards: Sequence[Path] = ()) -> Iterator[Stored]:
+    """A snapshot in the safetensors file that it was written to.
+
+    Args:
+        path: the file.
+        values, columns: as of the `Snapshot`.
+        shards: the files of its rows, if several workers wrote them (`ctr.training.sharded`).
+    """
+    with ExitStack() as held:
+        file, *of_rows = (held.enter_context(safe_open(place, framework="pt")) for place in (path, *shards))
         state = _decoded(values, lambda name: file.get_tensor(name).clone())  # else they hold on to the file
-        ids = state["model"]["embedding.seen"].nonzero().squeeze(1)
-        yield Stored(state, ids, columns, file.get_slice(ROWS))
+        seen = state["model"]["embedding.seen"]
+        if not of_rows:
+            yield Stored(state, seen.nonzero().squeeze(1), columns, file.get_slice(ROWS))
+            return
+        count = len(of_rows)
+        ids = [seen[rank::count].nonzero().squeeze(1) * count + rank for rank in range(count)]
+        yield Stored(state, torch.cat(ids), columns, _Shards([shard.get_slice(ROWS) for shard in of_rows]))
+
+
+class _Shards:
+    """The rows of several files, one after the other."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self._parts = parts
+        shapes = [part.get_shape() for part in parts]
+        self._starts = list(accumulate((shape[0] for shape in shapes), initial=0))
+        self._width = shapes[0][1]
+
+    def get_shape(self) -> list[int]:
+        return [self._starts[-1], self._width]
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        first, last, _ = rows.indices(self._starts[-1])
+        found = [
+            part[max(first - start, 0) : min(last, stop) - start]
+            for part, (start, stop) in zip(self._parts, pairwise(self._starts), strict=True)
+            if first < stop and start < last
+        ]
+        return torch.cat(found) if found else torch.empty(0, self._width)
+
+
+def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """A run's state with what it holds for each row of its table, beside the rows themselves, turned: from a worker's
+    rows to all features, or back."""
+    model, step, schedule = state["model"], state["step"], state["schedule"]
+    model["embedding.seen"] = turn(model["embedding.seen"])
+    states = step["row_optimizer"]["state"]
+    states[0] = {**states[0], "seen": turn(states[0]["seen"])}  # a copy: the optimizer's own is not to change
+    if schedule is not None and "buckets" in schedule:
+        schedule["buckets"] = [turn(buckets) for buckets in schedule["buckets"]]
+    return state
 
 
 def restore(run: TrainingRun, stored: Stored) -> None:
@@ -175,7 +222,7 @@ def restore(run: TrainingRun, stored: Stored) -> None:
     embedding, optimizer = run.model.embedding, run.learner.row_optimizer
     weight, mine = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)
     columns, state = ["weight", "u", *optimizer.buffers], stored.state
-    count, dim = weight.shape
+    count, dim = embedding.num_features, weight.shape[1]
     expected = [len(stored.ids), len(columns) * dim]
     if stored.columns != columns:
         raise ValueError(f"its rows hold {stored.columns}; this optimizer's {columns}")
@@ -184,13 +231,17 @@ def restore(run: TrainingRun, stored: Stored) -> None:
     tables = [weight, *(mine[name] for name in columns[1:])]
     by = max(PIECE // (expected[1] * weight.dtype.itemsize), 1)
     for start in range(0, len(stored.ids), by):
-        places = stored.ids[start : start + by].to(weight.device)
+        own, places = embedding.owned(stored.ids[start : start + by].to(weight.device))
+        if not len(places):
+            continue
         piece = stored.rows[start : start + by].to(weight.device)
+        piece = piece if own is None else piece[own]
         for table, part in zip(tables, piece.split(dim, dim=1), strict=True):
             table[places] = part
+    _of_each_row(state, embedding.own)
     state["model"]["embedding.weight"] = weight
-    own = run.learner.state_dict()
+    present = run.learner.state_dict()
     for name, part in state["step"].items():
-        part["param_groups"] = own[name]["param_groups"]
+        part["param_groups"] = present[name]["param_groups"]
     state["step"]["row_optimizer"]["state"][0].update(zip(columns[1:], tables[1:], strict=True))
     run.load_state_dict(state)

@@ -1,0 +1,95 @@
+"""A run of several workers under torchrun: the command line of each, and what such a run cannot do yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from omegaconf import DictConfig
+
+from ctr.config import resume
+from ctr.config.command_line import override
+from ctr.errors import ArgumentError, warn_once
+from ctr.native import library as native
+from ctr.training.distributed import Group, run_folder
+from ctr.training.settings import Settings
+
+
+def command_line(group: Group, arguments: Sequence[str]) -> list[str]:
+    """The arguments of one worker of ``ctr.train``: all work in one folder, and the first one alone writes there.
+
+    Raises:
+        ArgumentError: a sweep.
+    """
+    if {"-m", "--multirun"} & {*arguments}:
+        raise ArgumentError("a sweep (-m) under torchrun: torchrun trains one run; start each job with torchrun")
+    given = resume.value_of(arguments, "run_dir")
+    folder = run_folder(group, given, _default)
+    named = [] if given is not None else [override("run_dir", folder)]
+    if group.first:
+        return [*arguments, *named]
+    log = override("hydra.job_logging.handlers.file.filename", f"{folder}/train-{group.rank}.log")
+    return [
+        *arguments,
+        *named,
+        "hydra.output_subdir=null",
+        "~hydra.callbacks.sweep",
+        log,
+        "hydra.job_logging.handlers.screen.level=ERROR",
+    ]
+
+
+def _default() -> str:
+    from ctr.config.compose import compose
+
+    return str(compose("train", []).run_dir)
+
+
+def settle(config: DictConfig) -> None:
+    """Sets what ``backend=auto`` means for several workers, before the configuration is resolved.
+
+    Raises:
+        ArgumentError: ``backend=native``.
+    """
+    if config.backend == "native":
+        raise ArgumentError("backend=native trains in one process; under torchrun give backend=rows, torch or auto")
+    if config.backend == "auto":
+        config.backend = "rows" if config.device == "cpu" and native.available() else "torch"
+
+
+def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
+    """The settings of one worker.
+
+    Raises:
+        ArgumentError: what several workers cannot do.
+    """
+    checkpoint, name = settings.checkpoint, settings.optimizer.name
+    unable = {
+        f"init={settings.init and settings.init.path}": settings.init is not None,
+        f"admit={settings.data.admit}": settings.data.admit > 1,
+        "retrain=true": settings.retrain,
+        "checkpoint.final=true": checkpoint is not None and checkpoint.final,
+        f"opt={name}": name.endswith(("adahessian", "adaembed")),
+    }
+    for said, asked in unable.items():
+        if asked:
+            raise ArgumentError(f"{said} is not there yet for several workers; train in one process, without torchrun")
+    if group.size > slices:
+        raise ArgumentError(f"slices={slices} for {group.size} workers: each needs one; give slices={group.size}")
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        if device.index is not None:
+            raise ArgumentError(f"device={device}: each worker has a GPU of its own under torchrun; give device=cuda")
+        device = torch.device("cuda", torch.cuda.current_device())
+    on_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) * settings.threads
+    if group.first and on_host > (cores := len(os.sched_getaffinity(0))):
+        warn_once(f"threads={settings.threads} of each worker are {on_host} here, on {cores} cores; give threads=1")
+    return replace(settings, slices=slices, device=str(device))
+
+
+def again(folder: str, group: Group) -> str:
+    """The command that goes on with a run."""
+    line = override(resume.RESUME, folder)
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', group.size)} -m ctr.train {line}"

@@ -1,0 +1,379 @@
+"""A table of embedding rows that is spread over the workers of a run, and the training step on it.
+
+Feature i belongs to worker i mod R, of R workers, and is row i div R there. Ids follow the order of first appearance,
+so that frequent and rare features are spread evenly over the workers.
+
+A batch is cut into S slices, whatever R is. Each worker computes some of them, each slice by itself, and every gradient
+is summed over the slices in their order: any number of workers gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ctr.datasets.stream import Batch
+from ctr.errors import CtrError
+from ctr.models.embedding import FeatureEmbedding
+from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.training.distributed import Group
+from ctr.training.step import TorchStep
+
+
+class ShardedEmbedding(FeatureEmbedding):
+    """The rows of one worker, and what it needs to speak of all.
+
+    They start with the values that they have in a table of one process: each worker draws them all, a piece at a time.
+    `whole` and `kept` are exchanges: all workers call them together.
+
+    Args:
+        group: the workers.
+        num_features: of all workers.
+        others: as of :class:`FeatureEmbedding`.
+    """
+
+    def __init__(self, group: Group, num_features: int, embedding_dim: int, **others: Any) -> None:
+        self.group = group
+        super().__init__(num_features, embedding_dim, **others)
+
+    def _initial(self, dim: int, scale: float, generator: torch.Generator | None) -> Tensor:
+        own = torch.empty(self._counts()[self.group.rank], dim)
+        filled = 0
+        for start in range(0, self.num_features, CHUNK):
+            rows = torch.empty(min(CHUNK, self.num_features - start), dim)
+            rows.uniform_(-scale, scale, generator=generator)
+            mine = rows[(self.group.rank - start) % self.group.size :: self.group.size]
+            own[filled : filled + len(mine)] = mine
+            filled += len(mine)
+        return own
+
+    def forward(self, ids: Tensor) -> Tensor:
+        raise TypeError("a table that is spread over several workers is read by their step alone")
+
+    @property
+    def workers(self) -> int:
+        return self.group.size
+
+    @property
+    def first(self) -> bool:
+        return self.group.first
+
+    def whole(self, values: Tensor) -> Tensor:
+        parts = self.group.gather(values, self._counts())
+        found = values.new_empty(self.num_features, *values.shape[1:])
+        for rank, part in enumerate(parts):
+            found[rank :: self.group.size] = part
+        return found
+
+    def own(self, values: Tensor) -> Tensor:
+        return values[self.group.rank :: self.group.size]
+
+    def owned(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
+        mine = ids % self.group.size == self.group.rank
+        return mine, ids[mine] // self.group.size
+
+    def kept(self, values: Tensor, alive: Tensor) -> Tensor:
+        marked = self.whole(alive)
+        ids = [marked[rank :: self.group.size].nonzero().squeeze(1) for rank in range(self.group.size)]
+        parts = self.group.to_first(values, [len(its) for its in ids])
+        found = values.new_empty(int(marked.sum()) if parts else 0, *values.shape[1:])
+        places = marked.cumsum(0) - 1
+        for rank, part in enumerate(parts):
+            found[places[ids[rank] * self.group.size + rank]] = part
+        return found
+
+    def _counts(self) -> list[int]:
+        return [len(range(rank, self.num_features, self.group.size)) for rank in range(self.group.size)]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A batch in slices, of which each worker has some that follow each other.
+
+    Attributes:
+        bounds: the first row of each slice, and the number of rows.
+        shares: the first slice of each worker, and the number of slices.
+        rank: this worker.
+    """
+
+    bounds: list[int]
+    shares: list[int]
+    rank: int
+
+    @classmethod
+    def of(cls, rows: int, slices: int, group: Group) -> Cut:
+        ranks = range(group.size + 1)
+        bounds = [rows * number // slices for number in range(slices + 1)]
+        return cls(bounds, [slices * rank // group.size for rank in ranks], group.rank)
+
+    @property
+    def mine(self) -> list[tuple[int, int]]:
+        """First and last row of each slice of this worker."""
+        return [(self.bounds[s], self.bounds[s + 1]) for s in range(*self.shares[self.rank : self.rank + 2])]
+
+    @property
+    def counts(self) -> list[int]:
+        """Slices of each worker."""
+        return [last - first for first, last in pairwise(self.shares)]
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows of each worker."""
+        return [self.bounds[last] - self.bounds[first] for first, last in pairwise(self.shares)]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The rows of a batch that the workers need from each other.
+
+    Attributes:
+        place: int64 [b, F], where each id of this worker's part of the batch is among the rows that it asks for.
+        given: how many rows it asks of each worker; they come in the order of the workers.
+        used: of each of its slices, which of the rows that it asks for are in it, int64, ascending.
+        of_owner: of each of its slices, how many of those belong to each worker.
+        rows: int64, the rows of this worker that are asked for, by worker.
+        taken: how many of these each worker asks for.
+        summed: of each worker and each of its slices, which of ``rows`` are in the slice.
+    """
+
+    place: Tensor
+    given: list[int]
+    used: list[Tensor]
+    of_owner: list[list[int]]
+    rows: Tensor
+    taken: list[int]
+    summed: list[list[Tensor]]
+
+
+class ShardedRows:
+    """The row store: rows for ids, and rows changed by their gradients.
+
+    Args:
+        embedding: this worker's rows.
+        optimizer: theirs.
+    """
+
+    def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
+        self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
+
+    def ask(self, ids: Tensor, cut: Cut, *, training: bool) -> Asked:
+        """Tells each worker which of its rows are needed, and, in training, in which slices.
+
+        Args:
+            ids: int [B, F], of the whole batch.
+            cut: its slices.
+            training: gradients will follow.
+        """
+        size, first = self.group.size, sum(cut.rows[: self.group.rank])
+        wanted, place = torch.unique(ids[first : first + cut.rows[self.group.rank]], return_inverse=True)
+        order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
+        where = torch.empty_like(order)
+        where[order] = torch.arange(len(order), device=order.device)
+        place, wanted = where[place], wanted[order]
+        owner, rows = wanted % size, wanted // size
+        counts = [torch.bincount(owner, minlength=size)]
+        used = []
+        for start, stop in cut.mine if training else ():
+            within = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
+            within[place[start - first : stop - first]] = True
+            used.append(within.nonzero().squeeze(1))
+            counts.append(torch.bincount(owner[used[-1]], minlength=size))
+        table = torch.stack(counts)  # [1 + slices, workers]
+        lengths = [1 + count if training else 1 for count in cut.counts]
+        told = self.group.exchange(table.t().flatten(), [len(counts)] * size, lengths).split(lengths)
+        given = table[0].tolist()
+        starts = table[0].cumsum(0) - table[0]
+        lists = [rows, *(places - starts[owner[places]] for places in used)]
+        split = [values.int().split(count.tolist()) for values, count in zip(lists, table, strict=True)]
+        message = torch.cat([values[rank] for rank in range(size) for values in split])
+        sizes = [count.tolist() for count in told]
+        received = self.group.exchange(message, table.sum(0).tolist(), [sum(its) for its in sizes])
+        asked, summed, before = [], [], 0
+        for its, values in zip(sizes, received.long().split([sum(its) for its in sizes]), strict=True):
+            here, *slices = values.split(its)
+            asked.append(here)
+            summed.append([places + before for places in slices])
+            before += len(here)
+        taken = [its[0] for its in sizes]
+        return Asked(place, given, used, table[1:].tolist(), torch.cat(asked), taken, summed)
+
+    def gather(self, asked: Asked, *, training: bool) -> Tensor:
+        """The rows that this worker has asked for, [n, d]; all workers send theirs."""
+        rows = self.embedding.weight.detach().index_select(0, asked.rows)
+        if not training and self.embedding.unseen == "zero":
+            rows = rows * self.embedding.seen[asked.rows].unsqueeze(1)
+        return self.group.exchange(rows, asked.taken, asked.given)
+
+    def update(self, asked: Asked, gradients: Sequence[Sequence[Tensor]]) -> None:
+        """Changes this worker's rows by their gradients: of each worker and each of its slices, in the order of
+        ``asked.summed``."""
+        weight = self.embedding.weight
+        touched, place = torch.unique(asked.rows, return_inverse=True)
+        total = weight.new_zeros(len(touched), weight.shape[1])
+        for of_worker, its in zip(asked.summed, gradients, strict=True):
+            for places, values in zip(of_worker, its, strict=True):
+                rows = place[places]  # none twice, so that the order of the sum is that of the slices
+                total.index_copy_(0, rows, total.index_select(0, rows) + values)
+        self.embedding.seen[touched] = True
+        weight.grad = torch.sparse_coo_tensor(
+            touched.unsqueeze(0), total, weight.shape, is_coalesced=True, check_invariants=False
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class ShardedStep(TorchStep):
+    """The training step of one worker: its slices of each batch, its rows, and all of the net.
+
+    Args:
+        model: on a `ShardedEmbedding`; the net is the same on all workers.
+        row_optimizer: of this worker's rows.
+        net_optimizer: of all other parameters.
+        slices: S, at least the number of workers.
+        compiled: each worker changes its rows in compiled code, where that serves the optimizer.
+    """
+
+    def __init__(
+        self, model: Any, row_optimizer: GroupOptimizer, net_optimizer: Optimizer, slices: int, *, compiled: bool
+    ) -> None:
+        self.fused = None if compiled else False
+        super().__init__(model, row_optimizer, net_optimizer)
+        row_optimizer.ensure_state(model.embedding.weight)
+        self.slices = slices
+        self.store = ShardedRows(model.embedding, row_optimizer)
+        self.group: Group = model.embedding.group
+        self._net: list[nn.Parameter] = [p for group in net_optimizer.param_groups for p in group["params"]]
+        count = sum(p.numel() for p in self._net)
+        self._ends = [count * rank // self.group.size for rank in range(self.group.size + 1)]
+        self._checked = False
+
+    def train(self, batch: Batch) -> tuple[Tensor, float]:
+        self.model.train()
+        cut = Cut.of(len(batch), self.slices, self.group)
+        weight = self.model.embedding.weight
+        asked = self.store.ask(batch.ids.to(weight.device), cut, training=True)
+        rows = self.store.gather(asked, training=True)
+        logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
+        received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
+        whole = torch.cat([its[2] for its in received]).cpu()
+        value = sum(torch.cat([its[3] for its in received]).tolist())
+        if value - value == 0:  # finite
+            self.store.update(asked, [its[0] for its in received])
+            parts = torch.cat([its[1] for its in received])
+            total = parts[0].clone()
+            for part in parts[1:]:
+                total += part
+            counts = [last - first for first, last in pairwise(self._ends)]
+            grads = torch.cat(self.group.gather(total, counts)).split([p.numel() for p in self._net])
+            for p, grad in zip(self._net, grads, strict=True):
+                p.grad = grad.view_as(p)
+            self.net_optimizer.step()
+            self.net_optimizer.zero_grad()
+        return whole, value
+
+    def _differentiate_slices(
+        self, batch: Batch, cut: Cut, asked: Asked, rows: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat."""
+        device, bits = rows.device, self._draw(len(batch))
+        first = sum(cut.rows[: self.group.rank])
+        logits, losses, of_rows, of_net = [], [], [], []
+        place = torch.empty(len(rows), dtype=torch.int64, device=device)
+        for (start, stop), used in zip(cut.mine, asked.used, strict=True):
+            place[used] = torch.arange(len(used), device=device)
+            own = rows.index_select(0, used).requires_grad_()
+            here = slice(start, stop)
+            if start == stop:  # a batch of few rows
+                out, grads = own.new_empty(0), [own.detach(), *(torch.zeros_like(p) for p in self._net)]
+                losses.append(own.new_zeros(1))
+            else:
+                inputs = F.embedding(place[asked.place[start - first : stop - first]], own)
+                out = self._forward(inputs, batch, here, bits)
+                weight = None if batch.weight is None else batch.weight[here].to(device)
+                label = batch.label[here].to(device)
+                loss = F.binary_cross_entropy_with_logits(out, label, weight, reduction="sum") / len(batch)
+                grads = list(torch.autograd.grad(loss, [own, *self._net]))
+                losses.append(loss.detach().view(1))
+            logits.append(out.detach())
+            of_rows.append(grads[0])
+            of_net.append(torch.cat([grad.flatten() for grad in grads[1:]]))
+        return logits, losses, of_rows, of_net
+
+    def _exchange(
+        self, cut: Cut, asked: Asked, logits: Tensor, losses: Tensor, of_rows: list[Tensor], of_net: Tensor
+    ) -> list[tuple[list[Tensor], Tensor, Tensor, Tensor]]:
+        """Sends to each worker the gradients of its rows, those of its part of the net, and what all are told; returns
+        what each has sent: gradients of rows and of the net [slices, p], logits, losses."""
+        group, dim = self.group, self.model.embedding.weight.shape[1]
+        flag = logits.new_full((1,), float(group.raised))
+        split = [grads.split(counts) for grads, counts in zip(of_rows, asked.of_owner, strict=True)]
+        parcels = [
+            torch.cat(
+                [
+                    *(grads[rank].flatten() for grads in split),
+                    of_net[:, self._ends[rank] : self._ends[rank + 1]].flatten(),
+                    logits,
+                    losses,
+                    flag,
+                ]
+            )
+            for rank in range(group.size)
+        ]
+        part = self._ends[group.rank + 1] - self._ends[group.rank]
+        sizes = [
+            [*(len(places) * dim for places in its), slices * part, rows, slices, 1]
+            for its, slices, rows in zip(asked.summed, cut.counts, cut.rows, strict=True)
+        ]
+        lengths = [sum(its) for its in sizes]
+        received = group.exchange(torch.cat(parcels), [len(parcel) for parcel in parcels], lengths).split(lengths)
+        found, flags = [], 0
+        for values, its in zip(received, sizes, strict=True):
+            *grads, net, outs, lost, told = values.split(its)
+            flags |= int(told)
+            found.append(([grad.view(-1, dim) for grad in grads], net.view(-1, part), outs, lost))
+        group.flags = flags
+        return found
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        self.model.train(False)
+        group, device = self.group, self.model.embedding.weight.device
+        cut = Cut.of(len(batch), self.slices, group)
+        asked = self.store.ask(batch.ids.to(device), cut, training=False)
+        rows = self.store.gather(asked, training=False)
+        first = sum(cut.rows[: group.rank])
+        logits = [
+            self._forward(F.embedding(asked.place[start - first : stop - first], rows), batch, slice(start, stop), None)
+            for start, stop in cut.mine
+            if start < stop
+        ]
+        mine = torch.cat([*logits, rows.new_full((1,), float(group.raised))])
+        parts = group.gather(mine, [count + 1 for count in cut.rows])
+        group.flags = 0
+        for part in parts:
+            group.flags |= int(part[-1])
+        return torch.cat([part[:-1] for part in parts]).cpu()
+
+    def _draw(self, rows: int) -> Tensor | None:
+        """The random bits of a whole batch, for a model whose step draws some: all workers draw the same."""
+        return self.model.draw(rows) if hasattr(self.model, "draw") else None
+
+    def _forward(self, inputs: Tensor, batch: Batch, here: slice, bits: Tensor | None) -> Tensor:
+        dense = None if batch.dense is None else batch.dense[here].to(inputs.device)
+        before = None if self._checked else torch.get_rng_state()
+        logits = (
+            self.model.from_rows(inputs, dense) if bits is None else self.model.from_rows(inputs, dense, bits[here])  # type: ignore[call-arg]
+        )
+        if before is not None and torch.is_grad_enabled():
+            self._checked = True
+            if not torch.equal(before, torch.get_rng_state()):
+                name = type(self.model).__name__
+                raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
+        return logits

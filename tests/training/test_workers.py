@@ -1,0 +1,295 @@
+"""Runs of several workers: the same bits for any number of them, those of one process within rounding."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+
+from ctr.config import workers
+from ctr.config.compose import resolve
+from ctr.errors import ArgumentError, CtrError, DataError
+from ctr.files import read_sealed
+from ctr.models import FeatureEmbedding
+from ctr.training import distributed, processes
+from ctr.training.checkpoint import complete, read, whole
+from ctr.training.distributed import Group, WorkerLost
+from ctr.training.settings import InitSettings, Settings
+from ctr.training.sharded import Cut, ShardedEmbedding
+from tests.datasets.criteo_text import lines, write
+from tests.training.runs import configuration, equal, magnitude
+from tests.training.workers import run, runs, together
+
+EVERY = "checkpoint.every_steps=2"
+# 342 rows in 11 batches of 32, of which 12 slices have two rows or three
+RUNS = {
+    "dcn": ["opt.lambda21=1e-3", "opt.lambda_schedule=cubic", EVERY],
+    "mlp": ["model=mlp", "opt=adam", *magnitude(0.2, 0.4), "average=0.5", "progressive=true", "opt.lr=1e-3", EVERY],
+    "opnn": ["model=opnn", "model.hidden=[40,8]", "opt=group_adagrad", "opt.lr=1e-2", "opt.budget=0.3", EVERY],
+    "count": ["opt=adam", "opt.lr=1e-3", *magnitude(0.2, 0.3, "count"), "slices=5", "epochs=2"],
+}
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a log."""
+    folder = tmp_path_factory.mktemp("log")
+    write(folder / "train.txt", lines(400))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(log: Path) -> list[dict[str, Any]]:
+    """One of the runs, of two workers."""
+    return together(log, 2, runs, log, log / "pair", {"dcn": RUNS["dcn"]})
+
+
+@pytest.fixture(scope="module")
+def two(log: Path, pair: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All runs, of two workers."""
+    others = together(log, 2, runs, log, log / "two", {name: RUNS[name] for name in RUNS if name != "dcn"})
+    return [{**one, **more} for one, more in zip(pair, others, strict=True)]
+
+
+def figures(result: dict[str, Any], *but: str) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("machine", "git_sha", *but)}
+
+
+def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name in expected.keys() - {"shard", "result"}:
+        assert equal(found[name], expected[name]), name
+    assert figures(found["result"]) == figures(expected["result"])
+
+
+def test_two_workers_train_what_one_process_does(log: Path, pair: list[Any]) -> None:
+    expect_near(pair[0]["dcn"], run(None, log, log / "alone", *RUNS["dcn"], "backend=torch"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_of_two_workers_is_that_of_one_process(name: str, log: Path, two: list[Any]) -> None:
+    expect_near(two[0][name], run(None, log, log / f"alone-{name}", *RUNS[name], "backend=torch"))
+
+
+def expect_near(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for table in ("weight", "u", "seen"):
+        np.testing.assert_allclose(found[table].float(), expected[table].float(), atol=1e-6, rtol=1e-4)
+    for parameter, value in expected["net"].items():
+        np.testing.assert_allclose(found["net"][parameter], value, atol=1e-6, rtol=1e-4)
+    assert torch.equal((found["weight"] == 0).all(1), (expected["weight"] == 0).all(1))
+    got, wanted = (figures(its["result"], "config_hash") for its in (found, expected))
+    assert got.keys() == wanted.keys()
+    for figure, value in wanted.items():
+        if isinstance(value, float) or figure == "auc_blocks":
+            assert got[figure] == pytest.approx(value, abs=1e-5), figure
+        elif figure not in ("auc_by_day", "auc_progressive_by_day"):
+            assert got[figure] == value, figure
+
+
+def test_each_worker_holds_its_share_of_the_rows(pair: list[Any]) -> None:
+    rows = pair[0]["dcn"]["result"]["table_rows"]
+    assert [its["dcn"]["shard"] for its in pair] == [-(-rows // 2), rows // 2]
+    assert len(pair[0]["dcn"]["weight"]) == rows
+    assert len(pair[1]["dcn"]["weight"]) == 0  # only the first one saves
+
+
+def test_workers_end_with_the_same_net(pair: list[Any]) -> None:
+    for part in ("net", "state", "steps"):
+        assert equal(pair[0]["dcn"][part], pair[1]["dcn"][part])
+
+
+def test_only_the_first_worker_writes(log: Path, pair: list[Any]) -> None:
+    folder = log / "pair" / "dcn"
+    assert json.loads((folder / "result.json").read_text())["auc"] == pair[0]["dcn"]["result"]["auc"]
+    assert sorted(path.name for path in folder.iterdir()) == [".hydra", ".lock", "result.json"]
+    assert "2 workers of 1 thread" in pair[0]["dcn"]["result"]["machine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_any_number_of_workers_gives_the_same_bits(size: int, log: Path, two: list[Any], tmp_path: Path) -> None:
+    found = together(tmp_path, size, runs, log, tmp_path, RUNS)
+    for name in RUNS:
+        expect_same(found[0][name], two[0][name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 3])
+def test_another_number_of_workers_goes_on_from_a_checkpoint(
+    size: int, log: Path, two: list[Any], tmp_path: Path
+) -> None:
+    """At step 9, in the fine-tuning of the pruned run."""
+    many = {name: overrides for name, overrides in RUNS.items() if EVERY in overrides}
+    together(tmp_path, 2, runs, log, tmp_path, many, stop=9 * 32)
+    for name in many:
+        (newest, *_) = complete(tmp_path / name / "checkpoints")
+        assert read(newest)["steps"] == 8
+        assert len([*newest.glob("rows-*.safetensors")]) == 2
+    found = together(tmp_path, size, runs, log, tmp_path, many, resume=True)
+    for name in many:
+        expect_same(found[0][name], two[0][name])
+        assert not (tmp_path / name / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_shard_is_passed_over(log: Path, two: list[Any], tmp_path: Path) -> None:
+    many = {"dcn": RUNS["dcn"]}
+    together(tmp_path, 2, runs, log, tmp_path, many, stop=9 * 32)
+    newest, before = complete(tmp_path / "dcn" / "checkpoints")
+    shard = newest / "rows-1.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match="rows-1"):
+        whole(newest, read(newest))
+    assert whole(before, read(before)).steps == 6
+    found = together(tmp_path, 2, runs, log, tmp_path, many, resume=True)
+    expect_same(found[0]["dcn"], two[0]["dcn"])
+
+
+def test_a_checkpoint_of_workers_is_not_taken_up_by_one_process(log: Path, tmp_path: Path) -> None:
+    run(_alone(tmp_path), log, tmp_path / "run", *RUNS["dcn"], stop=5 * 32)
+    dist.destroy_process_group()
+    assert read_sealed(complete(tmp_path / "run" / "checkpoints")[0] / "manifest.json")["steps"] == 4
+    with pytest.raises(CtrError, match="slices was 12, is None"):
+        run(None, log, tmp_path / "run", *RUNS["dcn"], "backend=torch", resume=True)
+
+
+def _alone(folder: Path) -> Group:
+    store = dist.FileStore(str(folder / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return Group(0, 1, store)
+
+
+def group(rank: int, size: int, **more: Any) -> Group:
+    """One that exchanges nothing."""
+    return Group(rank, size, dist.HashStore(), **more)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shards_start_with_the_values_of_a_whole_table(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctr.training.sharded.CHUNK", 5)
+    whole = FeatureEmbedding(23, 4, generator=torch.Generator().manual_seed(1))
+    for rank in range(size):
+        shard = ShardedEmbedding(group(rank, size), 23, 4, generator=torch.Generator().manual_seed(1))
+        ids = torch.arange(rank, 23, size)
+        assert torch.equal(shard.weight, whole.weight[ids])
+        assert torch.equal(shard.own(torch.arange(23)), ids)
+        mine, places = shard.owned(torch.arange(23))
+        assert mine is not None
+        assert torch.equal(torch.arange(23)[mine], ids)
+        assert torch.equal(places, torch.arange(len(ids)))
+
+
+@pytest.mark.parametrize(("rows", "slices", "size"), [(4096, 12, 4), (5, 12, 3), (1000, 12, 5), (7, 1, 1)])
+def test_every_row_is_in_one_slice_and_every_slice_with_one_worker(rows: int, slices: int, size: int) -> None:
+    cuts = [Cut.of(rows, slices, group(rank, size)) for rank in range(size)]
+    spans = [span for cut in cuts for span in cut.mine]
+    assert len(spans) == slices
+    assert [row for start, stop in spans for row in range(start, stop)] == list(range(rows))
+    assert {stop - start for start, stop in spans} <= {rows // slices, -(-rows // slices)}
+    for cut in cuts:
+        assert cut.counts == [len(its.mine) for its in cuts]
+        assert cut.rows == [sum(stop - start for start, stop in its.mine) for its in cuts]
+
+
+REFUSED = {
+    "retrain=true": "retrain=true is not there yet for several workers",
+    "checkpoint.final=true": "checkpoint.final=true is not there yet",
+    "opt=group_adahessian": "opt=group_adahessian is not there yet",
+    "slices=1": "slices=1 for 2 workers",
+    "backend=native": "backend=native trains in one process",
+}
+
+
+@pytest.mark.parametrize("override", REFUSED)
+def test_what_workers_cannot_do_is_refused_by_its_name(override: str, log: Path) -> None:
+    config = configuration(log, "threads=1", override)
+    with pytest.raises(ArgumentError, match=REFUSED[override]):
+        _for_workers(config, 2)
+
+
+def _for_workers(config: DictConfig, size: int) -> Settings:
+    workers.settle(config)
+    return workers.for_workers(resolve(config), config.slices, group(0, size))
+
+
+def test_a_known_model_is_refused(log: Path) -> None:
+    settings = resolve(configuration(log, "backend=torch"))
+    known = SimpleNamespace(path=Path("runs/yesterday"))
+    with pytest.raises(ArgumentError, match="init=runs/yesterday is not there yet"):
+        workers.for_workers(replace(settings, init=cast(InitSettings, known)), 12, group(0, 2))
+
+
+def test_a_sweep_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="a sweep"):
+        workers.command_line(group(0, 2), ["-m", "seed=1,2"])
+
+
+def test_workers_other_than_the_first_leave_no_configuration() -> None:
+    assert workers.command_line(group(0, 2), ["seed=1", "run_dir=runs/x"]) == ["seed=1", "run_dir=runs/x"]
+    second = workers.command_line(group(1, 2), ["seed=1", "run_dir=runs/x"])
+    assert second[:2] == ["seed=1", "run_dir=runs/x"]
+    assert "hydra.output_subdir=null" in second
+
+
+def test_slices_change_no_hash_of_a_run_in_one_process(log: Path) -> None:
+    one, other = (resolve(configuration(log, "backend=torch", f"slices={count}")) for count in (12, 7))
+    assert one.config_hash == other.config_hash
+    of_one, of_three = (workers.for_workers(one, 12, group(0, size)).config_hash for size in (1, 3))
+    assert of_one == of_three != one.config_hash
+
+
+def test_workers_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "collect", lambda self, value: ["a", "a", "b"])
+    with pytest.raises(CtrError, match=r"^rank 2 has other rows than rank 0: b; rank 0 has a$"):
+        group(0, 3).expect_equal("rows", "a")
+
+
+def test_workers_do_not_take_the_names_of_those_before_them_for_an_answer() -> None:
+    store = dist.HashStore()
+    store.set("hello/1", "of a worker that was killed")
+    found: dict[int, tuple[str, int]] = {}
+
+    def meet(rank: int) -> None:
+        found[rank] = distributed._meet(store, rank, 3)
+
+    for start in (1, 2):
+        threads = [threading.Thread(target=meet, args=(rank,)) for rank in (0, 2, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found[0] == found[1] == found[2]
+        assert found[0][1] == start
+
+
+def test_a_worker_that_has_ended_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "ended", lambda mark: mark == "boot/1/22/5")
+    monkeypatch.setattr(distributed.signal, "signal", lambda *_: None)
+    lost = group(0, 3, marks=["boot/1/21/4", "boot/1/23/6", "boot/1/22/5"])
+    with pytest.raises(WorkerLost, match=r"^rank 2 has ended \(of 3\)"), lost._watched():
+        raise RuntimeError("Connection closed by peer")
+    assert isinstance(lost.explained(KeyboardInterrupt()), WorkerLost)
+    error = ValueError()
+    assert lost.explained(error) is error
+
+
+def test_workers_of_other_machines_are_named_where_those_of_this_one_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "NAMING", 0.0)
+    monkeypatch.setattr(distributed.signal, "signal", lambda *_: None)
+    mine = processes.mark()
+    assert mine is not None
+    lost = group(0, 2, marks=[mine, "elsewhere/1/22/5"])
+    with (
+        pytest.raises(WorkerLost, match=r"^rank 1 on other machines cannot be reached: Conn"),
+        lost._watched(),
+    ):
+        raise RuntimeError("Connection closed by peer")

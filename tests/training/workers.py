@@ -1,0 +1,118 @@
+"""Workers of one run as processes of this machine, without torchrun."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ctr.config import workers
+from ctr.config.compose import resolve
+from ctr.training.distributed import Group
+from ctr.training.experiment import run_family
+from ctr.training.run import Follower, Run
+from ctr.training.settings import Settings
+from ctr.training.trainer import TrainingRun
+from tests.commands import Forked
+from tests.training.runs import configuration, untimed
+
+
+def together(
+    folder: Path, size: int, function: Callable[..., object], *arguments: object, **more: object
+) -> list[dict[str, Any]]:
+    """What ``function(group, *arguments, **more)`` returns in each of some workers that start together."""
+    place = folder / f"workers-{len(list(folder.glob('workers-*')))}"
+    place.mkdir(parents=True)
+    started = [Forked(folder, _work, place, rank, size, function, arguments, more) for rank in range(size)]
+    for worker in started:
+        done = worker.end()
+        assert done.returncode == 0, done.stderr
+    return [torch.load(place / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def group_of(place: Path, rank: int, size: int) -> Group:
+    store = dist.FileStore(str(place / "store"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    return Group(rank, size, store)
+
+
+def _work(
+    place: Path,
+    rank: int,
+    size: int,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    more: dict[str, object],
+) -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.save(function(group_of(place, rank, size), *arguments, **more), place / f"{rank}.pt")
+    os._exit(0)  # as `Group.leave`
+
+
+class Trained:
+    """Keeps what a run has trained, in place of its saved model: rows with their state, net, figures."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def __call__(
+        self, folder: Path, settings: Settings, data: Any, training: TrainingRun, result: Any, *_: Any
+    ) -> None:
+        embedding, optimizer = training.model.embedding, training.learner.row_optimizer
+        state = optimizer.ensure_state(embedding.weight)
+        every = torch.ones(len(embedding.weight), dtype=torch.bool)
+        for name in ("weight", "u", *optimizer.buffers):
+            table = embedding.weight.detach() if name == "weight" else state[name]
+            self.found[name] = embedding.kept(table, every).clone()
+        self.found["seen"] = embedding.whole(embedding.seen).clone()
+        net = {name: value for name, value in training.model.state_dict().items() if not name.startswith("embedding.")}
+        self.found["net"] = {name: value.clone() for name, value in net.items()}
+        self.found["state"] = training.learner.net_optimizer.state_dict()["state"]
+        self.found["steps"], self.found["shard"] = state["step"], len(embedding.weight)
+        self.found["lambda21"] = training.lambda21
+
+
+def run(
+    group: Group | None, log: Path, folder: Path, *overrides: str, resume: bool = False, stop: int | None = None
+) -> dict[str, Any]:
+    """One run, of this worker or of this process alone: what it has trained (`Trained`), and its result.
+
+    Args:
+        stop: it is interrupted after so many rows; then nothing is returned.
+    """
+    config = configuration(log, "save=model", "threads=1", *overrides)
+    trained = Trained()
+    if group is None:
+        one = Run(resolve(config), folder, save=trained, resume=resume)
+    else:
+        workers.settle(config)
+        settings = workers.for_workers(resolve(config), config.slices, group)
+        one = (Run if group.first else Follower)(settings, folder, save=trained, resume=resume, group=group)
+    done = 0
+
+    def on_rows(rows: int) -> None:
+        nonlocal done
+        done += rows
+        if stop is not None and done >= stop:
+            raise KeyboardInterrupt
+
+    try:
+        run_family([one], on_rows)
+    except KeyboardInterrupt:
+        return {}
+    if one.error is not None:
+        raise one.error
+    assert one.result is not None
+    return {**trained.found, "result": untimed(asdict(one.result))}
+
+
+def runs(group: Group | None, log: Path, folder: Path, many: dict[str, list[str]], **how: Any) -> dict[str, Any]:
+    """Several runs, one after the other, by name."""
+    return {name: run(group, log, folder / name, *overrides, **how) for name, overrides in many.items()}
