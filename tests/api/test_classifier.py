@@ -261,7 +261,7 @@ def test_weights_that_cannot_work_are_named(weights: list[Any], problem: str) ->
         ({"categorical": ["colour"]}, {}, r"^the frame: no column colour; the columns are"),
         ({"dense": ["unit price"]}, {"unit price": np.inf}, "^the frame: row 1: column unit price is inf"),
         ({}, {"time": "yesterday"}, "yesterday"),
-        ({}, {"item": [[1]]}, r"^column item is of type list<"),
+        ({}, {"item": [[[1]]]}, r"^column item is of type list<"),
         ({}, {"item": ["a", 1]}, "^column item: values of several types"),
     ],
 )
