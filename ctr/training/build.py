@@ -21,10 +21,11 @@ from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
+from ctr.training.compiled.step import NativeStep
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
-from ctr.training.step import Backend, NativeStep, RowModel, RowsStep, make_step
+from ctr.training.step import Backend, RowModel, RowsStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
