@@ -5,6 +5,7 @@
     python scripts/bench.py --datasets criteo --opts group_adam --threads 1 --json
     python scripts/bench.py --datasets criteo --from-file data/criteo/prepared/...     # file to model against memory
     python scripts/bench.py --budget                 # what a budget and an averaged net add to the compiled step
+    python scripts/bench.py --rows-alone             # compiled rows under a net in torch, in ctr and in a plain loop
 
 The reference is what one writes in PyTorch: ``nn.Embedding(sparse=True)`` with ``torch.optim.SparseAdam``, and fused
 ``Adam`` on the net; same model, same batches. Tables have their full size, the ids of a field follow Zipf's law,
@@ -32,20 +33,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from ctr.datasets.manifest import Manifest
 from ctr.datasets.prepared import ROWS
 from ctr.datasets.rows import Rows
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
-from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
+from ctr.models import DCN, MLP, OPNN, DeepFM, FeatureEmbedding
 from ctr.native.library import allocate, available
-from ctr.optim import BudgetSchedule
+from ctr.optim import BudgetSchedule, GroupAdam
 from ctr.progress import bar
 from ctr.training.average import NetAverage
 from ctr.training.compiled.forward import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.training.compiled.step import NativeStep
 from ctr.training.optimizers import make_optimizers
+from ctr.training.step import RowsStep
 from ctr.training.trainer import TrainingRun, train
 
 ZIPF = 1.1
@@ -83,7 +86,8 @@ CASES = {
     "avazu": Case("mlp", AVAZU, 16, 0, 1e-4),
     "ipinyou": Case("opnn", IPINYOU, 10, 0, 1e-4),
 }
-MODELS: dict[str, Any] = {"dcn": DCN, "mlp": MLP, "opnn": OPNN}
+DEEPFM = {"criteo-deepfm": Case("deepfm", CRITEO, 9, 13, 1e-3)}  # compiled rows alone serve it
+MODELS: dict[str, Any] = {"dcn": DCN, "mlp": MLP, "opnn": OPNN, "deepfm": DeepFM}
 OPTS: dict[str, dict[str, Any]] = {
     "group_adam": dict(lambda21=1e-3),
     "group_adagrad": dict(lambda21=1e-3),
@@ -140,6 +144,11 @@ def eager(case: Case, huge: bool = False, torch_dropout: bool = False) -> Step:
     rows = torch.optim.SparseAdam([weight], lr=case.lr)
     rows.state[weight] = {"step": 0, "exp_avg": table().zero_(), "exp_avg_sq": table().zero_()}
     net = torch.optim.Adam([p for p in model.parameters() if p is not weight], lr=case.lr, fused=True)
+    return loop(model, weight, rows, net)
+
+
+def loop(model: nn.Module, weight: Tensor, rows: Optimizer, net: Optimizer) -> Step:
+    """What one writes in PyTorch."""
 
     def step(batch: Batch) -> None:
         logits = model.from_rows(F.embedding(batch.ids, weight, sparse=True), batch.dense)  # type: ignore[operator, assignment]
@@ -149,6 +158,32 @@ def eager(case: Case, huge: bool = False, torch_dropout: bool = False) -> Step:
             optimizer.zero_grad()
 
     return step
+
+
+def plain_loop(case: Case) -> Step:
+    """The reference with GroupAdam in place of SparseAdam, and nothing else of this package in the loop."""
+    model = build(case)
+    weight = model.get_parameter("embedding.weight")
+    rows = GroupAdam([weight], lr=case.lr, **OPTS["group_adam"], fused=True)
+    for name in ("u", *rows.buffers):
+        rows.ensure_state(weight)[name] = torch.empty_like(weight, requires_grad=False).zero_()
+    net = torch.optim.Adam([p for p in model.parameters() if p is not weight], lr=case.lr, fused=True)
+    return loop(model, weight, rows, net)
+
+
+def rows_and_net(case: Case) -> Step:
+    """``backend=rows``."""
+    model = build(case)
+    rows, net = make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr))
+    weight = model.get_parameter("embedding.weight")
+    for name in ("u", *rows.buffers):
+        rows.ensure_state(weight)[name] = torch.empty_like(weight, requires_grad=False).zero_()
+    step = RowsStep(model, rows, net)  # type: ignore[arg-type]
+    return lambda batch: void(step.train(batch))
+
+
+def void(_: object) -> None:
+    pass
 
 
 def compiled(case: Case, opt: str, threads: int) -> NativeStep:
@@ -301,6 +336,27 @@ def additions(dataset: str, case: Case, size: int, threads: int, rounds: int) ->
     ]
 
 
+def rows_alone(dataset: str, case: Case, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """GroupAdam in a loop of one's own, and ``backend=rows``, against SparseAdam."""
+    per_turn = max(2, TURN_ROWS // size)
+    batches = make_batches(case, per_turn * (rounds + 1), size)
+    steps = {"eager": eager(case), "plain loop, fused": plain_loop(case), "rows": rows_and_net(case)}
+    seconds = turns(steps, batches, rounds, per_turn)
+    return [
+        entry(
+            dataset,
+            case,
+            "sparse_adam" if name == "eager" else "group_adam",
+            name,
+            size,
+            threads,
+            seconds["eager"],
+            times,
+        )
+        for name, times in seconds.items()
+    ]
+
+
 def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
@@ -335,6 +391,11 @@ def main() -> None:
         help="prepared rows of the one dataset named: end to end, reader included",
     )
     parser.add_argument("--budget", action="store_true", help="what a budget and an averaged net add to the step")
+    parser.add_argument(
+        "--rows-alone",
+        action="store_true",
+        help="compiled rows under a net in torch; also of a DeepFM on Criteo's rows",
+    )
     parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; group_adam unless --opts says others")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -355,14 +416,17 @@ def main() -> None:
     opts = args.opts or (["group_adam"] if args.quick else list(OPTS))
     rounds = args.rounds or (8 if args.quick else 30)
     results = []
-    for dataset in args.datasets:
+    cases = {name: CASES[name] for name in args.datasets} | (DEEPFM if args.rows_alone else {})
+    for dataset in cases:
         for rows in args.rows:
             for dim in args.dim:
                 for size in args.batch_size:
                     for threads in args.threads:
                         torch.set_num_threads(threads)
-                        case = CASES[dataset].scaled(rows, dim)
-                        if args.budget:
+                        case = cases[dataset].scaled(rows, dim)
+                        if args.rows_alone:
+                            found = rows_alone(dataset, case, size, threads, rounds)
+                        elif args.budget:
                             found = additions(dataset, case, size, threads, rounds)
                         elif args.from_file is None:
                             found = measure(dataset, case, opts, size, threads, rounds)

@@ -43,7 +43,9 @@ def _rule_options(name: str, number: Any) -> type[Any]:
         name,
         **dict.fromkeys(("rule", "norm", "hard", "penalised", "flat", "still"), c_int32),
         **dict.fromkeys(("beta1", "one_minus_beta1", "beta2", "one_minus_beta2", "correction1", "nesterov"), number),
-        **dict.fromkeys(("initial", "root_scale", "power", "lambda1", "limit", "two_lambda2", "scale", "shift"), number),
+        **dict.fromkeys(
+            ("initial", "root_scale", "power", "lambda1", "limit", "two_lambda2", "scale", "shift"), number
+        ),
     )
 
 

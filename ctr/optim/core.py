@@ -70,10 +70,10 @@ class GroupOptimizer(Optimizer):
     * ``maximize``: ascend instead of descend.
     * ``check_finite``: RuntimeError, before anything has moved, if a gradient holds NaN or infinity.
 
-    ``fused`` is of the whole optimizer and not in its state: None takes compiled code for the parameters that it serves
-    (float32 or float64 on a CPU, group_dim 0 or None, at most 512 numbers in a row), False never, and True raises
-    ValueError or, in ``step``, RuntimeError where it does not serve. The result is the same within rounding, and the same
-    to the last bit for any number of threads.
+    ``fused`` is of the whole optimizer and not in its state. None takes compiled code for the parameters that it serves
+    (float32 or float64 on a CPU, group_dim 0 or None, at most 512 numbers in a row), False never takes it, and True
+    raises where it does not serve: ValueError, or RuntimeError in ``step``. The result is the same within rounding, and
+    does not depend on the number of threads.
 
     Gradients are clipped to ``finfo.max ** 0.375`` (3e14 in float32), so that no square overflows. With lr = 0
     the moments go on; the weights and u stay.
@@ -173,7 +173,10 @@ class GroupOptimizer(Optimizer):
             state["step"] += 1
             if (lr := float(group["lr"])) > 0:
                 state["lr"] = lr
-            (compiled.step if is_compiled else GroupOptimizer._step_in_torch)(self, p, group)
+            if is_compiled:
+                compiled.step(self, p, group)
+            else:
+                self._step_in_torch(p, group)
             self._forget(p)
         return loss
 

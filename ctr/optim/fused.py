@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable loads all of dynamo at once
 
 from ctr.native import library as native
 from ctr.optim.shrinkage import may_vanish
@@ -28,7 +29,7 @@ _NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
 _PLACES = {ADAM: (2, 3), ADAGRAD: (3,), SGD: (), MOMENTUM: (2,), AMSGRAD: (2, 3, 4), ADAHESSIAN: (2, 3)}
 
 
-@torch._disable_dynamo  # as torch.optim's own checks: nothing of it is a graph
+@_disable_dynamo  # as torch.optim's own checks: nothing of it belongs in a graph
 def unfit(optimizer: GroupOptimizer, p: Tensor, group: dict[str, Any]) -> str | None:
     """Why compiled code cannot step this parameter; None if it can."""
     if type(optimizer).__dict__.get("rule") is None:  # one inherited may not be that of the moments

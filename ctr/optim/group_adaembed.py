@@ -114,8 +114,8 @@ class GroupAdaEmbed(GroupOptimizer):
         p.index_fill_(0, rows[~owned], 0)  # a row that occurs for the first time holds its initial value
         return rows[owned], grad[owned]
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        super()._update(p, group)
+    def _step_in_torch(self, p: Tensor, group: dict[str, Any]) -> None:
+        super()._step_in_torch(p, group)
         state = self.state[p]
         if group["features"] is not None and state["step"] % group["every"] == 0:
             self._choose(p, state, group["features"])

@@ -31,7 +31,7 @@ class Admission:
 
     def scored(self, batch: Batch) -> Batch:
         """A batch of the stream as the model reads it before it learns from it."""
-        ids = batch.ids.numpy()
+        ids = _numbers(batch)
         counts = self.counts[ids]
         held = (counts < self._k) & (self._first | (counts > 0))
         return replace(batch, ids=torch.from_numpy(np.where(held, self._own, ids)))
@@ -43,7 +43,7 @@ class Admission:
             batch: its rows.
             end: rows of the stream so far, those of the batch included.
         """
-        ids = batch.ids.numpy().copy()
+        ids = _numbers(batch).copy()
         new = min(max(self._rows - (end - len(ids)), 0), len(ids))
         self._count_(ids[:new])
         if new < len(ids):
@@ -69,3 +69,8 @@ class Admission:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.counts[:] = state["counts"]
+
+
+def _numbers(batch: Batch) -> np.ndarray:
+    assert isinstance(batch.ids, torch.Tensor)  # `ctr.datasets.admission.admit` refuses rows of several values
+    return batch.ids.numpy()

@@ -26,13 +26,14 @@ from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
 from ctr.training.admission import Admission
+from ctr.training.compiled.step import NativeStep
 from ctr.training.distributed import Group
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
 from ctr.training.sharded import ShardedEmbedding, ShardedStep
 from ctr.training.sharded_budget import ShardedBudget
-from ctr.training.step import Backend, NativeStep, RowModel, RowsStep, make_step
+from ctr.training.step import Backend, RowModel, RowsStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models.embedding import FeatureEmbedding
+from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim.core import CHUNK, GroupOptimizer
 from ctr.training.distributed import Group
 from ctr.training.step import TorchStep
@@ -54,7 +54,7 @@ class ShardedEmbedding(FeatureEmbedding):
             filled += len(mine)
         return own
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor | Bags) -> Tensor:
         raise TypeError("a table that is spread over several workers is read by their step alone")
 
     @property
@@ -258,7 +258,7 @@ class ShardedStep(TorchStep):
         self.model.train()
         cut = Cut.of(len(batch), self.slices, self.group)
         weight = self.model.embedding.weight
-        asked = self.store.ask(batch.ids.to(weight.device), cut, training=True)
+        asked = self.store.ask(_ids(batch).to(weight.device), cut, training=True)
         rows = self.store.gather(asked, training=True)
         logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
         received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
@@ -346,7 +346,7 @@ class ShardedStep(TorchStep):
         self.model.train(False)
         group, device = self.group, self.model.embedding.weight.device
         cut = Cut.of(len(batch), self.slices, group)
-        asked = self.store.ask(batch.ids.to(device), cut, training=False)
+        asked = self.store.ask(_ids(batch).to(device), cut, training=False)
         rows = self.store.gather(asked, training=False)
         first = sum(cut.rows[: group.rank])
         logits = [
@@ -377,3 +377,8 @@ class ShardedStep(TorchStep):
                 name = type(self.model).__name__
                 raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
         return logits
+
+
+def _ids(batch: Batch) -> Tensor:
+    assert isinstance(batch.ids, Tensor)  # `ctr.training.build.build_model` refuses fields of several values
+    return batch.ids

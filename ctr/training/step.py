@@ -13,8 +13,7 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
-from ctr.optim import GroupAdaHessian, hutchinson_diagonal
-from ctr.optim import fused
+from ctr.optim import GroupAdaHessian, fused, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
@@ -116,8 +115,10 @@ class TorchStep:
         return logits, value
 
     def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The ids whose gradient is wanted, their rows, and a row for each of the ids, [..., d]: each row once, so that its
-        gradient arrives summed over the batch, and the optimizer need not coalesce it."""
+        """Returns the ids whose gradient is wanted, their rows, and a row for each of the ids, [..., d].
+
+        Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it.
+        """
         touched, place = torch.unique(ids, return_inverse=True)
         rows = self.model.embedding.weight.detach().index_select(0, touched).requires_grad_()
         return touched, rows, F.embedding(place, rows)
@@ -217,8 +218,7 @@ def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:
 def make_step(
     backend: Backend, model: nn.Module, row_optimizer: GroupOptimizer, net_optimizer: Optimizer, threads: int
 ) -> Step:
-    """The step that ``backend`` asks for; ``"auto"`` takes the compiled one where it serves the case, else compiled rows
-    with the net in torch where these serve, else torch.
+    """The step that ``backend`` asks for; ``"auto"`` takes the first that serves the case: compiled, rows, torch.
 
     Raises:
         CtrError: ``backend="native"`` or ``"rows"`` where it does not serve the case; the message says why.

@@ -51,13 +51,12 @@ def states(opt: GroupOptimizer) -> dict[str, Tensor]:
 
 
 def check_equal(plain: GroupOptimizer, fused: GroupOptimizer, tolerance: float) -> None:
-    """Equal within rounding of the largest number of its kind (u is z less what was shrunk, and z holds D x), with equal
-    zeros."""
+    """Equal within rounding of the largest number of its kind, with equal zeros (u is part of z, which holds D x)."""
     p = plain.param_groups[0]["params"][0]
     pulls = [float((D * x).abs().max()) + float(u.abs().max()) for x, u, D, _ in plain.stored_rows(p)]
     for (name, a), b in zip(states(plain).items(), states(fused).values(), strict=True):
         largest = max(float(a.abs().max()), *(pulls if name == "u" else []), 1.0 if name == "x" else 0.0)
-        torch.testing.assert_close(b, a, rtol=tolerance, atol=float(tolerance * largest), msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=float(tolerance * largest), msg=name)
         assert torch.equal(a == 0, b == 0), name
     p, q = (opt.param_groups[0]["params"][0] for opt in (plain, fused))
     assert torch.equal(plain.state[p]["seen"], fused.state[q]["seen"])
@@ -131,10 +130,12 @@ def test_nan_and_infinity_go_where_they_go_in_torch(member: Member, threshold: s
     for penalty in PENALTIES[:3]:
         both = pair(member, torch.full((N, 3), 0.1, dtype=torch.float64), threshold=threshold, **penalty)
         for opt in both:
-            give(opt, opt.param_groups[0]["params"][0], sparse([1, 3, 5, 7], values, N), sparse([1, 3, 5, 7], values, N))
+            give(
+                opt, opt.param_groups[0]["params"][0], sparse([1, 3, 5, 7], values, N), sparse([1, 3, 5, 7], values, N)
+            )
             opt.step()
         for (name, a), b in zip(states(both[0]).items(), states(both[1]).values(), strict=True):
-            torch.testing.assert_close(b, a, rtol=1e-14, atol=0, equal_nan=True, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(b, a, rtol=1e-14, atol=0, equal_nan=True, msg=name)
 
 
 def test_without_eps_a_weight_that_never_had_a_gradient_stays() -> None:
@@ -202,11 +203,15 @@ def test_a_budget_counts_the_same_rows(dtype: torch.dtype) -> None:
         schedule = BudgetSchedule(opt, 10, every=1)
         gen = torch.Generator().manual_seed(1)
         for t in range(6):
-            grad = sparse(torch.randint(0, 50, (30,), generator=gen), torch.randn(30, 8, dtype=dtype, generator=gen), 50)
+            grad = sparse(
+                torch.randint(0, 50, (30,), generator=gen), torch.randn(30, 8, dtype=dtype, generator=gen), 50
+            )
             give(opt, weight := opt.param_groups[0]["params"][0], grad.to_dense() if t % 2 else grad)
             opt.step()
             schedule.step()
-        found.append((schedule.histogram.counts[1:], schedule.histogram.buckets[weight], opt.param_groups[0]["lambda21"]))
+        found.append(
+            (schedule.histogram.counts[1:], schedule.histogram.buckets[weight], opt.param_groups[0]["lambda21"])
+        )
     (counts, buckets, plain), (ours, moved, compiled) = found
     assert torch.equal(counts, ours)
     assert torch.equal(buckets, moved)
@@ -294,7 +299,10 @@ def test_a_row_out_of_range_is_named_and_nothing_moves() -> None:
 
 def test_the_operator_works_under_torch_compile() -> None:
     def step(weight: Tensor, u: Tensor, m: Tensor, v: Tensor, seen: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        switches, numbers = [0, 0, 0, 1, 0, 0], [0.9, 0.1, 0.999, 0.001, 0.1, 0.0, 0.0, 1.0, 1.0, 0.0, 0.1, 0.0, 30.0, 1e-6]
+        switches, numbers = (
+            [0, 0, 0, 1, 0, 0],
+            [0.9, 0.1, 0.999, 0.001, 0.1, 0.0, 0.0, 1.0, 1.0, 0.0, 0.1, 0.0, 30.0, 1e-6],
+        )
         torch.ops.ctr.update_rows(
             weight, u, [m, v], seen, None, None, rows, values, None, False, False, switches, numbers
         )

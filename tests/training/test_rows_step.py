@@ -82,6 +82,6 @@ def test_rows_that_it_cannot_serve_are_refused_and_auto_takes_torch() -> None:
     model = DeepFM(9, 2, embedding_dim=3, hidden=(4,))
     net = torch.optim.Adam([p for name, p in model.named_parameters() if name != "embedding.weight"])
     rows = Own([model.embedding.weight])
-    with pytest.raises(CtrError, match="backend=rows cannot serve this run: .* the rule of Own; use backend=auto"):
+    with pytest.raises(CtrError, match=r"backend=rows cannot serve this run: .* the rule of Own; use backend=auto"):
         make_step("rows", model, rows, net, threads=1)
     assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep

@@ -22,7 +22,6 @@ from ctr.training.compiled.support import unsupported, unsupported_options
 from ctr.training.optimizers import check_saved
 
 
-
 class NativeStep:
     """Trains a model in place, as its torch twin would within the rounding of float32.
 
