@@ -73,9 +73,9 @@ def _interruption(error: BaseException | None) -> KeyboardInterrupt | None:
     return error
 
 
-def fail(error: BaseException) -> NoReturn:
+def fail(error: BaseException, says: Callable[[str], bool] = lambda text: True) -> NoReturn:
     """Ends the command with one line on stderr and the exit code for this error; without a word where nobody reads any
-    more (``| head``)."""
+    more (``| head``), or ``says`` has it that another process says the same."""
     error = _interruption(error) or error
     unread = isinstance(error, BrokenPipeError) and (error.filename in output.STREAMS or output.unread())
     if isinstance(error, OSError):
@@ -86,7 +86,8 @@ def fail(error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         text = "; ".join(["terminated" if isinstance(error, Terminated) else "interrupted", *map(str, error.args)])
     with suppress(OSError):  # nowhere left to say it; the exit code does
-        print(f"error: {text}", file=sys.stderr)
+        if says(text):
+            print(f"error: {text}", file=sys.stderr)
     sys.exit(_exit_code(error))
 
 
@@ -117,15 +118,15 @@ def run_command(command: Callable[[], Any], name: str | None = None) -> None:
             fail(unwritten)
 
 
-def report_failure(error: BaseException) -> None:
+def report_failure(error: BaseException, says: Callable[[str], bool] = lambda text: True) -> None:
     """To be called where a job fails: keeps the traceback in the job's log file, and ends a single run.
 
     In a multirun it returns, for the caller to raise on: Hydra then goes on with the other jobs.
-    ``hydra.verbose=true`` shows the traceback on the screen as well.
+    ``hydra.verbose=true`` shows the traceback on the screen as well. ``says``: as for `fail`.
     """
     log.debug("%s", error, exc_info=error)
     hydra = HydraConfig.get()
     if hydra.verbose:
         traceback.print_exception(error)
     if hydra.mode is not RunMode.MULTIRUN or isinstance(error, BrokenPipeError):
-        fail(error)
+        fail(error, says)

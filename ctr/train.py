@@ -48,7 +48,10 @@ def main(config: DictConfig) -> None:
         else:
             run(config, folder)
     except (Exception, KeyboardInterrupt) as error:
-        report_failure(error if _group is None else _group.explained(error))
+        if _group is None:
+            report_failure(error)
+        else:
+            report_failure(_group.explained(error), _group.says)
         sweep.record(None, error)
         raise
 

@@ -5,6 +5,7 @@ Without torchrun there is no group, and nothing here is used.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import signal
@@ -129,6 +130,14 @@ class Group:
         for rank, its in enumerate(values):
             if its != values[0]:
                 raise CtrError(f"rank {rank} has other {what} than rank 0: {its}; rank 0 has {values[0]}")
+
+    def says(self, text: str) -> bool:
+        """Whether this worker is to say something that several may have to say: the first one that comes with it."""
+        key = f"said/{hashlib.sha256(text.encode()).hexdigest()}"
+        try:
+            return int(self.store.compare_set(key, "", str(self.rank))) == self.rank
+        except RuntimeError:  # torchrun has ended
+            return True
 
     def leave(self, code: int = 0) -> None:
         """Ends the process with an exit code.

@@ -247,6 +247,15 @@ def test_slices_change_no_hash_of_a_run_in_one_process(log: Path) -> None:
     assert of_one == of_three != one.config_hash
 
 
+def test_what_all_workers_have_to_say_is_said_once() -> None:
+    store = dist.HashStore()
+    one, two = (Group(rank, 2, store) for rank in (0, 1))
+    assert two.says("the loss is NaN")
+    assert not one.says("the loss is NaN")
+    assert two.says("the loss is NaN")  # when the job was started again
+    assert one.says("the disk is full")
+
+
 def test_workers_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Group, "collect", lambda self, value: ["a", "a", "b"])
     with pytest.raises(CtrError, match=r"^rank 2 has other rows than rank 0: b; rank 0 has a$"):
