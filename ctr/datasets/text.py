@@ -109,7 +109,7 @@ def read_tables(
         table = parser.parse(line, count, text)
         rows += len(table)
         yield table
-    if rows == 0:
+    if rows == 0 and (reading.start, reading.stop) == (0, None):
         raise no_valid_row(path, reading)
 
 
