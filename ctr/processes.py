@@ -22,6 +22,10 @@ Result = TypeVar("Result")
 Tell = Callable[[Any], None]
 
 
+class WorkerDied(CtrError):
+    """A process ended without an answer."""
+
+
 class Workers:
     """Processes that work through tasks, one at a time each; a context that ends them.
 
@@ -73,7 +77,7 @@ class Workers:
 
         Raises:
             Exception: that of the first task, in their order, that failed. No task is begun after one has failed.
-            CtrError: a worker died.
+            WorkerDied: with the name of its task.
         """
         waiting, idle = deque(enumerate(tasks)), list(self._processes)
         running: dict[Connection, int] = {}
@@ -89,7 +93,7 @@ class Workers:
                     try:
                         kind, value = ready.recv()
                     except (EOFError, OSError):  # OSError: it died in the middle of a message
-                        raise CtrError(f"{name(tasks[running[ready]])}: {cause(self._processes[ready])}") from None
+                        raise WorkerDied(f"{name(tasks[running[ready]])}: {cause(self._processes[ready])}") from None
                     if kind == "told":
                         told(value)
                         continue
