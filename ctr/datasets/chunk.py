@@ -187,5 +187,5 @@ def partition_of(keys: np.ndarray, texts: pa.Array | None) -> np.ndarray:
     hashes = splitmix64(keys)
     if texts is not None:
         present = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
-        hashes[present] = [xxh3_64_intdigest(text) for text in texts.drop_null().to_pylist()]
+        hashes[present] = [xxh3_64_intdigest(text) for text in texts.drop_null().cast(pa.binary()).to_pylist()]
     return (hashes >> np.uint64(64 - PARTITION_BITS)).astype(np.uint16)

@@ -65,13 +65,14 @@ def groups(values: Sequence[Values], folder: Path | None, limit: int) -> list[Gr
     """
     total, texts = (sum(getattr(some, name) for some in values) for name in ("count", "texts"))
     sizes = np.sum([np.diff(some.bounds) for some in values], axis=0) * (memory_of(total, texts) / max(total, 1))
+    ends = np.cumsum([0, *sizes])
     found: list[Group] = []
     first = 0
-    for stop in range(1, PARTITIONS + 1):
-        if stop == PARTITIONS or sizes[first : stop + 1].sum() > limit:
-            path = None if folder is None else folder / f"places-{len(found)}"
-            found.append(Group(values, first, stop, path))
-            first = stop
+    while first < PARTITIONS:
+        stop = max(int(np.searchsorted(ends, ends[first] + limit, side="right")) - 1, first + 1)
+        path = None if folder is None else folder / f"places-{len(found)}"
+        found.append(Group(values, first, stop, path))
+        first = stop
     return found
 
 
@@ -82,10 +83,10 @@ def starts(values: Sequence[Values]) -> np.ndarray:
 
 def first_places(dataset: Dataset, num_buckets: int | None, group: Group) -> Distinct:
     """Finds the distinct values of some partitions, and writes their first places."""
-    keys, index = Keys(dataset.fields), key_index()
+    most = sum(int(np.diff(some.bounds[[group.first, group.stop]])[0]) for some in group.values)
+    keys, index = Keys(dataset.fields), key_index(1 << (2 * most).bit_length())  # it will not have to grow
     per_field = np.zeros(len(dataset.fields), np.int64)
     hits = [np.zeros(0, np.int32)]
-    most = sum(int(np.diff(some.bounds[[group.first, group.stop]])[0]) for some in group.values)
     places = np.empty(most if group.path else 0, np.int64)  # of which the system gives what is written
     with open(group.path or "/dev/null", "wb") as file:  # noqa: PTH123
         for some, start in zip(group.values, starts(group.values).tolist(), strict=False):

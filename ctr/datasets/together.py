@@ -38,8 +38,8 @@ Progress = Callable[[int, float], None]
 
 CHUNKS = "chunks"  # folder of what is removed at the end
 SPANS_PER_WORKER = 4  # so that all end at about the same time
-# Bytes of memory: of the process that joins; of each worker, beside its distinct values, most of them for the block that
-# it reads; of these values at least, and where no bound is given.
+# Bytes of memory: of the process that joins; of each worker beside its distinct values, most of them for the block that
+# it reads; of these values at least; and of them where no bound is given.
 MAIN_BYTES, WORKER_BYTES, LEAST_BYTES, UNBOUNDED = 160 << 20, 100 << 20, 16 << 20, 1 << 30
 
 log = logging.getLogger("ctr")
