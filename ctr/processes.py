@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ctr.errors import CtrError
+from ctr.errors import CtrError, file_of
 
 SECONDS_TO_STOP = 10.0  # for a process to clear up, before it is killed
 
@@ -122,7 +122,8 @@ def _serve(connection: Connection, others: Sequence[Connection], shared: Any) ->
             except ConnectionError:
                 raise
             except Exception as error:
-                error.__traceback__ = None
+                if isinstance(error, OSError) and error.filename is None:
+                    error.filename = file_of(error)  # known here alone
                 answer = "failed", error
             connection.send(answer)
     os._exit(0)  # what the other process would do at its end is not for this one

@@ -24,10 +24,9 @@ from ctr.datasets.hashing import splitmix64
 from ctr.datasets.rows import Rows, RowWriter
 from ctr.datasets.schema import Block, Dataset
 
-PARTITION_BITS = 10
-PARTITIONS = 1 << PARTITION_BITS
+PARTITIONS = 1 << 10
 ROWS, TIMES, VALUES, BOUNDS = "rows.arrow", "times.arrow", "values.arrow", "bounds.npy"
-VALUE_BYTES, TEXT_BYTES = 96, 200  # of memory for each distinct value, and more for a text
+VALUE_BYTES, TEXT_BYTES = 96, 300  # of memory for each distinct value, and more for a text
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def write_chunk(
         written: called with the number of rows of each block.
     """
     folder.mkdir(parents=True)
-    encoder = Encoder(dataset.fields, num_buckets)
+    encoder = Encoder(dataset.fields, num_buckets, count_hit=False)
     shape = len(dataset.read_fields), len(dataset.dense)
     new: list[np.ndarray] = []
     test: list[bool] = []
@@ -188,4 +187,4 @@ def partition_of(keys: np.ndarray, texts: pa.Array | None) -> np.ndarray:
     if texts is not None:
         present = np.flatnonzero(texts.is_valid().to_numpy(zero_copy_only=False))
         hashes[present] = [xxh3_64_intdigest(text) for text in texts.drop_null().cast(pa.binary()).to_pylist()]
-    return (hashes >> np.uint64(64 - PARTITION_BITS)).astype(np.uint16)
+    return (hashes & np.uint64(PARTITIONS - 1)).astype(np.uint16)  # `key_index` goes by the high bits

@@ -287,13 +287,14 @@ class Encoder:
         fields: the categorical columns.
         num_buckets: None for exact one-hot ids in order of first appearance, one id space over all fields; else the
             number of buckets that all fields are hashed into together.
+        count_hit: keep which buckets are hit, a byte for each, for `collision_rate`.
 
     Attributes:
         index: all distinct (field, value) pairs seen, which also counts the collisions of a hashed encoding.
         values_per_field: int64 [F], distinct values seen in each field.
     """
 
-    def __init__(self, fields: Sequence[Field], num_buckets: int | None = None) -> None:
+    def __init__(self, fields: Sequence[Field], num_buckets: int | None = None, *, count_hit: bool = True) -> None:
         if num_buckets is not None and not 1 <= num_buckets <= MAX_IDS:
             raise CtrError(f"dataset.num_buckets={num_buckets}; expected 1 to {MAX_IDS:,}")
         self.num_buckets = num_buckets
@@ -301,7 +302,7 @@ class Encoder:
         self.index = key_index()
         self.values_per_field = np.zeros(len(fields), np.int64)
         self._known = 0
-        self._hit = np.zeros(num_buckets or 0, bool)
+        self._hit = np.zeros(num_buckets if num_buckets and count_hit else 0, bool)
 
     def go_on_from(self, values_per_field: np.ndarray, hit: np.ndarray) -> None:
         """Counts values that were seen elsewhere, and that will not be encoded here: the next ids follow theirs.
@@ -332,7 +333,8 @@ class Encoder:
         if self.num_buckets is None:
             self._expect_ids()
             return ids.reshape(keys.shape) + np.int32(self._known), new
-        self._hit[hash_ids(new, self.num_buckets)] = True
+        if len(self._hit):
+            self._hit[hash_ids(new, self.num_buckets)] = True
         return hash_ids(keys, self.num_buckets), new
 
     @property

@@ -194,12 +194,6 @@ class Together:
         """Finds all distinct values."""
         values = [chunk.values for chunk in self._chunks]
         made = groups(values, self._folder if self.encoder.num_buckets is None else None, memory)
-        log.info(
-            "%s values of %d chunks are told apart in %d steps",
-            f"{sum(some.count for some in values):,}",
-            len(values),
-            len(made),
-        )
         return made, list(workers.run(_first_places, made, lambda group: f"values, {group.first} to {group.stop}"))
 
 

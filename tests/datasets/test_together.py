@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ctr import parts
+from ctr.config.data import bytes_of, resolve_limits
 from ctr.datasets import avazu, chunk, criteo, criteo_1tb, csv, ipinyou
 from ctr.datasets import lines as text_lines
 from ctr.datasets.manifest import SplitRule
@@ -24,8 +25,8 @@ from ctr.datasets.synthetic.criteo_avazu import write_avazu
 from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.datasets.together import Limits, limits
 from ctr.errors import ArgumentError, CtrError, DataError
-from tests.commands import Forked
-from tests.datasets.criteo_text import lines, write
+from tests.commands import Forked, composed
+from tests.datasets.criteo_text import arguments, lines, write
 from tests.datasets.test_ipinyou import join
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -323,6 +324,22 @@ def test_memory_is_divided_between_workers() -> None:
         limits(2, 100 * MIB)
     with pytest.raises(ArgumentError, match="workers=0; expected at least 1"):
         limits(0, None)
+
+
+def test_bytes_are_given_with_their_unit() -> None:
+    assert [bytes_of(text, "memory") for text in ("512MiB", "2GiB", "1.5GB", "3 TiB")] == [
+        *(512 * MIB, 2 * GIB, 1_500_000_000, 3072 * GIB)
+    ]
+    for wrong in ("2", "2G", "GiB", "-1GiB", "2gib"):
+        with pytest.raises(ArgumentError, match=f"memory={wrong}; expected a number of bytes with its unit"):
+            bytes_of(wrong, "memory")
+
+
+def test_the_command_divides_and_refuses(here: Path) -> None:
+    given = arguments(here, "workers=2", "memory=1GiB", "launcher=local")
+    assert resolve_limits(composed("prepare", *given)) == limits(2, GIB)
+    with pytest.raises(ArgumentError, match="memory=much; expected"):
+        resolve_limits(composed("prepare", *arguments(here, "memory=much")))
 
 
 @pytest.mark.slow
