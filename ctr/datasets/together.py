@@ -172,9 +172,10 @@ class Together:
                     made, read = next(results)
                 except WorkerDied:
                     raise
-                except CtrError as error:
-                    self._explain(span)
-                    raise error from None
+                except CtrError:
+                    if not span.whole:
+                        self._explain(span)
+                    raise
                 if self._before.latest and read.earliest is not None and read.earliest < self._before.latest[0]:
                     self._explain(span)
                 chunks += made
@@ -186,7 +187,7 @@ class Together:
             return chunks, read.sha256 or content_hash.result()
 
     def _explain(self, span: Span) -> None:
-        """Reads a span again, now that all before it is known, for the error that it gives."""
+        """Reads a span again, now that all before it is known, for the error that it gives with one worker."""
         for _ in self._dataset.read(span.paths, SpanReading(span, self._bad_rows, self._before)):
             pass
 

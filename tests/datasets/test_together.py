@@ -347,9 +347,7 @@ def test_the_command_divides_and_refuses(here: Path) -> None:
 def test_real_samples(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(text_lines, "BLOCK_BYTES", 1 << 20)
     dataset = parts.dataset(name)()
-    split = SplitRule(1 / 7) if name == "criteo" else SplitRule(test_days=[20141030])
-    if name == "ipinyou":
-        split = SplitRule(test_days=[20130612])
+    split = SplitRule() if name == "avazu" else SplitRule(1 / 7)
     expect_same(dataset, samples / name, tmp_path, Limits(2, 4 * MIB), Limits(3, 16 * MIB, 3 * MIB), split=split)
 
 
