@@ -51,7 +51,7 @@ def states(opt: GroupOptimizer) -> dict[str, Tensor]:
 
 
 def check_equal(plain: GroupOptimizer, fused: GroupOptimizer, tolerance: float) -> None:
-    """Equal within rounding of the largest number of its kind, with equal zeros. (u is a part of z, which holds D x.)"""
+    """Equal within rounding of the largest number of its kind (u is a part of z, which holds D x), with equal zeros."""
     p = plain.param_groups[0]["params"][0]
     pulls = [float((D * x).abs().max()) + float(u.abs().max()) for x, u, D, _ in plain.stored_rows(p)]
     for (name, a), b in zip(states(plain).items(), states(fused).values(), strict=True):
