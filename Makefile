@@ -53,7 +53,8 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 # Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours.
 sanitize: .venv/.dev build/sanitized.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider tests/native tests/training/compiled
+	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider tests/native tests/training/compiled \
+	  tests/optim/test_fused.py tests/training/test_rows_step.py
 
 clean:
 	rm -rf .venv build dist *.egg-info

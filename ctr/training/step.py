@@ -108,11 +108,14 @@ class TorchStep:
         value = loss.item()
         if value - value == 0:  # finite
             self._differentiate(loss, touched, rows)
-            embedding.seen[touched] = True
+            self._mark(touched)
             for optimizer in (self.row_optimizer, self.net_optimizer):
                 optimizer.step()
                 optimizer.zero_grad()
         return logits, value
+
+    def _mark(self, ids: Tensor) -> None:
+        self.model.embedding.seen[ids] = True
 
     def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the ids whose gradient is wanted, their rows, and a row for each of the ids, [..., d].
@@ -197,6 +200,14 @@ class RowsStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         # Random signs are of a row, not of each of its places in the batch.
         self._each_once = isinstance(row_optimizer, GroupAdaHessian)
+        # A row that a step has touched is one that training has seen: one truth for both, which the update writes.
+        state, seen = row_optimizer.ensure_state(model.embedding.weight), model.embedding.seen
+        state["seen"] = seen.logical_or_(state["seen"].squeeze(1)).unsqueeze(1)
+
+    def _mark(self, ids: Tensor) -> None:
+        state, seen = self.row_optimizer.state[self.model.embedding.weight], self.model.embedding.seen
+        if not float(self.row_optimizer.param_groups[0]["lr"]) > 0 or state["seen"].data_ptr() != seen.data_ptr():
+            super()._mark(ids)
 
     def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._each_once:
@@ -209,6 +220,8 @@ class RowsStep(TorchStep):
 def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:
     """Why the rows cannot be trained in compiled code; None if they can."""
     for group in row_optimizer.param_groups:
+        if group["group_dim"] != 0:
+            return f"the rows are to be groups, group_dim=0, not {group['group_dim']!r}"
         for p in group["params"]:
             if (reason := fused.unfit(row_optimizer, p, group)) is not None:
                 return f"of the embedding's weight: {reason}"
