@@ -100,7 +100,7 @@ def test_a_row_without_gradient_and_eps_stays_under_a_budget(fused: bool | None)
     p = torch.nn.Parameter(torch.ones(3, 2))
     opt = GroupAdam([p], lr=0.1, eps=0.0, fused=fused)
     budget = BudgetSchedule(opt, 3, total_steps=4)
-    p.grad = torch.sparse_coo_tensor([[0, 1]], torch.tensor([[0.0, 0.0], [0.0, 1.0]]), p.shape)
+    p.grad = torch.sparse_coo_tensor([[0, 1]], torch.tensor([[0.0, 0.0], [0.0, 1.0]]), p.shape, check_invariants=True)
     opt.step()
     budget.step()
     assert p.tolist() == [[1.0, 1.0], [1.0, pytest.approx(0.9)], [1.0, 1.0]]
