@@ -64,7 +64,8 @@ def launch(
         scaling = ScalingConfig(
             num_workers=ranks, resources_per_worker=dict(each), **{"use_gpu": "GPU" in resources, **others}
         )
-        rerun = FailureConfig(max_failures=failures)
+        if not isinstance(failures, int) or failures < 0:
+            raise ValueError("max_failures is a whole number, at least 0")
         needed = {name: ranks * float(count) for name, count in each.items()}
         if any(count < 0 for count in needed.values()):
             raise ValueError("resources_per_worker are at least 0")
@@ -80,7 +81,7 @@ def launch(
             train_loop_config={"arguments": list(arguments), "folder": str(Path.cwd()), "board": str(board)},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=scaling,
-            run_config=RunConfig(name="ray", storage_path=str(board), failure_config=rerun),
+            run_config=RunConfig(name="ray", storage_path=str(board), failure_config=FailureConfig(failures)),
         )
         return _followed(trainer, board, failures)
     finally:

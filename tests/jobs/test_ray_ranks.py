@@ -17,7 +17,7 @@ from ctr.config import workers
 from ctr.errors import ArgumentError, CtrError
 from ctr.jobs import ray_ranks
 from ctr.training.distributed import AGENT
-from tests.commands import refuses
+from tests.commands import command, refuses
 from tests.datasets.criteo_text import arguments, lines, write
 from tests.training.runs import untimed
 from tests.training.test_workers import group
@@ -144,13 +144,18 @@ REFUSED = {
     "ranks=4": "ranks=4 needs launcher=ray; without Ray: torchrun --nproc-per-node 4 -m ctr.train",
     "launcher=ray": "launcher=ray ranks=None; expected the number of processes: ranks=4",
     "launcher=ray ranks=2 retrain=true": "retrain=true is not there yet for several workers",
-    "-m launcher=ray ranks=2 seed=0,1": "launcher=ray trains one run, not a sweep (-m)",
 }
 
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_cannot_be_is_refused_in_one_line(line: str, log: Path, tmp_path: Path) -> None:
     refuses(tmp_path, "ctr.train", [*arguments(log, "tracking=none"), *line.split()], 2, REFUSED[line])
+
+
+def test_a_sweep_is_refused(log: Path, tmp_path: Path) -> None:
+    done = command(tmp_path, "ctr.train", *arguments(log, "tracking=none"), "-m", "launcher=ray", "ranks=2", "seed=0,1")
+    assert done.returncode == 2
+    assert "error: launcher=ray trains one run, not a sweep (-m); start each job by itself" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize("key", ["launcher=ray", "ranks=2"])
