@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused_in_one_line(line: str, log: Path, tmp_path: P
 
 
 def test_a_sweep_is_refused(log: Path, tmp_path: Path) -> None:
-    done = command(tmp_path, "ctr.train", *arguments(log, "tracking=none"), "-m", "launcher=ray", "ranks=2", "seed=0,1")
+    done = command(tmp_path, "ctr.train", "-m", *arguments(log, "tracking=none"), "launcher=ray", "ranks=2", "seed=0,1")
     assert done.returncode == 2
     assert "error: launcher=ray trains one run, not a sweep (-m); start each job by itself" in done.stderr.splitlines()
 
