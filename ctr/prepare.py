@@ -1,7 +1,8 @@
 """Raw log -> prepared rows: ``python -m ctr.prepare dataset=criteo dataset.raw=PATH``.
 
 `ctr.train` does the same by itself when it has to; this command does it ahead of time and shows what came out. It also
-checks every byte of rows that were prepared earlier, and prepares damaged ones anew.
+checks every byte of rows that were prepared earlier, and prepares damaged ones anew. ``workers=N memory=2GiB`` prepares
+a large log by several processes in bounded memory: the rows are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
 from ctr.config import search
-from ctr.config.data import resolve_data
+from ctr.config.data import resolve_data, resolve_limits
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
 from ctr.datasets.rare import Gathered, Unseen, gather
@@ -70,7 +71,7 @@ def main(config: DictConfig) -> None:
     logging.getLogger("ctr").setLevel(logging.INFO)  # what the columns are taken as
     try:
         settings = resolve_data(config)
-        data = open_data(settings, verify=True)
+        data = open_data(settings, verify=True, limits=resolve_limits(config))
         print(table(data, settings.format.published, settings.min_count, settings.unseen))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)

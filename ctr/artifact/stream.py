@@ -14,8 +14,9 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from ctr.artifact.saved import SavedModel, sigmoid
+from ctr.datasets.encoded import read_ahead
 from ctr.datasets.locate import located, missing
-from ctr.datasets.prepared import Progress, read_ahead
+from ctr.datasets.prepared import Progress
 from ctr.datasets.ragged import joined
 from ctr.datasets.schema import BadRows, Block, Reading
 from ctr.errors import ArgumentError, CtrError

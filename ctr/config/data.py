@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from ctr.config.schema import MODULE, DatasetConfig, PrepareConfig
 from ctr.datasets import source
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.source import DataSettings
+from ctr.datasets.together import Limits, limits
 from ctr.errors import ArgumentError
 
 SHARED_KEYS = {field.name for field in fields(DatasetConfig)} | {MODULE}
@@ -26,6 +28,28 @@ def resolve_data(config: DictConfig) -> DataSettings:
         ArgumentError, OmegaConfBaseException: a key or value that cannot work.
     """
     return data_settings(schema.plain_dict(schema.typed(config, PrepareConfig))["dataset"])
+
+
+def resolve_limits(config: DictConfig) -> Limits | None:
+    """How ``python -m ctr.prepare`` divides a log.
+
+    Raises:
+        ArgumentError: a value that cannot work.
+    """
+    memory = config.memory
+    return limits(config.workers, None if memory is None else bytes_of(str(memory), "memory"))
+
+
+def bytes_of(text: str, key: str) -> int:
+    """``"2GiB"`` -> 2147483648.
+
+    Raises:
+        ArgumentError: not a number and a unit.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text)
+    if found is None:
+        raise ArgumentError(f"{key}={text}; expected a number of bytes with its unit: 512MiB, 2GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** (1 + "KMGT".index(found[2])))
 
 
 def data_settings(values: Mapping[str, Any], admit: int = 1) -> DataSettings:

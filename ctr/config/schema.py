@@ -113,6 +113,9 @@ class SaveConfig:
 @dataclass
 class PrepareConfig:
     dataset: DatasetConfig
+    workers: int = 1
+    memory: str | None = None
+    launcher: Literal["local"] = "local"
     model: Any = None  # a dataset picks one; only training has use for it
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.columns import HEX32, INTEGER, LABEL, ColumnType, characters, unlike
-from ctr.datasets.dates import first_fall, to_dates
+from ctr.datasets.dates import to_dates
 from ctr.datasets.locate import locate_file
 from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Published, Reading
 from ctr.datasets.synthetic.criteo_avazu import write_avazu
@@ -76,13 +76,12 @@ _LAYOUT = f"a header: {','.join(COLUMNS)}"
 def _read(paths: Sequence[Path], reading: Reading, hour: HourMode) -> Iterator[Block]:
     (path,) = paths
     columns = _columns(path, reading.to_predict)
-    latest = 0
     for table in read_tables(path, columns, ",", reading, header=True):
         days = _days(table["hour"].to_numpy())
-        if not reading.to_predict and (row := first_fall(days, latest)) is not None:
+        if not reading.to_predict and (fall := reading.fall(path, days)) is not None:
+            row = fall[0]
             problem = f"{days[row]} comes after a later day: the rows are not in order of time ({MIRRORS})"
             raise DataError(path, int(table.lines[row]), problem)
-        latest = int(days[-1]) if len(days) else latest
         fields, dense = _derive(table.columns, hour)
         yield Block(table["click"].to_numpy() if "click" in columns else None, fields, dense, days.astype(np.int32))
 
@@ -145,6 +144,7 @@ def make(hour: HourMode = "of_day") -> Dataset:
         write_sample=write_avazu,
         sample_name="train.csv",
         default_test_days=lambda days: days[-1:],
+        divide=lambda paths: [[path] for path in paths],
         published=Published(40_428_967, 0.17, tuple(vocabularies.values())),
         inputs=inputs,
     )

@@ -80,6 +80,7 @@ def make() -> Dataset:
         write_sample=write_criteo,
         sample_name="train.txt",
         published=Published(45_840_617, 0.256, VOCABULARIES),
+        divide=lambda paths: [[path] for path in paths],
         scaling=dict.fromkeys(INTEGERS, "log_count"),
         inputs=INPUTS,
     )

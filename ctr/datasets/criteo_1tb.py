@@ -52,12 +52,23 @@ def locate(raw: Path) -> list[Path]:
 
 def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
     """Blocks of the days, as those of a Criteo file."""
-    days = [day_of(path) for path in paths]
-    if not reading.to_predict and days != sorted(set(days)):
-        raise ArgumentError(f"dataset.raw: days {', '.join(map(str, days))}; expected each once, in their order")
-    for path, day in zip(paths, days, strict=True):
+    if not reading.to_predict:
+        divide(paths)
+    for path in paths:
         for block in criteo.read([path], reading):
-            yield replace(block, day=np.full(len(block.dense), day, np.int32))
+            yield replace(block, day=np.full(len(block.dense), day_of(path), np.int32))
+
+
+def divide(paths: Sequence[Path]) -> list[list[Path]]:
+    """Each day by itself.
+
+    Raises:
+        ArgumentError: they are not in their order.
+    """
+    days = [day_of(path) for path in paths]
+    if days != sorted(set(days)):
+        raise ArgumentError(f"dataset.raw: days {', '.join(map(str, days))}; expected each once, in their order")
+    return [[path] for path in paths]
 
 
 def make() -> Dataset:
@@ -65,6 +76,7 @@ def make() -> Dataset:
         criteo.make(),
         name="criteo_1tb",
         read=read,
+        divide=divide,
         locate=locate,
         several=True,
         where="https://ailab.criteo.com/download-criteo-1tb-click-logs-dataset/ (day_0.gz to day_23.gz)",

@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.columns import TEXT, ColumnType
-from ctr.datasets.dates import first_fall
 from ctr.datasets.guess import SAMPLE_ROWS, Roles, Wanted, roles
 from ctr.datasets.locate import locate_files
 from ctr.datasets.manifest import stamps
@@ -146,6 +145,7 @@ def make(
         options=options,
         default_test_days=None if time is None else lambda days: days[-1:],
         sort=order == "sort",
+        divide=lambda paths: _divided(paths, delimiter),
         transforms=transforms,
         settle_as=lambda known: make(**_filled(options, known)),
         of_log=("delimiter", "time", "time_format", "order", "weight"),
@@ -253,7 +253,6 @@ def _reader(wanted: Wanted, features: Mapping[str, ColumnType], delimiter: str, 
 
     def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
         _expect_same_columns(paths, delimiter)
-        latest, of = np.iinfo(np.int64).min, paths[0]
         for path in paths:
             here = _to_predict(path) if reading.to_predict else columns
             for table in _tables(path, here, delimiter, reading):
@@ -262,8 +261,7 @@ def _reader(wanted: Wanted, features: Mapping[str, ColumnType], delimiter: str, 
                 if time is not None and time in here:
                     times = table[time].to_numpy()
                     if order == "check" and not reading.to_predict:
-                        latest = _expect_order(path, table, times, latest, of)
-                        of = path if len(times) else of
+                        _expect_order(path, table, times, reading)
                     block = replace(block, day=days_of_times(times), time=times)
                 if weight is not None and weight in here:
                     block = replace(block, weight=table[weight].to_numpy())
@@ -284,16 +282,13 @@ def _derived(table: Columns, wanted: Wanted, missing: float) -> tuple[list[pa.Ar
     return fields, np.stack(numbers, axis=1) if numbers else np.empty((rows, 0), np.float32)
 
 
-def _expect_order(path: Path, table: Table, times: np.ndarray, latest: int, of: Path) -> int:
-    """The last of some times.
-
-    Raises:
-        DataError: one is earlier than the one before it; ``latest``, of the file ``of``, comes before all.
-    """
-    if (row := first_fall(times, latest)) is None:
-        return int(times[-1]) if len(times) else latest
-    before, here = (np.datetime64(int(time), "us").item() for time in (times[row - 1] if row else latest, times[row]))
-    where = f" of {of}" if row == 0 and of != path else ""
+def _expect_order(path: Path, table: Table, times: np.ndarray, reading: Reading) -> None:
+    """Raises a DataError where one of some times is earlier than the one before it."""
+    if (fall := reading.fall(path, times)) is None:
+        return
+    row, latest, of = fall
+    before, here = (np.datetime64(int(time), "us").item() for time in (latest, times[row]))
+    where = f" of {of}" if of != path else ""
     raise misplaced(
         path, int(table.lines[row]), f"{here} comes after {before}{where}: dataset.order=sort puts the rows in order"
     )
@@ -344,6 +339,11 @@ def _expect_same_columns(paths: Sequence[Path], delimiter: str) -> None:
             raise DataError(
                 path, None if is_parquet(path) else 1, f"not the columns of {paths[0]}: {' and '.join(parts)}"
             )
+
+
+def _divided(paths: Sequence[Path], delimiter: str) -> list[list[Path]]:
+    _expect_same_columns(paths, delimiter)
+    return [[path] for path in paths]
 
 
 def _other_delimiter(header: Sequence[str], delimiter: str) -> str:

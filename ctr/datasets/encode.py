@@ -25,6 +25,7 @@ FIELD_BITS = 8
 VALUE_BITS = 64 - FIELD_BITS
 BLANK = np.uint64(1 << (VALUE_BITS - 1))
 MAX_IDS = np.iinfo(np.int32).max
+TOO_MANY = f"more than {MAX_IDS:,} distinct features; use dataset.encoding=hash"
 VALUE_MASK = np.uint64((1 << VALUE_BITS) - 1)
 UNKNOWN = (1 << VALUE_BITS) - 1  # of a text: more than any running number
 
@@ -107,7 +108,7 @@ class KeyIndex:
             _, first = np.unique(slots[candidates], return_index=True)
             winners = np.sort(candidates[first])
             if self.count + len(winners) > MAX_IDS:
-                raise CtrError(f"more than {MAX_IDS:,} distinct features; use dataset.encoding=hash")
+                raise CtrError(TOO_MANY)
             self._ids[slots[winners]] = np.arange(self.count, self.count + len(winners), dtype=np.int32)
             self.count += len(winners)
             new = keys[winners]
@@ -201,6 +202,26 @@ class Keys:
             code_of[position] = code
         return code_of[encoded.indices.fill_null(len(code_of) - 1).to_numpy()]
 
+    def take(self, keys: np.ndarray, texts: pa.Array) -> None:
+        """Takes over the texts of keys that another object of this class made, so that `vocabulary` has them.
+
+        Args:
+            keys: uint64 [n], all that were made.
+            texts: of each key; null where it is of no text.
+        """
+        present = texts.is_valid().to_numpy(zero_copy_only=False)
+        fields = (keys >> np.uint64(VALUE_BITS)).astype(np.int64)
+        for field in np.unique(fields[present]).tolist():
+            places = np.flatnonzero(present & (fields == field))
+            ordered = np.empty(len(places), object)
+            ordered[keys[places] & VALUE_MASK] = texts.take(pa.array(places)).to_pylist()
+            self._texts[field] = ordered.tolist()
+
+    @property
+    def num_texts(self) -> int:
+        """How many texts it keeps."""
+        return sum(map(len, self._texts))
+
     def vocabulary(self, keys: np.ndarray) -> pa.RecordBatch:
         """The (field, value) of each key as text; the value is null for blank. Not for stable keys."""
         numbers = (keys >> np.uint64(VALUE_BITS)).astype(np.int64)
@@ -276,20 +297,41 @@ class Encoder:
         fields: the categorical columns.
         num_buckets: None for exact one-hot ids in order of first appearance, one id space over all fields; else the
             number of buckets that all fields are hashed into together.
+        count_hit: keep which buckets are hit, a byte for each, for `collision_rate`.
 
     Attributes:
         index: all distinct (field, value) pairs seen, which also counts the collisions of a hashed encoding.
         values_per_field: int64 [F], distinct values seen in each field.
     """
 
-    def __init__(self, fields: Sequence[Field], num_buckets: int | None = None) -> None:
+    def __init__(self, fields: Sequence[Field], num_buckets: int | None = None, *, count_hit: bool = True) -> None:
         if num_buckets is not None and not 1 <= num_buckets <= MAX_IDS:
             raise CtrError(f"dataset.num_buckets={num_buckets}; expected 1 to {MAX_IDS:,}")
         self.num_buckets = num_buckets
         self.keys = Keys(fields, stable=num_buckets is not None)
         self.index = key_index()
         self.values_per_field = np.zeros(len(fields), np.int64)
-        self._hit = np.zeros(num_buckets or 0, bool)
+        self._known = 0
+        self._hit = np.zeros(num_buckets if num_buckets and count_hit else 0, bool)
+
+    def go_on_from(self, values_per_field: np.ndarray, hit: np.ndarray) -> None:
+        """Counts values that were seen elsewhere, and that will not be encoded here: the next ids follow theirs.
+
+        Args:
+            values_per_field: int64 [F], distinct values of each field.
+            hit: int32 [m], buckets that they are in.
+
+        Raises:
+            CtrError: more values than there are ids.
+        """
+        self._known = int(values_per_field.sum())
+        self.values_per_field += values_per_field
+        self._hit[hit] = True
+        self._expect_ids()
+
+    def _expect_ids(self) -> None:
+        if self._known + self.index.count > MAX_IDS and self.num_buckets is None:
+            raise CtrError(TOO_MANY)
 
     def encode(self, columns: Sequence[pa.Array], first: int = 0) -> tuple[Ids, np.ndarray]:
         """int32 [n, len(columns)] ids of one array per field, from field ``first`` on (ragged if one is of lists), and
@@ -299,18 +341,21 @@ class Encoder:
         numbers = (new >> np.uint64(VALUE_BITS)).astype(np.int64)
         self.values_per_field += np.bincount(numbers, minlength=len(self.values_per_field))
         if self.num_buckets is None:
-            return alike(keys, ids), new
-        self._hit[hash_ids(new, self.num_buckets)] = True
+            self._expect_ids()
+            return alike(keys, ids + np.int32(self._known) if self._known else ids), new
+        if len(self._hit):
+            self._hit[hash_ids(new, self.num_buckets)] = True
         return alike(keys, hash_ids(flat(keys), self.num_buckets)), new
 
     @property
     def num_features(self) -> int:
         """Rows that an embedding table for these ids needs."""
-        return self.index.count if self.num_buckets is None else self.num_buckets
+        return self._known + self.index.count if self.num_buckets is None else self.num_buckets
 
     @property
     def collision_rate(self) -> float:
         """Share of the distinct values that found their bucket taken: 1 - buckets hit / distinct values."""
-        if self.num_buckets is None or self.index.count == 0:
+        values = self._known + self.index.count
+        if self.num_buckets is None or values == 0:
             return 0.0
-        return 1.0 - int(self._hit.sum()) / self.index.count
+        return 1.0 - int(self._hit.sum()) / values

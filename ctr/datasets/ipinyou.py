@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ctr.datasets.columns import INTEGER, LABEL, TEXT, ColumnType, characters, required, unlike
-from ctr.datasets.dates import first_fall, to_dates, weekdays
+from ctr.datasets.dates import to_dates, weekdays
 from ctr.datasets.schema import Block, Columns, Dataset, Field, Inputs, Published, Reading
 from ctr.datasets.synthetic.ipinyou import write_ipinyou
 from ctr.datasets.text import Table, read_header, read_tables
@@ -164,6 +164,17 @@ def read(paths: Sequence[Path], reading: Reading) -> Iterator[Block]:
             yield from _joined(path, reading, test=kind == "test")
 
 
+def divide(paths: Sequence[Path]) -> list[list[Path]]:
+    """A day's impressions behind its clicks; any other file by itself."""
+    groups: list[list[Path]] = []
+    for path in paths:
+        if path.name.startswith("imp.") and groups and groups[-1][-1].name.startswith("clk."):
+            groups[-1].append(path)
+        else:
+            groups.append([path])
+    return groups
+
+
 def _clicked(path: Path, reading: Reading) -> pa.Array:
     """The bid ids of a day's click log; an empty log has none."""
     if path.stat().st_size == 0:
@@ -203,14 +214,13 @@ def _joined(path: Path, reading: Reading, test: bool) -> Iterator[Block]:
     if missing := [name for name in needed if header.count(name) != 1]:
         raise DataError(path, 1, f"no column (or more than one) called {', '.join(missing)}; expected {expected}")
     types = {name if known.get(name) else f"{name} {i}": known.get(name) for i, name in enumerate(header)}
-    latest = 0
     for table in read_tables(path, types, "\t", reading, header=True, blanks=BLANKS):
         block = _block(table, table["click"].to_numpy() if labelled else None, test)
         assert block.day is not None
-        if not test and not reading.to_predict and (row := first_fall(block.day, latest)) is not None:
+        if not test and not reading.to_predict and (fall := reading.fall(path, block.day)) is not None:
+            row = fall[0]
             problem = f"{block.day[row]} comes after a later day: the rows are not in order of time"
             raise DataError(path, int(table.lines[row]), problem)
-        latest = int(block.day[-1]) if len(table) else latest
         yield block
 
 
@@ -270,6 +280,7 @@ def make() -> Dataset:
         write_sample=write_ipinyou,
         sample_name="raw",
         default_test_days=lambda days: [day for day in TEST_DAYS if day in days] or list(TEST_DAYS),
+        divide=divide,
         published=PUBLISHED,
         inputs=Inputs(
             columns={name: type_ for name, type_ in column_types().items() if type_ is not None},

@@ -7,7 +7,7 @@ import gzip
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -18,7 +18,7 @@ BLOCK_BYTES = 8 << 20
 MAX_LINE_BYTES = 1 << 20
 _COMPRESSED_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_ZIP = b"PK\x03\x04"
+_BZIP2, _GZIP, _ZIP = b"BZh", b"\x1f\x8b", b"PK\x03\x04"
 # What the standard library raises on damaged gzip, bzip2 and zip files; ValueError: names that are not UTF-8.
 _DAMAGED = (OSError, zlib.error, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError, ValueError)
 
@@ -34,9 +34,9 @@ def line_blocks(path: Path, reading: Reading, layout: str) -> Iterator[tuple[int
     Raises:
         DataError: a missing, unreadable, empty, cut or damaged file; an endless line.
     """
-    line, rest = 1, b""
+    line, rest = reading.first_line, _begun(path, reading.start)
     try:
-        for piece, position in _pieces(path, layout):
+        for piece, position in _pieces(path, layout, reading.start, reading.stop):
             reading.advance(path, position, piece)
             end = piece.rfind(b"\n") + 1
             text, rest = (rest + piece[:end], piece[end:]) if end else (b"", rest + piece)
@@ -48,8 +48,17 @@ def line_blocks(path: Path, reading: Reading, layout: str) -> Iterator[tuple[int
                 raise too_long(path, line, layout)
     except _DamagedError as error:
         raise DataError(path, line, str(error)) from None
-    if rest:
+    if rest and reading.stop is None:
         yield line, 1, rest
+
+
+def _begun(path: Path, start: int) -> bytes:
+    """What comes before a byte of a plain file on the same line; not all of it if the line is longer than allowed."""
+    if not start:
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(start - MAX_LINE_BYTES - 1, 0))
+        return file.read(start - file.tell()).rpartition(b"\n")[2]
 
 
 def first_line(path: Path, layout: str) -> bytes:
@@ -72,12 +81,36 @@ def too_long(path: Path, line: int, layout: str) -> DataError:
     return DataError(path, line, f"longer than {MAX_LINE_BYTES:,} bytes; expected {layout}")
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file can only be read from its beginning."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head.startswith((_BZIP2, _GZIP)) or head == _ZIP
+
+
+def contents(paths: Sequence[Path]) -> Iterator[bytes]:
+    """The decompressed content of files, one after the other, in pieces.
+
+    Raises:
+        DataError: a missing, unreadable, cut or damaged file.
+    """
+    for path in paths:
+        try:
+            if path.stat().st_size:
+                yield from (piece for piece, _ in _pieces(path, "text"))
+        except _DamagedError as error:
+            raise DataError(path, None, str(error)) from None
+
+
 class _DamagedError(Exception):
     """The file cannot be read to its end."""
 
 
-def _pieces(path: Path, layout: str) -> Iterator[tuple[bytes, int]]:
-    """Yields pieces of the decompressed content and how many bytes of the file on disk they took so far."""
+def _pieces(path: Path, layout: str, start: int = 0, stop: int | None = None) -> Iterator[tuple[bytes, int]]:
+    """Yields pieces of the decompressed content and how many bytes of the file on disk they took so far.
+
+    ``start`` and ``stop`` are bytes of a plain file, multiples of `BLOCK_BYTES`.
+    """
     try:
         raw = path.open("rb")
     except FileNotFoundError:
@@ -87,7 +120,7 @@ def _pieces(path: Path, layout: str) -> Iterator[tuple[bytes, int]]:
     with raw:
         empty = True
         try:
-            for piece in _decompressed(raw):
+            for piece in _decompressed(raw) if (start, stop) == (0, None) else _part(raw, start, stop):
                 empty = False
                 yield piece, raw.tell()
         except EOFError:
@@ -102,9 +135,9 @@ def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
     """The content in pieces of about `BLOCK_BYTES`."""
     head = raw.read(4)
     raw.seek(0)
-    if head[:3] == b"BZh":
+    if head.startswith(_BZIP2):
         return _gathered(_bunzip(raw))
-    if head[:2] == b"\x1f\x8b":
+    if head.startswith(_GZIP):
         return _read(cast(IO[bytes], gzip.GzipFile(fileobj=raw)))
     if head == _ZIP:
         return _unzip(raw)
@@ -113,6 +146,12 @@ def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:
 
 def _read(stream: IO[bytes]) -> Iterator[bytes]:
     while piece := stream.read(BLOCK_BYTES):
+        yield piece
+
+
+def _part(raw: IO[bytes], start: int, stop: int | None) -> Iterator[bytes]:
+    raw.seek(start)
+    while (stop is None or raw.tell() < stop) and (piece := raw.read(BLOCK_BYTES)):
         yield piece
 
 

@@ -106,7 +106,7 @@ def read_parquet(path: Path, columns: Mapping[str, ColumnType], reading: Reading
     if first != rows:
         raise DataError(path, None, f"not a sound Parquet file: {first:,} rows in it instead of {rows:,}")
     if kept == 0:
-        raise no_valid_row(path, reading)
+        raise no_valid_row(path, reading.first_skipped)
 
 
 def _checked(

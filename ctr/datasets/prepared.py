@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +21,13 @@ from filelock import FileLock
 from ctr.datasets.arrange import arrange, by_time, chunks
 from ctr.datasets.checked import CheckedReader, CheckedWriter
 from ctr.datasets.encode import Encoder
+from ctr.datasets.encoded import encoded, read_ahead
 from ctr.datasets.locate import located
 from ctr.datasets.manifest import MANIFEST, Input, Manifest, Recipe, Split, SplitRule, stamps
 from ctr.datasets.rows import MappedRows, Rows, RowWriter
 from ctr.datasets.schema import BadRows, Dataset, Reading
 from ctr.datasets.split import parts, split_rows
+from ctr.datasets.together import Limits, Together
 from ctr.datasets.transforms import Transform, fit, outputs_of
 from ctr.errors import CtrError, DataError
 from ctr.files import TMP_PREFIX, atomic_folder, atomic_write_text
@@ -42,14 +43,19 @@ SHARED_MODULES = tuple(
     for name in (
         "arrange",
         "checked",
+        "chunk",
         "columns",
         "encode",
+        "encoded",
         "hashing",
         "lines",
+        "merge",
         "prepared",
         "ragged",
         "rows",
+        "spans",
         "text",
+        "together",
         "transforms",
     )
 )
@@ -58,7 +64,6 @@ MAX_DAY_CHANGES = 10_000  # more mean that the rows are not in order of time
 log = logging.getLogger("ctr")
 
 Progress = Callable[[int, float], None]
-T = TypeVar("T")
 Opened = tuple[Manifest, Rows, CheckedReader | None]
 
 
@@ -101,6 +106,8 @@ def prepare(
     transforms: Sequence[Transform] = (),
     progress: Progress | None = None,
     progress_arranging: Progress | None = None,
+    limits: Limits | None = None,
+    progress_joining: Progress | None = None,
     verify: bool = False,
 ) -> Prepared:
     """Opens the prepared rows of a raw log; prepares them first if needed.
@@ -120,6 +127,8 @@ def prepare(
         transforms: of a known model, for numbers that are to be transformed; empty: they are fitted.
         progress: called after every block with (rows so far, share of the input read).
         progress_arranging: the same for a second pass over the rows (`ctr.datasets.arrange`).
+        limits: several workers read the log, in bounded memory (`ctr.datasets.together`); the result is the same.
+        progress_joining: the same as ``progress`` for what they have read.
         verify: checks every byte now, instead of each block when it is first read.
 
     Raises:
@@ -157,7 +166,9 @@ def prepare(
                 for warning in dataset.warnings:
                     log.warning("warning: %s", warning)
                 with atomic_folder(folder) as tmp:
-                    manifest = _write(dataset, paths, tmp, recipe, split, progress, progress_arranging)
+                    manifest = _write(
+                        dataset, paths, tmp, recipe, split, progress, progress_arranging, limits, progress_joining
+                    )
                     _keep_other_files(folder, tmp, manifest)
                 found = manifest, *_map(folder, manifest)
                 # Only now: an impossible split must not discard the rows.
@@ -267,11 +278,24 @@ def _write(
     split: SplitRule,
     progress: Progress | None,
     progress_arranging: Progress | None,
+    limits: Limits | None,
+    progress_joining: Progress | None,
 ) -> Manifest:
     """Writes rows, vocabulary and manifest into an empty folder."""
     files = stamps(paths)
-    reading = Reading(paths, recipe.bad_rows)
-    encoder = Encoder(dataset.fields, recipe.num_buckets)
+    if limits is not None and dataset.pool is not None:
+        log.info("one worker reads this log, in the memory that it needs: fields have several values")
+        limits = None
+    if limits is None:
+        source: Reading | Together
+        source = reading = Reading(paths, recipe.bad_rows)
+        encoder = Encoder(dataset.fields, recipe.num_buckets)
+        blocks = encoded(read_ahead(dataset.read(paths, reading)), encoder)
+    else:
+        source = Together(dataset, paths, folder, recipe.num_buckets, recipe.bad_rows, limits, progress)
+        encoder = source.encoder
+        blocks = read_ahead(source.blocks())
+        progress = progress_joining
     shape = len(dataset.read_fields), len(dataset.dense)
     rows = positives = 0
     any_weight = False
@@ -285,12 +309,10 @@ def _write(
             vocabulary = outputs.enter_context(CheckedWriter(folder / VOCABULARY, VOCABULARY_SCHEMA))
         kind = {"weighted": dataset.weight is not None, "ragged": dataset.pool is not None}
         with RowWriter(folder / ROWS, *shape, **kind) as writer:
-            for block in read_ahead(dataset.read(paths, reading)):
-                assert block.label is not None
-                ids, new = encoder.encode(block.fields)
-                writer.write(ids, block.dense, block.label, block.weight)
+            for block in blocks:
+                writer.write(block.ids, block.dense, block.label, block.weight)
                 if vocabulary is not None:
-                    vocabulary.write_batch(encoder.keys.vocabulary(new))
+                    vocabulary.write_batch(block.vocabulary)
                 if dataset.sort:
                     assert block.time is not None
                     assert block.day is not None
@@ -307,7 +329,7 @@ def _write(
                 positives += int(block.label.sum())
                 any_weight = any_weight or block.weight is None or bool(block.weight.any())
                 if progress is not None:
-                    progress(rows, reading.fraction)
+                    progress(rows, source.fraction)
         if rows and not any_weight:
             raise DataError(paths[-1], None, f"column {dataset.weight}: all weights are zero")
         order = None
@@ -332,11 +354,11 @@ def _write(
             (folder / READ).unlink()
     manifest = Manifest(
         recipe=recipe,
-        input=Input(files, reading.sha256),
+        input=Input(files, source.sha256),
         rows=rows,
         positives=positives,
-        rows_skipped=reading.rows_skipped,
-        first_skipped=reading.first_skipped,
+        rows_skipped=source.rows_skipped,
+        first_skipped=source.first_skipped,
         fields=[field.name for field in dataset.fields],
         dense=outputs_of(transforms) if transforms else list(dataset.dense),
         largest=writer.largest.tolist(),
@@ -372,16 +394,6 @@ def _explicit(
     if rule != SplitRule() or dataset.default_test_days is None or test_part:
         return rule
     return SplitRule(test_days=dataset.default_test_days(sorted({day for day, _, _ in days})))
-
-
-def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yields the same items; a thread makes the next one while the caller works on the current one."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        upcoming = pool.submit(next, items, end)
-        while (item := upcoming.result()) is not end:
-            upcoming = pool.submit(next, items, end)
-            yield item  # type: ignore[misc]
 
 
 def read_vocabulary(data: Prepared) -> pa.Table:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ctr.datasets.columns import ColumnType
+from ctr.datasets.dates import first_fall
 from ctr.errors import DataError
 
 BadRows = Literal["error", "skip"]
@@ -70,12 +71,22 @@ class Reading:
     Attributes:
         rows_skipped: rows left out so far.
         first_skipped: the first of them: file, line and reason.
+        start, stop: bytes of the one file that is read of a log: a part of it (`ctr.datasets.spans`). 0 and None: all
+            files, whole.
+        first_line: number of the first line there.
+        earliest, latest: of rows that must be in order (`fall`), the first key, and the last one with its file.
     """
+
+    start = 0
+    stop: int | None = None
+    first_line = 1
 
     def __init__(self, paths: Sequence[Path], bad_rows: BadRows, to_predict: bool = False) -> None:
         self.bad_rows, self.to_predict = bad_rows, to_predict
         self.rows_skipped = 0
         self.first_skipped: str | None = None
+        self.earliest: int | None = None
+        self.latest: tuple[int, Path] | None = None
         self._sizes = {path: path.stat().st_size for path in paths}
         self._read: dict[Path, int] = {}
         self._hash = hashlib.sha256()
@@ -83,6 +94,9 @@ class Reading:
     def advance(self, path: Path, position: int, content: bytes) -> None:
         """Notes ``content`` (decompressed), which ends at byte ``position`` of the file on disk."""
         self._read[path] = position
+        self._note(content)
+
+    def _note(self, content: bytes) -> None:
         self._hash.update(content)
 
     def skip(self, rows: int, first: DataError) -> None:
@@ -92,10 +106,34 @@ class Reading:
         self.rows_skipped += rows
         self.first_skipped = self.first_skipped or str(first)
 
+    def fall(self, path: Path, keys: np.ndarray) -> tuple[int, int, Path] | None:
+        """Finds the first of some rows that is not in order; a log's rows are, file after file.
+
+        Args:
+            path: the file of the rows.
+            keys: int [n], by which they should be in order: times, or days.
+
+        Returns:
+            The number of the row, the key before it, and the file of that; None if no key falls.
+        """
+        if not len(keys):
+            return None
+        before, of = self.latest or (int(keys[0]), path)
+        if (row := first_fall(keys, before)) is not None:
+            return (row, int(keys[row - 1]), path) if row else (row, before, of)
+        self.earliest = int(keys[0]) if self.earliest is None else self.earliest
+        self.latest = int(keys[-1]), path
+        return None
+
+    @property
+    def position(self) -> int:
+        """Bytes on disk read so far."""
+        return sum(self._read.values())
+
     @property
     def fraction(self) -> float:
         """Share of the bytes on disk read so far, 0 to 1."""
-        return sum(self._read.values()) / max(sum(self._sizes.values()), 1)
+        return self.position / max(sum(self._sizes.values()), 1)
 
     @property
     def sha256(self) -> str:
@@ -192,6 +230,9 @@ class Dataset:
         pool: how the embedding rows of a row's values become one, in each field; None: no field is multi-valued.
         negative_rate: share of the negatives that the log holds, with all clicks. The model learns from the log as it
             is; its probabilities, and the figures, are those of the whole log (`ctr.metrics.of_whole_log`).
+        divide: the files in groups that can be read apart from each other, by several workers; a file of text that is
+            a group by itself also in parts. It first checks what concerns all files together. None: only all files
+            together, in order, can be read.
         inputs: how rows become the model's inputs without the reader, to predict a data frame or single lines; None:
             they must have the fields and dense columns as the reader yields them, and logs need labels.
     """
@@ -217,6 +258,7 @@ class Dataset:
     settle_as: Callable[[Mapping[str, Any]], Dataset] | None = None
     of_log: tuple[str, ...] = ()
     scaling: Mapping[str, str] = field(default_factory=dict)
+    divide: Callable[[Sequence[Path]], list[list[Path]]] | None = None
     inputs: Inputs | None = None
     weight: str | None = None
     negative_rate: float = 1.0

@@ -20,6 +20,7 @@ from ctr.datasets.parquet import list_columns
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.datasets.rare import Unseen
 from ctr.datasets.schema import BadRows, Dataset, Pool
+from ctr.datasets.together import Limits
 from ctr.datasets.transforms import Transform
 from ctr.errors import ArgumentError, warn_once
 from ctr.progress import bar, rows_bar
@@ -144,12 +145,15 @@ def _check_rare(settings: DataSettings) -> None:
         )
 
 
-def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = False) -> Prepared:
+def open_data(
+    settings: DataSettings, *, quiet: bool = False, verify: bool = False, limits: Limits | None = None
+) -> Prepared:
     """The prepared rows that the settings ask for, generated and prepared first where that is not done yet.
 
     Args:
         settings: checked (`check`).
         quiet: draw no bars.
+        limits: see `prepare`.
         verify: check every byte of rows that were prepared earlier.
 
     Raises:
@@ -172,6 +176,7 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
     kind = "onehot" if settings.num_buckets is None else f"hash{settings.num_buckets}"
     with (
         nullcontext() if quiet else rows_bar("prepare") as first,
+        nullcontext() if quiet else rows_bar("join") as joining,
         nullcontext() if quiet else rows_bar("arrange") as second,
     ):
         data = prepare(
@@ -185,6 +190,8 @@ def open_data(settings: DataSettings, *, quiet: bool = False, verify: bool = Fal
             transforms=settings.transforms,
             progress=first,
             progress_arranging=second,
+            limits=limits,
+            progress_joining=joining,
             verify=verify,
         )
     if data.manifest.transforms and not data.reused and not quiet:

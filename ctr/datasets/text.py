@@ -57,8 +57,8 @@ def read_header(path: Path, delimiter: str, expected: str) -> list[str]:
     return names
 
 
-def no_valid_row(path: Path, reading: Reading) -> DataError:
-    reason = f"; the first problem: {reading.first_skipped}" if reading.first_skipped else ""
+def no_valid_row(path: Path, first_skipped: str | None) -> DataError:
+    reason = f"; the first problem: {first_skipped}" if first_skipped else ""
     return DataError(path, None, f"no valid row in it{reason}")
 
 
@@ -111,8 +111,8 @@ def read_tables(
         table = parser.parse(line, count, text)
         rows += len(table)
         yield table
-    if rows == 0:
-        raise no_valid_row(path, reading)
+    if rows == 0 and (reading.start, reading.stop) == (0, None):
+        raise no_valid_row(path, reading.first_skipped)
 
 
 def _joined(tables: list[Table]) -> Table:

@@ -7,7 +7,6 @@ import ctr.environment  # noqa: F401  # before torch
 # isort: split
 
 import multiprocessing
-import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 from ctr.jobs.launcher import Answer, Died
 from ctr.jobs.plan import Job
 from ctr.jobs.worker import RunFamily, serve
+from ctr.processes import cause, end
 from ctr.training.experiment import run_family
 
-SECONDS_TO_STOP = 10.0  # for a worker to record its runs as killed, before it is killed itself
 # Imported once, in the process that all workers are forked from.
 METHOD = "forkserver"
 PRELOAD = ["ctr.jobs.forkserver", "ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
@@ -54,7 +53,7 @@ class LocalLauncher:
             try:
                 answer: Answer = connection.recv()
             except (EOFError, OSError):  # OSError: it died in the middle of an answer
-                answer = Died(_cause(self._running[connection]))
+                answer = Died(cause(self._running[connection]))
             if not isinstance(answer, int):
                 self._running.pop(connection).join()
                 connection.close()
@@ -65,23 +64,6 @@ class LocalLauncher:
         for process in self._running.values():
             process.terminate()
         for connection, process in self._running.items():
-            _end(process)
+            end(process)
             connection.close()
         self._running.clear()
-
-
-def _end(process: Any) -> None:
-    """Waits for a process; kills it when it does not end in time."""
-    process.join(SECONDS_TO_STOP)
-    if process.is_alive():
-        process.kill()
-        process.join()
-
-
-def _cause(process: Any) -> str:
-    _end(process)  # its connection closes a moment before it ends
-    code = process.exitcode
-    if code is None or code >= 0:
-        return f"the worker process ended with {code}"
-    hint = "; perhaps out of memory: fewer workers need less" if -code == signal.SIGKILL else ""
-    return f"the worker process was ended by {signal.Signals(-code).name}{hint}"

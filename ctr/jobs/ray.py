@@ -17,9 +17,9 @@ from typing import Any
 
 from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.launcher import Answer, Died
-from ctr.jobs.local import SECONDS_TO_STOP
 from ctr.jobs.plan import Job
 from ctr.jobs.worker import RunFamily, run_remotely
+from ctr.processes import SECONDS_TO_STOP
 from ctr.training.experiment import run_family
 
 

@@ -20,6 +20,7 @@ from ctr.datasets.prepared import Prepared, prepare, read_vocabulary
 from ctr.datasets.ragged import Ragged, joined, side_by_side
 from ctr.datasets.split import occurrences
 from ctr.datasets.stream import RowStream
+from ctr.datasets.together import Limits
 from ctr.errors import ArgumentError, DataError
 from ctr.models import Bags
 
@@ -294,3 +295,15 @@ def test_lists_are_cut_ordered_and_joined_as_python_lists_are() -> None:
         assert beside.tolist() == [[[a], [b], *row] for (a, b), row in zip(more.tolist(), lists, strict=True)]
         means = [[np.mean(bag) for bag in row] for row in lists]
         np.testing.assert_allclose(ids.means(ids.values), np.array(means), rtol=1e-12)
+
+
+def test_one_worker_reads_fields_of_several_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset, raw = csv.make(**OPTIONS), [written(tmp_path / "log.csv", frame())]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with caplog.at_level("INFO", "ctr"):
+        for folder, divided in zip(folders, (None, Limits(workers=2, memory=1 << 30)), strict=True):
+            prepare(dataset, raw, folder, split=SplitRule(0.25), limits=divided)
+    assert caplog.text.count("one worker reads this log, in the memory that it needs") == 1
+    for name in ("rows.arrow", "vocabulary.arrow"):
+        one, two = (folder / name for folder in folders)
+        assert one.read_bytes() == two.read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ctr.config.command_line import command_line, override
-from ctr.config.compose import _settled_backend, resolve
+from ctr.config.compose import _tried, resolve
 from ctr.errors import ArgumentError
 from ctr.jobs import plan
 from ctr.jobs.cache import Cache
@@ -106,7 +106,7 @@ def test_composed_and_built_once_per_choice_of_groups(planner: Planner, monkeypa
     original, settle = plan.compose, build.settle_backend
     monkeypatch.setattr(plan, "compose", lambda *chosen: made.append(chosen) or original(*chosen))
     monkeypatch.setattr(build, "settle_backend", lambda *run, **more: built.append(run) or settle(*run, **more))
-    _settled_backend.cache_clear()
+    _tried.cache_clear()
     for seed in range(20):
         planned(planner, opt="adam", seed=seed)
         planned(planner, opt="group_adam", seed=seed)
