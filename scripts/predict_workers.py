@@ -65,7 +65,7 @@ def sent(ids: np.ndarray, workers: int, slices: int, dim: int, net: int) -> int:
         part = net * (rank + 1) // workers - net * rank // workers
         to_each = 8 * (1 + len(mine)) + 4 * (last - first + len(mine) + 1)  # counts; logits, losses, flag
         total += (workers - 1) * to_each + 4 * (rows + of_slices) + 4 * dim * (rows + of_slices)
-        total += 4 * (len(mine) * (net - part) + part * (workers - 1))
+        total += 4 * (len(mine) * (net - part) + -(-net // workers) * (workers - 1))
     return total
 
 
