@@ -21,6 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
 from ctr.config import workers
 from ctr.config.compose import compose, resolve
 from ctr.datasets.source import open_data
@@ -29,6 +32,7 @@ from ctr.training.distributed import Group, join
 from ctr.training.experiment import set_up
 
 BATCHES = (512, 4096, 16384)
+MEGABYTES, TRIALS = 4, 50
 
 
 def measure(overrides: list[str], rows: int, group: Group | None) -> dict[str, Any]:
@@ -59,7 +63,22 @@ def measure(overrides: list[str], rows: int, group: Group | None) -> dict[str, A
         told = group.collect(((group.seconds - before) / (steps - first), group.sent / (steps - first)))
         found["exchange"] = min(spent for spent, _ in told)
         found["bytes"] = sum(sent for _, sent in told) / settings.batch_size
+        found["latency"] = latency = _exchange(group, 1)
+        found["per_byte"] = (_exchange(group, MEGABYTES << 20) - latency) / (MEGABYTES << 20)
     return found
+
+
+def _exchange(group: Group, size: int) -> float:
+    """The least seconds of an exchange in which all workers begin together and each sends so many bytes."""
+    to_each = -(-size // max(group.size - 1, 1))
+    counts = [0 if rank == group.rank else to_each for rank in range(group.size)]
+    values, least = torch.zeros(sum(counts), dtype=torch.uint8), float("inf")
+    for _ in range(TRIALS):
+        dist.barrier()
+        began = time.perf_counter()
+        group.exchange(values, counts, counts)
+        least = min(least, time.perf_counter() - began)
+    return least
 
 
 def main() -> None:

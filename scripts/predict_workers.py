@@ -8,8 +8,12 @@ Seconds of a step = compute + exchange, of R workers with S slices and batches o
     exchange = latency + bytes that a worker sends / bandwidth
 
 The five constants are fitted to the medians of what was measured on this machine, by least squares of relative errors,
-none below 0. The bytes are counted on the rows of the log, for any number of workers. Predictions add to the fitted
-exchange the bytes' time on the wire, and for each of 5 exchanges a message to each peer beyond the first.
+none below 0. The bytes are counted on the rows of the log, for any number of workers.
+
+The fitted exchange includes that workers wait for each other, which is most of it where other work holds their cores.
+So there are two predictions: one with the fitted exchange, and one with 5 exchanges as fast as the fastest that were
+measured between workers that begin together. Both add the bytes' time on the wire, and for each exchange a message to
+each peer beyond the first.
 """
 
 from __future__ import annotations
@@ -79,6 +83,8 @@ def measured(path: Path) -> list[dict[str, Any]]:
         {
             **its[0],
             **{name: median(one[name] for one in its) for name in ("seconds", "exchange", "bytes")},
+            "latency": min((one["latency"] for one in its if "latency" in one), default=0.0),
+            "per_byte": min((one["per_byte"] for one in its if "per_byte" in one), default=0.0),
             "speeds": [one["batch"] / one["seconds"] for one in its],
         }
         for _, its in sorted(rounds.items())
@@ -158,23 +164,27 @@ def main() -> None:
             f"{_ms(computed)} | {_ms(one['exchange'])}, {_ms(exchanged)} |"
         )
 
-    print(f"\nPREDICTED, not measured: {1e6 * PEER:.0f} us for each message to one more peer are assumed")
-    print(
-        "| batch | workers | slices | bytes a row | " + " | ".join(f"{g} Gbit/s: rows/s, efficiency" for g in GIGABITS)
-    )
-    print("|---" * (4 + len(GIGABITS)) + "|")
+    least = EXCHANGES * min(one["latency"] for one in several), min(one["per_byte"] for one in several)
+    print(f"The fastest exchanges: {_ms(least[0])} ms for {EXCHANGES} + {1e9 * least[1]:.2f} ns a byte")
+
+    print("\nPREDICTED, not measured: rows/s, and the share of R times the speed of one worker with the same slices")
+    print(f"({1e6 * PEER:.0f} us for each message to one more peer are assumed)")
+    heads = [f"{gigabits} Gbit/s{said}" for said in ("", ", waiting as here") for gigabits in GIGABITS]
+    print(f"| batch | workers | slices | bytes a row | {' | '.join(heads)} |")
+    print("|---" * (4 + len(heads)) + "|")
     for batch in given.batches:
         for workers in WORKERS:
-            slices = max(12, workers)
+            slices = workers * -(-12 // workers)
             most, rows = _cut(batch, slices, workers)
             compute = fixed + per_slice * most + per_row * rows
             alone = fixed + per_slice * slices + per_row * batch
             load = of_step(batch, workers, slices) / workers
             cells = []
-            for gigabits in GIGABITS:
-                exchange = latency + EXCHANGES * PEER * (workers - 2) + load * (per_byte + 8e-9 / gigabits)
-                seconds = compute + exchange
-                cells.append(f"{batch / seconds:,.0f}, {alone / seconds / workers:.0%}")
+            for waiting, byte in least, (latency, per_byte):
+                for gigabits in GIGABITS:
+                    exchange = waiting + EXCHANGES * PEER * (workers - 2) + load * (byte + 8e-9 / gigabits)
+                    seconds = compute + exchange
+                    cells.append(f"{batch / seconds:,.0f}, {alone / seconds / workers:.0%}")
             print(f"| {batch:,} | {workers} | {slices} | {load * workers / batch:,.0f} | {' | '.join(cells)} |")
 
 
