@@ -2,7 +2,7 @@
 
 Keys and their defaults are in ``configs/``; ``--help`` lists them. ``-m`` runs a sweep:
 ``python -m ctr.train -m dataset=criteo opt.lambda21=1e-4,1e-3 seed=0,1``. A run that was stopped goes on with
-``python -m ctr.train resume=<run_dir>``.
+``python -m ctr.train resume=<run_dir>``. Several processes make one run under torchrun, or with ``launcher=ray``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
 from ctr.config import resume, search
-from ctr.config.command_line import command_line
-from ctr.errors import DataError, warn_once
+from ctr.config.command_line import command_line, override
+from ctr.errors import ArgumentError, DataError, warn_once
 from ctr.jobs import sweep
+from ctr.training.folder import CHECKPOINTS, RESULT, claim, read_result
 
 if TYPE_CHECKING:
     from ctr.training.distributed import Group
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 search.register()
 log = logging.getLogger("ctr")
 T = TypeVar("T")
-_group: Group | None = None  # of this process, one of several that torchrun has started
+_group: Group | None = None  # of this process, one of several that torchrun or Ray has started
+_given: list[str] = []  # the arguments of the command
 
 
 @hydra.main(config_path="pkg://ctr.conf", config_name="train", version_base="1.3")
@@ -59,14 +61,62 @@ def main(config: DictConfig) -> None:
 def run(config: DictConfig, folder: Path) -> None:
     """One run from its configuration to the printed table."""
     if config.resume is None and not (_group and _group.restarted):
-        train_and_print(_resolved(config), folder)
+        _train(config, folder)
     elif (finished := _agreed(lambda: _finished(folder))) is not None:
         if _group is None or _group.first:
             print(f"{finished}\n  finished already: there is nothing to go on with", flush=True)
     else:
         if config.resume is not None:
             config = resume.recorded(folder, config, HydraConfig.get().overrides.task)
-        train_and_print(_resolved(config), folder, resumes=True)
+        _train(config, folder, resumes=True)
+
+
+def _train(config: DictConfig, folder: Path, *, resumes: bool = False) -> None:
+    """Trains in this process, as one worker of several, or by workers of Ray."""
+    if _group is not None or config.launcher == "local":
+        _expect_one_process(config)
+        train_and_print(_resolved(config), folder, resumes=resumes)
+        return
+    if code := _launch(config, folder):
+        sys.exit(code)
+
+
+def _launch(config: DictConfig, folder: Path) -> int:
+    """Runs the workers of ``launcher=ray``; returns their exit code. What all of them would refuse or prepare is
+    refused and prepared before."""
+    from ctr.config import schema, workers
+    from ctr.config.compose import resolve
+    from ctr.datasets.source import open_data
+    from ctr.jobs import ray_ranks
+    from ctr.training.checkpoint import complete
+
+    if config.ranks is None or config.ranks < 1:
+        raise ArgumentError(f"launcher=ray ranks={config.ranks}; expected the number of processes: ranks=4")
+    workers.settle(config)
+    settings = resolve(config)
+    workers.refuse(settings, config.slices, config.ranks)
+    open_data(settings.data)
+    arguments = list(_given)
+    if config.resume is None:
+        (folder / RESULT).unlink(missing_ok=True)  # of an older run: workers that are started again would go by it
+        kept = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] != "run_dir"]
+        arguments = [*kept, override("run_dir", str(folder.resolve()))]
+    resources = {"CPU": settings.threads, **({"GPU": 1} if settings.device == "cuda" else {})}
+    claim(folder).release()  # the first worker takes it
+    try:
+        return ray_ranks.launch(arguments, folder.resolve(), config.ranks, resources, schema.plain_dict(config.ray))
+    except KeyboardInterrupt as error:
+        if complete(folder / CHECKPOINTS):
+            error.args = (f"resume with: {_again(os.path.relpath(folder))}",)
+        raise
+
+
+def _expect_one_process(config: DictConfig) -> None:
+    if _group is None and config.ranks is not None:
+        raise ArgumentError(
+            f"ranks={config.ranks} needs launcher=ray; "
+            f"without Ray: torchrun --nproc-per-node {config.ranks} -m ctr.train ..."
+        )
 
 
 def _resolved(config: DictConfig) -> Settings:
@@ -86,7 +136,6 @@ def _agreed(decide: Callable[[], T]) -> T:
 
 def _finished(folder: Path) -> str | None:
     """The table of a run that is finished."""
-    from ctr.training.folder import RESULT, read_result
     from ctr.training.result import Result, table
 
     try:
@@ -112,6 +161,9 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     from ctr.jobs.plan import sparing
     from ctr.training.identity import run_key
 
+    if config.launcher != "local":
+        raise ArgumentError(f"launcher={config.launcher} trains one run, not a sweep (-m); start each job by itself")
+    _expect_one_process(config)
     if not any(override.startswith("save") for override in HydraConfig.get().overrides.task):
         config.save = {"name": "none"}  # a sweep leaves models only if it is told to
     settings, head = sparing(resolve(config), resume.keys(HydraConfig.get().overrides.task)), sweep.head()
@@ -171,6 +223,7 @@ def _again(folder: str) -> str:
 
 
 def command() -> None:
+    _given[:] = sys.argv[1:]
     sys.argv[1:] = resume.command_line(sys.argv[1:])
     if "TORCHELASTIC_RUN_ID" in os.environ:
         _meet()
@@ -188,11 +241,13 @@ def command() -> None:
 
 
 def _meet() -> None:
-    """Joins the other workers, where torchrun has started this process."""
+    """Joins the other workers, where torchrun or a worker of Ray has started this process."""
     global _group
     from ctr.config import workers
-    from ctr.training.distributed import join
+    from ctr.training.distributed import AGENT, end_with_agent, join
 
+    if AGENT in os.environ:
+        end_with_agent()
     _group = join()
     sys.argv[1:] = workers.command_line(_group, sys.argv[1:])
 

@@ -159,6 +159,9 @@ class TrainConfig:
     run_dir: str
     jobs: str
     force: bool
+    launcher: Literal["local", "ray"]
+    ranks: int | None
+    ray: dict[str, Any]
 
 
 @dataclass

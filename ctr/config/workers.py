@@ -1,4 +1,4 @@
-"""A run of several workers under torchrun: the command line of each, and what such a run cannot do yet."""
+"""A run of several workers, of torchrun or of Ray: the command line of each, and what such a run cannot do yet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctr.config import resume
 from ctr.config.command_line import override
 from ctr.errors import ArgumentError, warn_once
 from ctr.native import library as native
-from ctr.training.distributed import Group, run_folder
+from ctr.training.distributed import AGENT, Group, run_folder
 from ctr.training.settings import Settings
 
 
@@ -21,10 +21,13 @@ def command_line(group: Group, arguments: Sequence[str]) -> list[str]:
     """The arguments of one worker of ``ctr.train``: all work in one folder, and the first one alone writes there.
 
     Raises:
-        ArgumentError: a sweep.
+        ArgumentError: a sweep, or keys that say how many workers there are to be, which torchrun has been told.
     """
     if {"-m", "--multirun"} & {*arguments}:
         raise ArgumentError("a sweep (-m) under torchrun: torchrun trains one run; start each job with torchrun")
+    for key in () if AGENT in os.environ else ("launcher", "ranks"):
+        if (value := resume.value_of(arguments, key)) not in (None, "local"):
+            raise ArgumentError(f"{key}={value} under torchrun, which has started the workers itself; leave one out")
     given = resume.value_of(arguments, "run_dir")
     folder = run_folder(group, given, _default)
     named = [] if given is not None else [override("run_dir", folder)]
@@ -54,16 +57,17 @@ def settle(config: DictConfig) -> None:
         ArgumentError: ``backend=native``.
     """
     if config.backend == "native":
-        raise ArgumentError("backend=native trains in one process; under torchrun give backend=rows, torch or auto")
+        raise ArgumentError(
+            "backend=native trains in one process; for several workers give backend=rows, torch or auto"
+        )
     if config.backend == "auto":
         config.backend = "rows" if config.device == "cpu" and native.available() else "torch"
 
 
-def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
-    """The settings of one worker.
-
+def refuse(settings: Settings, slices: int, size: int) -> None:
+    """
     Raises:
-        ArgumentError: what several workers cannot do.
+        ArgumentError: what a run of ``size`` workers cannot do.
     """
     checkpoint, name = settings.checkpoint, settings.optimizer.name
     unable = {
@@ -75,13 +79,23 @@ def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
     }
     for said, asked in unable.items():
         if asked:
-            raise ArgumentError(f"{said} is not there yet for several workers; train in one process, without torchrun")
-    if group.size > slices:
-        raise ArgumentError(f"slices={slices} for {group.size} workers: each needs one; give slices={group.size}")
+            raise ArgumentError(f"{said} is not there yet for several workers; train in one process")
+    if size > slices:
+        raise ArgumentError(f"slices={slices} for {size} workers: each needs one; give slices={size}")
+    device = torch.device(settings.device)
+    if device.type == "cuda" and device.index is not None:
+        raise ArgumentError(f"device={device}: each of several workers has a GPU of its own; give device=cuda")
+
+
+def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
+    """The settings of one worker.
+
+    Raises:
+        ArgumentError: what several workers cannot do.
+    """
+    refuse(settings, slices, group.size)
     device = torch.device(settings.device)
     if device.type == "cuda":
-        if device.index is not None:
-            raise ArgumentError(f"device={device}: each worker has a GPU of its own under torchrun; give device=cuda")
         device = torch.device("cuda", torch.cuda.current_device())
     on_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) * settings.threads
     if group.first and on_host > (cores := len(os.sched_getaffinity(0))):

@@ -6,8 +6,10 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
+import importlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,46 @@ from ctr.jobs.plan import Job
 from ctr.jobs.worker import RunFamily, run_remotely
 from ctr.processes import SECONDS_TO_STOP
 from ctr.training.experiment import run_family
+
+
+def imported(*parts: str) -> Any:
+    """Ray, and the parts of it that are named.
+
+    Raises:
+        CtrError: it is not installed.
+    """
+    try:
+        for name in ("ray", *(f"ray.{part}" for part in parts)):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise CtrError('launcher=ray needs Ray, which is not installed: pip install "sparse-ctr[cluster]"') from error
+    return sys.modules["ray"]
+
+
+def connect(ray: Any, address: str | None) -> None:
+    """Connects to a cluster, or starts Ray on this machine.
+
+    Args:
+        ray: the module.
+        address: None: that of ``RAY_ADDRESS``, else Ray is started.
+
+    Raises:
+        CtrError: the cluster cannot be reached.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, ValueError) as error:
+        raise CtrError(f"launcher=ray: {str(error).splitlines()[0]} (ray.address={address})") from error
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, handler)  # Ray replaces it
 
 
 class RayLauncher:
@@ -37,12 +79,7 @@ class RayLauncher:
     """
 
     def __init__(self, root: Path, parameters: Mapping[str, Any], run: RunFamily = run_family) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise CtrError(
-                'launcher=ray needs Ray, which is not installed: pip install "sparse-ctr[cluster]"'
-            ) from error
+        ray = imported()
         options = {name: value for name, value in parameters.items() if name != "address"}
         try:
             self._task: Any = ray.remote(run_remotely).options(**options)
@@ -50,23 +87,7 @@ class RayLauncher:
             raise ArgumentError(f"ray={options}: {str(error).splitlines()[0]}") from error
         self._ray, self._root, self._run = ray, root.resolve(), run
         self._running: list[Any] = []
-        self._connect(parameters.get("address"))
-
-    def _connect(self, address: str | None) -> None:
-        main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            self._ray.init(
-                address=address,
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except (ConnectionError, ValueError) as error:
-            raise CtrError(f"launcher=ray: {str(error).splitlines()[0]} (ray.address={address})") from error
-        finally:
-            if main:
-                signal.signal(signal.SIGTERM, handler)  # Ray replaces it
+        connect(ray, parameters.get("address"))
 
     def start(self, jobs: Sequence[Job], *, wait: bool) -> Any:
         task = self._task.remote(list(jobs), self._root, wait, self._run)

@@ -1,6 +1,7 @@
-"""The workers of one run under torchrun: how they meet, exchange tensors, agree, and notice that one of them is gone.
+"""The workers of one run, of torchrun or of Ray: how they meet, exchange tensors, agree, and notice that one of them
+is gone.
 
-Without torchrun there is no group, and nothing here is used.
+In a process alone there is no group, and nothing here is used.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ T = TypeVar("T")
 WAIT = timedelta(minutes=30)  # for a worker that neither answers nor ends
 NAMING = 5.0  # seconds in which a worker that has closed its connections is seen to end
 PIECE = 1 << 22  # values sent to the first worker at a time
+AGENT = "CTR_AGENT"  # set where the process is to end with the one that has started it: `end_with_agent`
 
 
 class WorkerLost(CtrError):
@@ -188,8 +190,18 @@ class Group:
         return f"{who} cannot be reached: {str(error).splitlines()[0]}"
 
 
+def end_with_agent() -> None:
+    """From now on this process ends with the one that has started it, which holds its standard input open."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def join() -> Group:
-    """The group of this process, which torchrun has started.
+    """The group of this process, which torchrun has started, or a worker of Ray as torchrun does.
 
     Each start of the job has keys of its own in the store that torchrun keeps: what workers of an earlier start have
     left there is not taken for an answer. It is named by its first worker, as hosts may count restarts differently.

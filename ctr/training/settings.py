@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ctr.training.known import Known
 
 # Keys that do not change what a run computes: where its files are, what is kept, and who watches.
-PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init")
+PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init", "launcher", "ranks", "ray")
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
