@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -203,7 +204,8 @@ class CompiledNet:
             "fallback_random": True,  # torch's own numbers, as in the eager pass
             "compile_threads": 1,  # in this process
         }
-        found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
+        with warnings.catch_warnings(action="ignore"):  # of torch about itself
+            found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
         return found
 
 
