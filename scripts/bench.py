@@ -6,6 +6,7 @@
     python scripts/bench.py --datasets criteo --from-file data/criteo/prepared/...     # file to model against memory
     python scripts/bench.py --budget                 # what a budget and an averaged net add to the compiled step
     python scripts/bench.py --rows-alone             # compiled rows under a net in torch, in ctr and in a plain loop
+    python scripts/bench.py --compiled-net           # compiled rows under an eager and under a compiled net
 
 The reference is what one writes in PyTorch: ``nn.Embedding(sparse=True)`` with ``torch.optim.SparseAdam``, and fused
 ``Adam`` on the net; same model, same batches. Tables have their full size, the ids of a field follow Zipf's law,
@@ -25,6 +26,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ from ctr.progress import bar
 from ctr.training.average import NetAverage
 from ctr.training.compiled.forward import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.training.compiled.step import NativeStep
+from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import RowsStep
 from ctr.training.trainer import TrainingRun, train
@@ -171,15 +174,14 @@ def plain_loop(case: Case) -> Step:
     return loop(model, weight, rows, net)
 
 
-def rows_and_net(case: Case) -> Step:
+def rows_and_net(case: Case) -> RowsStep:
     """``backend=rows``."""
     model = build(case)
     rows, net = make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr))
     weight = model.get_parameter("embedding.weight")
     for name in ("u", *rows.buffers):
         rows.ensure_state(weight)[name] = torch.empty_like(weight, requires_grad=False).zero_()
-    step = RowsStep(model, rows, net)  # type: ignore[arg-type]
-    return lambda batch: void(step.train(batch))
+    return RowsStep(model, rows, net)  # type: ignore[arg-type]
 
 
 def void(_: object) -> None:
@@ -340,8 +342,30 @@ def rows_alone(dataset: str, case: Case, size: int, threads: int, rounds: int) -
     """GroupAdam in a loop of one's own, and ``backend=rows``, against SparseAdam."""
     per_turn = max(2, TURN_ROWS // size)
     batches = make_batches(case, per_turn * (rounds + 1), size)
-    steps = {"eager": eager(case), "plain loop, fused": plain_loop(case), "rows": rows_and_net(case)}
+    step = rows_and_net(case)
+    steps = {"eager": eager(case), "plain loop, fused": plain_loop(case), "rows": lambda batch: void(step.train(batch))}
     seconds = turns(steps, batches, rounds, per_turn)
+    return entries(dataset, case, size, threads, seconds)
+
+
+def compiled_net(dataset: str, case: Case, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """``backend=rows`` with an eager net and with a compiled one, in turns on one table, against SparseAdam."""
+    per_turn = max(2, TURN_ROWS // size)
+    batches = make_batches(case, per_turn * (rounds + 1), size)
+    step = rows_and_net(case)
+    parameters = [p for group in step.net_optimizer.param_groups for p in group["params"]]
+    net = CompiledNet(step.model, parameters, batches[0], threads)
+
+    def train(batch: Batch, net: CompiledNet | None = None) -> None:
+        step.net = net
+        step.train(batch)
+
+    steps: dict[str, Step] = {"eager": eager(case), "rows": train, "rows, compiled net": partial(train, net=net)}
+    return entries(dataset, case, size, threads, turns(steps, batches, rounds, per_turn))
+
+
+def entries(dataset: str, case: Case, size: int, threads: int, seconds: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """The rows of contestants with GroupAdam, and of the reference."""
     return [
         entry(
             dataset,
@@ -396,6 +420,11 @@ def main() -> None:
         action="store_true",
         help="compiled rows under a net in torch; also of a DeepFM on Criteo's rows",
     )
+    parser.add_argument(
+        "--compiled-net",
+        action="store_true",
+        help="compiled rows under an eager and a compiled net; also of a DeepFM on Criteo's rows",
+    )
     parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; group_adam unless --opts says others")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -416,7 +445,7 @@ def main() -> None:
     opts = args.opts or (["group_adam"] if args.quick else list(OPTS))
     rounds = args.rounds or (8 if args.quick else 30)
     results = []
-    cases = {name: CASES[name] for name in args.datasets} | (DEEPFM if args.rows_alone else {})
+    cases = {name: CASES[name] for name in args.datasets} | (DEEPFM if args.rows_alone or args.compiled_net else {})
     for dataset in cases:
         for rows in args.rows:
             for dim in args.dim:
@@ -426,6 +455,8 @@ def main() -> None:
                         case = cases[dataset].scaled(rows, dim)
                         if args.rows_alone:
                             found = rows_alone(dataset, case, size, threads, rounds)
+                        elif args.compiled_net:
+                            found = compiled_net(dataset, case, size, threads, rounds)
                         elif args.budget:
                             found = additions(dataset, case, size, threads, rounds)
                         elif args.from_file is None:

@@ -27,6 +27,7 @@ from ctr.provenance import code_hash
 from ctr.training import build, store
 from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
+from ctr.training.compiled_net import Compile
 from ctr.training.pruning import Pruning
 from ctr.training.settings import (
     LAMBDAS,
@@ -93,6 +94,7 @@ def resolve(config: DictConfig) -> Settings:
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
         **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive")},
+        compile=_compile(values["compile"]),
         init=origin,
     )
     if origin is not None:
@@ -100,7 +102,20 @@ def resolve(config: DictConfig) -> Settings:
     if settings.backend == "native" and (pool := pool_of(data)) is not None:
         values["backend"] = _settled_backend(tried, pool)
         settings = replace(settings, backend=values["backend"])
+    if settings.backend == "native" and settings.compile is True:
+        raise ArgumentError(
+            "compile=true is for backend=rows and torch; backend=native computes the net itself: give backend=rows, "
+            "or compile=auto"
+        )
     return settings
+
+
+def _compile(asked: bool | str) -> Compile:
+    if isinstance(asked, bool):
+        return asked
+    if asked != "auto":
+        raise ArgumentError(f"compile={asked}; expected true, false or auto")
+    return "auto"
 
 
 def _model(values: Mapping[str, Any], unseen: Literal["zero", "init"] = "zero") -> ModelSettings:

@@ -19,7 +19,7 @@ from ctr.training.folder import CONFIG
 RESUME = "resume"
 # What may be given with it: where things are, who watches, and what changes the last bits alone.
 FREE = (
-    *("tracking", "checkpoint", "threads", "backend", "device", "init", "dataset.raw", "dataset.prepared"),
+    *("tracking", "checkpoint", "threads", "backend", "compile", "device", "init", "dataset.raw", "dataset.prepared"),
     *("launcher", "ranks", "ray"),
 )
 

@@ -155,6 +155,7 @@ class TrainConfig:
     device: str
     backend: Literal["auto", "native", "rows", "torch"]
     threads: int
+    compile: bool | str  # a truth value or auto
     window: int
     run_dir: str
     jobs: str

@@ -51,10 +51,10 @@ def _default() -> str:
 
 
 def settle(config: DictConfig) -> None:
-    """Sets what ``backend=auto`` means for several workers, before the configuration is resolved.
+    """Sets what ``backend=auto`` and ``compile=auto`` mean for several workers, before the configuration is resolved.
 
     Raises:
-        ArgumentError: ``backend=native``.
+        ArgumentError: ``backend=native``, or ``compile=true``.
     """
     if config.backend == "native":
         raise ArgumentError(
@@ -62,6 +62,10 @@ def settle(config: DictConfig) -> None:
         )
     if config.backend == "auto":
         config.backend = "rows" if config.device == "cpu" and native.available() else "torch"
+    if config.compile is True:
+        raise ArgumentError("compile=true trains in one process; under torchrun give compile=auto or false")
+    if config.compile == "auto":
+        config.compile = False
 
 
 def refuse(settings: Settings, slices: int, size: int) -> None:

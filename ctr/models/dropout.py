@@ -6,11 +6,12 @@ draw, and the bits are drawn apart from their use, so that another implementatio
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 WORD = 64  # units that share a word
+FACTORS = 2 * ((torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1).float()  # of the units of each octet
 
 
 def words(units: int) -> int:
@@ -29,6 +30,5 @@ def draw_bits(batch: int, count: int) -> Tensor:
 
 def half_dropout(x: Tensor, bits: Tensor) -> Tensor:
     """x [batch, units] with every unit doubled or zeroed, as its bit (low bits first) is 1 or 0."""
-    octets = bits.numpy().astype("<i8").view(np.uint8)
-    keep = torch.from_numpy(np.unpackbits(octets, axis=1, count=x.shape[1], bitorder="little"))
-    return x * keep.to(x).mul_(2)
+    factors = F.embedding(bits.view(torch.uint8).int(), FACTORS).flatten(1)[:, : x.shape[1]]
+    return x * factors.to(x)

@@ -25,6 +25,7 @@ from ctr.datasets.stream import RowStream
 from ctr.errors import ArgumentError, TooFewRows
 from ctr.models import FeatureEmbedding
 from ctr.optim import BudgetSchedule, GroupOptimizer, LambdaSchedule
+from ctr.training import compiled_net
 from ctr.training.admission import Admission
 from ctr.training.compiled.step import NativeStep
 from ctr.training.distributed import Group
@@ -33,7 +34,7 @@ from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
 from ctr.training.sharded import ShardedEmbedding, ShardedStep
 from ctr.training.sharded_budget import ShardedBudget
-from ctr.training.step import Backend, RowModel, RowsStep, make_step
+from ctr.training.step import Backend, RowModel, RowsStep, Step, TorchStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
 EVAL_BATCH = 8192
@@ -103,7 +104,7 @@ def start(settings: Settings, data: Prepared, group: Group | None = None) -> Tra
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
     if group is None:
-        step = make_step(settings.backend, model, rows, net, settings.threads)
+        step = _step(settings, model, rows, net, stream)
     else:
         assert settings.slices is not None
         step = ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
@@ -117,6 +118,14 @@ def start(settings: Settings, data: Prepared, group: Group | None = None) -> Tra
         average=settings.average,
         admission=admission,
     )
+
+
+def _step(settings: Settings, model: nn.Module, rows: GroupOptimizer, net: Optimizer, stream: RowStream) -> Step:
+    """The step of a run in one process, its net compiled where that is asked for."""
+    step = make_step(settings.backend, model, rows, net, settings.threads)
+    if isinstance(step, TorchStep):
+        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, settings.threads)
+    return step
 
 
 def _stream(settings: Settings, rows: RowSource, split: Split) -> RowStream:
@@ -232,9 +241,9 @@ def retrain(
     table.weight.data[:shared] = whole.weight.data.cpu()[ids]
     model.embedding = table.to(settings.device)
     rows, net = _optimizers(settings.optimizer, model, plain=True)
-    step = make_step(settings.backend, model, rows, net, settings.threads)
     mapped = MappedRows(data.rows, places)
     stream = _stream(settings, mapped, data.split)
+    step = _step(settings, model, rows, net, stream)
     run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window, average=settings.average)
 
     def on_step(rows: int, _: float = 0.0) -> None:

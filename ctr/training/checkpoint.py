@@ -30,6 +30,7 @@ from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
 from ctr.training.settings import CheckpointSettings, Settings
 from ctr.training.snapshot import Snapshot, Stored
+from ctr.training.step import TorchStep
 from ctr.training.tensors import verify, write_tensors
 from ctr.training.tracking import Tracker, flatten
 from ctr.training.trainer import TrainingRun
@@ -40,7 +41,9 @@ FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.safetensors"
 SHARDS = "shards"  # in the manifest: the files of the rows, if several workers wrote them, with their checksums
 RETRAIN, FINAL = "retrain", "final"  # beside the numbered ones
-HOW = ("backend", "threads", "device")  # a run may go on with others of these, within rounding
+HOW = ("backend", "compile", "threads", "device")  # a run may go on with others of these, within rounding
+WITHIN_ROUNDING = "The figures are equal within rounding only"
+EAGER = "eager"  # how the net is computed, unless it is compiled
 HEADROOM = 1.25  # memory that must be left, in copies of the rows, for one to be made
 
 log = logging.getLogger("ctr")
@@ -78,6 +81,8 @@ class Checkpoint:
         except (ValueError, KeyError) as error:
             raise CtrError(f"{self.path} cannot be taken up by this version of ctr: {error}") from error
         run.seconds = self.manifest["seconds"]
+        if (then := self.manifest.get("net", EAGER)) != (now := _net_of(run)):
+            warn_once(f"since the checkpoint changed: the net was {then}, is {now}. {WITHIN_ROUNDING}")
 
 
 def read(path: Path) -> Mapping[str, Any]:
@@ -341,6 +346,7 @@ class Checkpoints:
             "seconds": run.seconds,
             "identity": self._identity,
             "tracked": self._tracked,
+            "net": _net_of(run),
         }
 
     def _store(self, manifest: Mapping[str, Any], taken: Snapshot) -> None:
@@ -422,7 +428,13 @@ class Checkpoints:
         if its["modules"] != mine["modules"] or (its["code_hash"] != CODE and its["libraries"] == mine["libraries"]):
             changed.append("the code of the training")
         if changed:
-            warn_once(f"since the checkpoint changed: {'; '.join(changed)}. The figures are equal within rounding only")
+            warn_once(f"since the checkpoint changed: {'; '.join(changed)}. {WITHIN_ROUNDING}")
+
+
+def _net_of(run: TrainingRun) -> str:
+    """How its net is computed; with ``compile=auto`` that depends on whether it can be compiled here."""
+    net = run.learner.net if isinstance(run.learner, TorchStep) else None
+    return EAGER if net is None else str(net)
 
 
 def _give_way() -> None:

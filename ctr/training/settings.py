@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
 from ctr.training.budget import Budget
+from ctr.training.compiled_net import Compile
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
@@ -118,6 +119,7 @@ class Settings:
         average: share of the steps, at their end, over which the net's weights are averaged; 0: not at all.
         epochs: passes over the training rows.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
+        compile: ``"auto"`` is decided by the number of steps (`ctr.training.compiled_net`).
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
@@ -142,6 +144,7 @@ class Settings:
     device: str
     backend: Backend
     threads: int
+    compile: Compile
     window: int
     progressive: bool
     values: Mapping[str, Any]

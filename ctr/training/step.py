@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from ctr.optim import GroupAdaHessian, fused, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
+from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import check_saved
 
 log = logging.getLogger("ctr")
@@ -84,7 +86,12 @@ class TorchStep:
         model: a model with an ``embedding`` table and ``from_rows``.
         row_optimizer: holds the embedding's weight alone; given a coalesced sparse gradient.
         net_optimizer: holds all other parameters.
+
+    Attributes:
+        net: forward and backward of the net for batches of its size, if they are compiled; others are eager.
     """
+
+    net: CompiledNet | None = None
 
     _each_once = True
     fused: bool | None = False  # of the grouped optimizers: what they compute does not depend on what is built
@@ -102,12 +109,20 @@ class TorchStep:
         dense = None if batch.dense is None else batch.dense.to(device)
         ids = batch.ids.to(device)
         touched, rows, vectors = self._gather(ids.values if isinstance(ids, Bags) else ids)
-        logits = self.model.from_rows(embedding.pooled(vectors, ids), dense)
+        vectors, label = embedding.pooled(vectors, ids), batch.label.to(device)
         weight = None if batch.weight is None else batch.weight.to(device)
-        loss = F.binary_cross_entropy_with_logits(logits, batch.label.to(device), weight)
-        value = loss.item()
+        compiled = self.net is not None and self.net.rows == len(batch)
+        if self.net is not None and compiled:
+            logits, value, of_vectors, of_net = self.net(vectors.detach(), dense, label, weight)
+        else:
+            logits = self.model.from_rows(vectors, dense)
+            loss = F.binary_cross_entropy_with_logits(logits, label, weight)
+            value = loss.item()
         if value - value == 0:  # finite
-            self._differentiate(loss, touched, rows)
+            if compiled:
+                self._set_gradients(touched, torch.autograd.grad(vectors, rows, of_vectors)[0], of_net)
+            else:
+                self._differentiate(loss, touched, rows)
             self._mark(touched)
             for optimizer in (self.row_optimizer, self.net_optimizer):
                 optimizer.step()
@@ -128,26 +143,35 @@ class TorchStep:
 
     def _differentiate(self, loss: Tensor, ids: Tensor, rows: Tensor) -> None:
         """Sets the gradients of all parameters, the table's from that of the rows that were gathered."""
-        weight = self.model.embedding.weight
-
-        def scattered(values: Tensor) -> Tensor:
-            return torch.sparse_coo_tensor(
-                ids.unsqueeze(0), values, weight.shape, is_coalesced=self._each_once, check_invariants=False
-            )
-
-        net = [p for group in self.net_optimizer.param_groups for p in group["params"]]
+        net = self._net_parameters()
         first, second = self.row_optimizer, self.net_optimizer
         if isinstance(first, GroupAdaHessian) and isinstance(second, GroupAdaHessian):
             grads = torch.autograd.grad(loss, [rows, *net], create_graph=True)
             diagonals = hutchinson_diagonal(grads, [rows, *net])
-            first.set_hessian(weight, scattered(diagonals[0]))
+            first.set_hessian(self.model.embedding.weight, self._scattered(ids, diagonals[0]))
             for p, diagonal in zip(net, diagonals[1:], strict=True):
                 second.set_hessian(p, diagonal)
         else:
             grads = torch.autograd.grad(loss, [rows, *net])
-        weight.grad = scattered(grads[0].detach())
-        for p, grad in zip(net, grads[1:], strict=True):
+        self._set_gradients(ids, grads[0], grads[1:])
+
+    def _set_gradients(self, ids: Tensor, of_rows: Tensor, of_net: Sequence[Tensor]) -> None:
+        self.model.embedding.weight.grad = self._scattered(ids, of_rows.detach())
+        for p, grad in zip(self._net_parameters(), of_net, strict=True):
             p.grad = grad.detach()
+
+    def _scattered(self, ids: Tensor, values: Tensor) -> Tensor:
+        """What the gathered rows have as the sparse tensor of the table."""
+        return torch.sparse_coo_tensor(
+            ids.unsqueeze(0),
+            values,
+            self.model.embedding.weight.shape,
+            is_coalesced=self._each_once,
+            check_invariants=False,
+        )
+
+    def _net_parameters(self) -> list[Tensor]:
+        return [p for group in self.net_optimizer.param_groups for p in group["params"]]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:

@@ -23,8 +23,9 @@ from ctr.errors import CtrError, DataError, warn_once
 from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
-from ctr.training import checkpoint, memory, snapshot, tensors
+from ctr.training import checkpoint, compiled_net, memory, snapshot, tensors
 from ctr.training.checkpoint import Checkpoints, load_final
+from ctr.training.compiled_net import CompiledNet
 from ctr.training.experiment import run_family
 from ctr.training.interrupts import Interrupts
 from ctr.training.run import Run
@@ -133,6 +134,33 @@ def test_every_optimizer_goes_on_to_the_last_bit(log: Path, tmp_path: Path, back
     assert sum(rows) == 342 + 58
     assert figures(again) == whole(log, *options)
     assert not (tmp_path / "checkpoints").exists()
+
+
+ROWS = ["backend=torch", "model=opnn", "model.hidden=[70,3]"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("waiting")
+def test_a_run_with_a_compiled_net_goes_on_to_the_last_bit(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_net, "MIN_STEPS", STEPS)
+    stopped(log, tmp_path, 8, *ROWS, *EVERY)
+    torch.manual_seed(99)
+    again = go(log, tmp_path, *ROWS, *EVERY, resume=True)
+    assert figures(again) == whole(log, *ROWS)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_net_that_is_computed_in_another_way_is_warned_of(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped(log, tmp_path, 8, *ROWS, *EVERY)
+    monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
+    monkeypatch.setattr(compiled_net, "MIN_STEPS", STEPS)
+    warn_once.cache_clear()
+    go(log, tmp_path, *ROWS, *EVERY, "threads=1", resume=True)
+    assert "the net was eager, is compiled for batches of 32 rows in one piece. The figures" in caplog.text
 
 
 # Calls of `on_rows`: 8 steps, 3 of fine-tuning (or 11), a test, 11 steps of retraining, its test.

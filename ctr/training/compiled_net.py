@@ -1,0 +1,290 @@
+"""The net's pass compiled by Inductor: logits, loss and gradients of a batch of one size, each thread on its share.
+
+``from_rows`` with the loss and its gradients is traced once (``make_fx``) into a function of tensors alone, which
+Inductor turns into C++. Compiled code is kept on the disk by graph and versions, in Inductor's own cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial, reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ctr.datasets.stream import Batch, RowStream
+from ctr.errors import CtrError
+from ctr.models.embedding import Bags
+from ctr.optim import GroupAdaHessian
+
+log = logging.getLogger("ctr")
+
+Compile = Literal["auto"] | bool
+# With ``auto`` from so many steps on: then the time that compiling takes is won back. Steps, not measured seconds: a
+# run that is resumed has to decide as it did at first.
+MIN_STEPS = 20_000
+# Of what is compiled against eager, relative, in L2. A ReLU may be rounded to the other side of 0, which changes no
+# logit, but the gradients of one row.
+LOGITS, GRADIENTS = 1e-4, 1e-2
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+class NotCompiled(CtrError):
+    """Why a net cannot be compiled, in one line."""
+
+
+class CompiledNet:
+    """Logits, loss and gradients of a batch, by compiled code.
+
+    Where the logits of a row depend on that row alone, the batch is cut into equal shares, one for each thread, and
+    their gradients are summed in their order: results depend on the number of shares, not on that of threads. The whole
+    batch goes in one piece if the net has batch statistics, has buffers that training changes, or draws random numbers
+    in ``from_rows``. Which it is, and that the compiled pass gives what the eager one gives, is tried at the start on
+    random rows and weights.
+
+    Args:
+        model: has ``from_rows``. If it has ``draw(rows)`` too, that is called for each batch as a whole, and its result
+            given to ``from_rows`` as a third argument, unless it is None.
+        parameters: the net's, whose gradients are wanted.
+        batch: one of the size, the columns and the weights of all that will come.
+        threads: that compute.
+        shares: at most so many, as many as threads if not given; fewer where the batch has not so many equal ones.
+
+    Raises:
+        NotCompiled: it cannot be traced or compiled, or does not give what the eager pass gives.
+    """
+
+    def __init__(
+        self, model: Any, parameters: Sequence[nn.Parameter], batch: Batch, threads: int, shares: int | None = None
+    ) -> None:
+        if (device := model.embedding.weight.device).type != "cpu":
+            raise NotCompiled(f"it is on {device}; nets are compiled for the CPU alone")
+        self.model, self.rows, self.threads, self._parameters = model, len(batch), threads, list(parameters)
+        self._net = _FromRows(model)
+        named = [*self._net.named_parameters(), *self._net.named_buffers()]
+        wanted = {id(p) for p in parameters}
+        self._others = [t for name, t in named if id(t) not in wanted and not name.startswith("model.embedding.")]
+        names = {id(t): name for name, t in named}
+        self._names = [names[id(t)] for t in (*self._parameters, *self._others)]
+        self._changed = list(range(len(self._others)))  # which of the others a pass returns
+        self._pool = ThreadPoolExecutor(threads - 1, "net", torch.set_num_threads, (1,)) if threads > 1 else None
+        model.train()
+        with _random_state_kept():
+            try:
+                self._make(batch, shares or threads)
+            except NotCompiled:
+                raise
+            except Exception as error:  # whatever a compiler, or a model of another package, may raise
+                raise NotCompiled(_one_line(error)) from error
+
+    def __call__(
+        self, vectors: Tensor, dense: Tensor | None, label: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, float, Tensor, list[Tensor]]:
+        """The pass over a batch of the size that it was made for.
+
+        Args:
+            vectors: [B, F, d], the embedding rows as the net reads them.
+            dense, label, weight: of the batch.
+
+        Returns:
+            Logits [B], the loss, and its gradients by ``vectors`` and by each of the parameters.
+        """
+        bits = self.model.draw(self.rows) if hasattr(self.model, "draw") else None
+        state = [t.detach() for t in (*self._parameters, *self._others)]
+        logits, loss, of_vectors, *rest = self._run([vectors, label, dense, weight, bits], state)
+        for place, value in zip(self._changed, rest[len(self._parameters) :], strict=True):
+            self._others[place].copy_(value)
+        return logits, loss.item(), of_vectors, rest[: len(self._parameters)]
+
+    def __str__(self) -> str:
+        cut = "in one piece" if self.shares == 1 else f"in {self.shares} shares"
+        return f"compiled for batches of {self.rows:,} rows {cut}"
+
+    def _run(self, inputs: Sequence[Tensor | None], state: list[Tensor]) -> list[Tensor]:
+        """`_pass` of the whole batch in compiled code."""
+        shares = [[*share, *state] for share in self._cut(inputs)]
+        if len(shares) == 1:
+            return list(self._compiled(*shares[0]))
+        with _one_thread():
+            others = [self._submit(share) for share in shares[1:]]
+            done = [self._compiled(*shares[0]), *(other() for other in others)]
+            logits, of_vectors = (torch.cat([share[place] for share in done]) for place in (0, 2))
+            loss, *grads = reduce(_sums, ([share[1], *share[3:]] for share in done))
+        return [logits, loss, of_vectors, *grads]
+
+    def _submit(self, share: list[Tensor]) -> Callable[[], Any]:
+        """Starts a share on another thread, if there are any; what is returned waits for it."""
+        run = partial(self._compiled, *share)
+        return run if self._pool is None else self._pool.submit(run).result
+
+    def _cut(self, inputs: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, ...]]:
+        """The parts of each share, of those that there are."""
+        return zip(*(part.split(self.rows // self.shares) for part in inputs if part is not None), strict=True)
+
+    def _pass(self, *tensors: Tensor) -> list[Tensor]:
+        """Logits, loss, gradients by vectors and parameters, and the others that it has changed, in eager torch.
+
+        Args:
+            tensors: the inputs that there are (see `_has`), of some rows of the batch; parameters and others.
+        """
+        given: Any = iter(tensors)
+        vectors, label, dense, weight, bits = [next(given) if has else None for has in self._has]
+        assert label is not None
+        state, count = list(given), len(self._parameters)
+        with torch.enable_grad():
+            wanted = [t.detach().requires_grad_() for t in (vectors, *state[:count])]
+            values = dict(zip(self._names, [*wanted[1:], *(t.clone() for t in state[count:])], strict=True))
+            logits = functional_call(self._net, values, (wanted[0], dense, *([] if bits is None else [bits])))
+            loss = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="sum") / self.rows
+            grads = torch.autograd.grad(loss, wanted)
+        others = [values[name] for name in self._names[count:]]
+        return [t.detach() for t in (logits, loss, *grads, *(others[place] for place in self._changed))]
+
+    def _make(self, batch: Batch, most: int) -> None:
+        """Finds out how many shares there may be, compiles, and compares with the eager pass."""
+        tried = [self._random(batch, seed) for seed in range(2)]
+        self._has = [part is not None for part in tried[0][0]]
+        self.shares, draws, expected = 1, torch.get_rng_state(), []
+        for inputs, state in tried:
+            torch.set_rng_state(draws)
+            expected.append(self._pass(*next(self._cut(inputs)), *state))
+        count, (inputs, state) = len(self._parameters), tried[0]
+        after = expected[0][3 + count :]
+        self._changed = [place for place, new in enumerate(after) if not torch.equal(new, state[count + place])]
+        expected = [[*found[: 3 + count], *(found[3 + count + place] for place in self._changed)] for found in expected]
+        if not self._changed and torch.equal(draws, torch.get_rng_state()):
+            self.shares = next(shares for shares in range(min(most, self.rows), 0, -1) if self.rows % shares == 0)
+            logits = torch.cat([self._pass(*share, *state)[0] for share in self._cut(inputs)])
+            if not _close(logits, expected[0][0], LOGITS):
+                self.shares = 1
+        self._compiled = self._compile([*next(self._cut(inputs)), *state])
+        for (inputs, state), right in zip(tried, expected, strict=True):
+            torch.set_rng_state(draws)
+            for place, (ours, theirs) in enumerate(zip(self._run(inputs, state), right, strict=True)):
+                if not _close(ours, theirs, LOGITS if place < 2 else GRADIENTS):
+                    raise NotCompiled("its compiled pass does not give what its eager pass gives")
+
+    def _random(self, batch: Batch, seed: int) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Inputs and state to try it with: random rows, and weights near the net's own, none of them 0."""
+        generator = torch.Generator().manual_seed(seed)
+        weight, rows = self.model.embedding.weight, len(batch)
+        fields = batch.ids.num_fields if isinstance(batch.ids, Bags) else batch.ids.shape[1]
+        vectors = torch.randn(rows, fields, weight.shape[1], generator=generator, dtype=weight.dtype)
+        bits = self.model.draw(rows) if hasattr(self.model, "draw") else None
+        wanted = [p + 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in self._parameters]
+        state = [t.detach().clone() for t in (*wanted, *self._others)]
+        return [vectors, batch.label, batch.dense, batch.weight, bits], state
+
+    def _compile(self, tensors: list[Tensor]) -> Callable[..., Any]:
+        """The pass over as many rows as these, by Inductor."""
+        from torch import _inductor as inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        graph = make_fx(self._pass, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
+        own = {t.untyped_storage().data_ptr() for t in (*self.model.parameters(), *self.model.buffers())}
+        for node in graph.graph.find_nodes(op="get_attr"):
+            if getattr(graph, node.target).untyped_storage().data_ptr() in own:
+                raise NotCompiled("from_rows reads the embedding's table, not the rows that it is given alone")
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ctr/inductor")
+        os.environ.setdefault(CACHE, str(folder.expanduser()))
+        options: dict[str, Any] = {
+            "cpp_wrapper": True,  # which lets other threads run meanwhile
+            "cpp.threads": 1 if self.shares > 1 else self.threads,
+            "fallback_random": True,  # torch's own numbers, as in the eager pass
+            "compile_threads": 1,  # in this process
+        }
+        with warnings.catch_warnings(action="ignore"):  # of torch about itself
+            found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
+        return found
+
+
+class _FromRows(nn.Module):
+    """A model as a function of its rows, for ``functional_call``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: Any) -> Tensor:
+        logits: Tensor = self.model.from_rows(*inputs)  # type: ignore[operator]
+        return logits
+
+
+def _sums(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_add(one, other))
+
+
+def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    if ours.shape != theirs.shape:
+        return False
+    distance, size = (ours.double() - theirs.double()).norm().item(), theirs.double().norm().item()
+    return distance <= tolerance * size + 1e-7
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keeps torch from starting threads of its own within the block: all are at work on shares."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def make(
+    asked: Compile, model: Any, optimizers: Sequence[Optimizer], stream: RowStream, threads: int
+) -> CompiledNet | None:
+    """The compiled net of a run, or None where its net is to be eager.
+
+    Args:
+        asked: ``compile=``; with ``"auto"`` it is compiled if there are `MIN_STEPS`, and if it can be.
+        model: of the run, at its initial weights.
+        optimizers: of rows and net.
+        stream: all rows that it will train on.
+        threads: of the run.
+
+    Raises:
+        CtrError: ``compile=true`` and the net cannot be compiled; the message says why.
+    """
+    if not asked or (asked == "auto" and stream.num_batches < MIN_STEPS):
+        return None
+    began = time.perf_counter()
+    try:
+        if any(isinstance(optimizer, GroupAdaHessian) for optimizer in optimizers):
+            raise NotCompiled("AdaHessian takes second derivatives, which are not compiled")
+        batch = next(iter(RowStream(stream.rows, stream.ranges, stream.batch_size)))
+        net = CompiledNet(model, [p for group in optimizers[1].param_groups for p in group["params"]], batch, threads)
+    except NotCompiled as error:
+        if asked == "auto":
+            log.info("compile=auto: the net is not compiled: %s", error)
+            return None
+        raise CtrError(f"compile=true cannot serve this run: {error}; use compile=auto") from error
+    seconds = time.perf_counter() - began
+    log.info("the net is %s, in %.0f s", net, seconds)
+    return net
