@@ -77,11 +77,11 @@ def _train(config: DictConfig, folder: Path, *, resumes: bool = False) -> None:
         _expect_one_process(config)
         train_and_print(_resolved(config), folder, resumes=resumes)
         return
-    if code := _launch(config, folder):
+    if code := _launch(config, folder, resumes=resumes):
         sys.exit(code)
 
 
-def _launch(config: DictConfig, folder: Path) -> int:
+def _launch(config: DictConfig, folder: Path, *, resumes: bool) -> int:
     """Runs the workers of ``launcher=ray``; returns their exit code. What all of them would refuse or prepare is
     refused and prepared before."""
     from ctr.config import schema, workers
@@ -97,7 +97,7 @@ def _launch(config: DictConfig, folder: Path) -> int:
     workers.refuse(settings, config.slices, config.ranks)
     open_data(settings.data)
     arguments = list(_given)
-    if config.resume is None:
+    if not resumes:
         (folder / RESULT).unlink(missing_ok=True)  # of an older run: workers that are started again would go by it
         kept = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] != "run_dir"]
         arguments = [*kept, override("run_dir", str(folder.resolve()))]

@@ -84,7 +84,9 @@ class ShardedEmbedding(FeatureEmbedding):
         ids = [marked[rank :: self.group.size].nonzero().squeeze(1) for rank in range(self.group.size)]
         parts = self.group.to_first(values, [len(its) for its in ids])
         found = values.new_empty(int(marked.sum()) if parts else 0, *values.shape[1:])
-        places = marked.cumsum(0) - 1
+        if not parts:
+            return found
+        places = marked.cumsum(0).sub_(1)  # 8 bytes for each feature of all workers
         for rank, part in enumerate(parts):
             found[places[ids[rank] * self.group.size + rank]] = part
         return found
