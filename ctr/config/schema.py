@@ -159,10 +159,10 @@ class TrainConfig:
     window: int
     run_dir: str
     jobs: str
-    force: bool
+    ray: dict[str, Any]
     launcher: Literal["local", "ray"]
     ranks: int | None
-    ray: dict[str, Any]
+    force: bool  # the last key is a plain value: so a configuration that was cut is known (`ctr.config.resume`)
 
 
 @dataclass
