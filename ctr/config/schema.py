@@ -156,12 +156,12 @@ class TrainConfig:
     backend: Literal["auto", "native", "rows", "torch"]
     threads: int
     window: int
-    run_dir: str
-    jobs: str
-    force: bool
     launcher: Literal["local", "ray"]
     ranks: int | None
     ray: dict[str, Any]
+    run_dir: str
+    jobs: str
+    force: bool
 
 
 @dataclass
