@@ -156,7 +156,8 @@ def proximal_step(
     norm, threshold = group["norm"], group["threshold"]
     held = x if flat else None
     new, u = _shrink_with_u(z, D, lambda1, lambda21, lambda2, norm, threshold, group_dim, held, watch)
-    return torch.where((u == 0) & (new != 0), plain, new), u
+    free = (u == 0) & (new != 0)
+    return torch.where(free & (D != 0) if flat else free, plain, new), u
 
 
 def denominator(root: Tensor, lr: float) -> Tensor:

@@ -94,6 +94,18 @@ def test_a_budget_that_all_fit_into_trains_as_without_one() -> None:
         assert schedule.lambda21 == 0
 
 
+@pytest.mark.parametrize("fused", [False, None])
+def test_a_row_without_gradient_and_eps_stays_under_a_budget(fused: bool | None) -> None:
+    """D is 0 there, and lambda21 while all rows fit."""
+    p = torch.nn.Parameter(torch.ones(3, 2))
+    opt = GroupAdam([p], lr=0.1, eps=0.0, fused=fused)
+    budget = BudgetSchedule(opt, 3, total_steps=4)
+    p.grad = torch.sparse_coo_tensor([[0, 1]], torch.tensor([[0.0, 0.0], [0.0, 1.0]]), p.shape, check_invariants=True)
+    opt.step()
+    budget.step()
+    assert p.tolist() == [[1.0, 1.0], [1.0, pytest.approx(0.9)], [1.0, 1.0]]
+
+
 def test_rows_of_norm_0_never_live_and_of_equal_rows_the_first_do() -> None:
     p = nn.Parameter(torch.zeros(8, 2))
     opt = GroupSGD([p], lr=1.0, threshold="hard")
