@@ -24,12 +24,14 @@ from ctr.datasets.schema import Dataset
 from ctr.datasets.synthetic.criteo_avazu import write_avazu, write_criteo
 from ctr.datasets.synthetic.ipinyou import write_ipinyou
 
-READERS = ("criteo", "avazu", "ipinyou", "ipinyou-joined", "csv", "parquet", "csv-days")
+READERS = ("criteo", "avazu", "ipinyou", "ipinyou-joined", "csv", "parquet", "csv-days", "csv-tags")
 ROWS = 8
 MAX_LINE = 2048  # the readers' limit, lowered
 OWN = {"label": "click", "categorical": ["site_id", "C14", "hour"], "dense": ["C15", "C20"]}
 # Files in order of time, with columns that are told by their first rows.
 DAYS = {"time": "hour", "order": "check", "transform": ["C15:bucket:3", "C20:log_standard", "C17:quantile"]}
+# A column of several values, in a log whose columns are named.
+TAGS = {"label": "click", "categorical": ["site_id", "tags"], "dense": ["C15"], "multi": ["tags:|"]}
 
 Random = random.Random
 Mutate = Callable[[bytes, bytes, Random], bytes]  # content, delimiter, random -> content
@@ -286,6 +288,8 @@ def make_logs() -> dict[str, Log]:
         f"day_{day}.csv": b"\n".join([b",".join([b"hour", *few[0]]), *timed[3 * number : 3 * number + 3]]) + b"\n"
         for number, day in enumerate((1, 2, 10))
     }
+    tagged = [b",".join([*few[0][:4], b"tags"])]
+    tagged += [b",".join([*row[:4], b"|".join(row[4 - number % 3 :])]) for number, row in enumerate(few[1:])]
     rows = pa.table({name.decode(): [row[i].decode() for row in cells[1:]] for i, name in enumerate(cells[0])})
     packed: list[dict[str, Any]] = [
         {},
@@ -303,6 +307,7 @@ def make_logs() -> dict[str, Log]:
         ),
         "csv": Log(own, "mine.csv", {"mine.csv": b"\n".join(quoted) + b"\n"}, b",", headers=1),
         "csv-days": Log(csv.make(**DAYS), "", in_days, b",", headers=1),  # type: ignore[arg-type]
+        "csv-tags": Log(csv.make(**TAGS), "mine.csv", {"mine.csv": b"\n".join(tagged) + b"\n"}, b",", headers=1),  # type: ignore[arg-type]
         "parquet": Log(own, "mine", {"mine": variants[0]}, b"", variants=variants),
     }
 
