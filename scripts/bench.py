@@ -445,7 +445,9 @@ def main() -> None:
     opts = args.opts or (["group_adam"] if args.quick else list(OPTS))
     rounds = args.rounds or (8 if args.quick else 30)
     results = []
-    cases = {name: CASES[name] for name in args.datasets} | (DEEPFM if args.rows_alone or args.compiled_net else {})
+    cases = {name: CASES[name] for name in args.datasets}
+    if args.rows_alone or (args.compiled_net and "criteo" in cases):
+        cases |= DEEPFM
     for dataset in cases:
         for rows in args.rows:
             for dim in args.dim:

@@ -156,7 +156,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         device: str = "cpu",
         backend: Literal["auto", "native", "rows", "torch"] = "auto",
         threads: int = 2,
-        compile: bool | Literal["auto"] = "auto",
+        compile: bool | Literal["auto"] = False,
         verbose: bool = False,
     ) -> None:
         self.model = model

@@ -136,7 +136,7 @@ def test_every_optimizer_goes_on_to_the_last_bit(log: Path, tmp_path: Path, back
     assert not (tmp_path / "checkpoints").exists()
 
 
-ROWS = ["backend=torch", "model=opnn", "model.hidden=[70,3]"]
+COMPILED = ["backend=torch", "model=opnn", "model.hidden=[70,3]", "compile=auto"]
 
 
 @pytest.mark.slow
@@ -145,21 +145,21 @@ def test_a_run_with_a_compiled_net_goes_on_to_the_last_bit(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled_net, "MIN_STEPS", STEPS)
-    stopped(log, tmp_path, 8, *ROWS, *EVERY)
+    stopped(log, tmp_path, 8, *COMPILED, *EVERY)
     torch.manual_seed(99)
-    again = go(log, tmp_path, *ROWS, *EVERY, resume=True)
-    assert figures(again) == whole(log, *ROWS)
+    again = go(log, tmp_path, *COMPILED, *EVERY, resume=True)
+    assert figures(again) == whole(log, *COMPILED)
 
 
 @pytest.mark.usefixtures("waiting")
 def test_a_net_that_is_computed_in_another_way_is_warned_of(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stopped(log, tmp_path, 8, *ROWS, *EVERY)
+    stopped(log, tmp_path, 8, *COMPILED, *EVERY)
     monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
     monkeypatch.setattr(compiled_net, "MIN_STEPS", STEPS)
     warn_once.cache_clear()
-    go(log, tmp_path, *ROWS, *EVERY, "threads=1", resume=True)
+    go(log, tmp_path, *COMPILED, *EVERY, "threads=1", resume=True)
     assert "the net was eager, is compiled for batches of 32 rows in one piece. The figures" in caplog.text
 
 

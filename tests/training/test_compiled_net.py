@@ -270,7 +270,7 @@ def test_keys_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         resolve(configuration(tmp_path, "compile=maybe"))
     with pytest.raises(ArgumentError, match="compile=true trains in one process"):
         workers.settle(composed("train", "compile=true"))
-    alone = composed("train")
+    alone = composed("train", "compile=auto")
     workers.settle(alone)
     assert alone.compile is False
 
