@@ -282,21 +282,20 @@ def test_the_compiled_step_has_its_own_net(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["norm", "attention", "gated", "opnn", "deepfm"])
+@pytest.mark.parametrize("name", ["norm", "opnn"])
 def test_compiled_shares_give_what_the_eager_step_gives(name: str) -> None:
     expect_same(WITH_ROWS_APART[name], 3, threads=2, weighted=name == "norm")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["batch norm", "random numbers"])
-def test_compiled_whole_batches_give_what_the_eager_step_gives(name: str) -> None:
-    expect_same(WITH_WHOLE_BATCHES[name], 1, threads=2)
+def test_compiled_whole_batches_give_what_the_eager_step_gives() -> None:
+    expect_same(WITH_WHOLE_BATCHES["batch norm"], 1, threads=2)
 
 
 @pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     make = WITH_ROWS_APART["opnn"]
-    one, *others = (trained(make, compiled=True, threads=threads, shares=4)[0] for threads in (1, 2, 4, 4))
+    one, *others = (trained(make, compiled=True, threads=threads, shares=4)[0] for threads in (1, 4))
     for other in others:
         for name, value in one.model.state_dict().items():
             assert torch.equal(other.model.state_dict()[name], value)
