@@ -22,7 +22,7 @@ from tests.datasets.criteo_text import arguments, lines, write
 from tests.training.runs import untimed
 from tests.training.test_workers import group
 
-LONG = ["batch_size=16", "slices=4", "epochs=4", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=10"]
+LONG = ["batch_size=16", "slices=4", "epochs=8", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=10"]
 RAY = {"address": None, "max_failures": 0}
 
 
