@@ -52,6 +52,7 @@ class Group:
     Attributes:
         raised: bits that this worker tells the others at the next training step or prediction.
         flags: the bits that any worker told at the last one.
+        stopping: a worker was told to stop, and all stop after this step.
         sent: bytes that this worker has sent to others.
         seconds: that this worker has spent in exchanges, waiting included.
     """
@@ -61,6 +62,7 @@ class Group:
     ) -> None:
         self.rank, self.size, self.store, self.restarted, self._marks = rank, size, store, restarted, marks
         self.raised = self.flags = 0
+        self.stopping = False
         self.sent, self.seconds = 0, 0.0
 
     @property
@@ -166,7 +168,15 @@ class Group:
             self.seconds += time.perf_counter() - began
 
     def explained(self, error: BaseException) -> BaseException:
-        """What ended this worker: SIGTERM is how torchrun ends those that are left when one is gone."""
+        """What ended this worker: SIGTERM is how torchrun ends those that are left when one is gone.
+
+        After a signal all stop together (`stopping`): who got it says how to go on, and the others end after that, as
+        torchrun ends all when the first one has.
+        """
+        if self.stopping:
+            if not isinstance(error, KeyboardInterrupt):
+                self._gone(NAMING)
+            return error
         gone = self._gone(0) if isinstance(error, KeyboardInterrupt) else None
         return error if gone is None else WorkerLost(gone)
 

@@ -64,6 +64,7 @@ class ShardedCheckpoints(Checkpoints):
             if self._group.first:
                 log.info("writing a checkpoint; Ctrl-C again ends at once")
             self.write(run, phase, trackers)
+            self._group.stopping = True
             self._interrupts.act()
             raise CtrError("another worker was told to stop, and all stop with it")
         self._note()
