@@ -67,13 +67,12 @@ def whole(log: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("backend", ["torch", pytest.param("native", marks=needs_kernels)])
 def test_killed_at_random_steps(log: Path, tmp_path: Path, backend: str, number: int) -> None:
-    """``kill -9``, while a thread may be writing, up to three times until it is done: the same bits as ever."""
+    """``kill -9``, while a thread may be writing, once or twice: the same bits as ever."""
     chance = random.Random(f"{backend} {number}")
     options = [f"backend={backend}", f"opt={chance.choice(['group_adam', 'adagrad'])}", "batch_size=32"]
     every = f"checkpoint.every_steps={chance.choice([1, 2, 3])}"
     first = arguments(log, "tracking=none", *options, every, "run_dir=run")
-    lines = [first, ["resume=run"], ["resume=run"]]
-    for line in lines[: chance.randint(1, 3)]:
+    for line in [first, ["resume=run"]][: chance.randint(1, 2)]:
         done = stopped(tmp_path, signal.SIGKILL, chance.randint(1, 11), *line, copy=chance.random() < 0.7)
         if done.returncode == 0:  # it went on behind the step
             break
