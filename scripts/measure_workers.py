@@ -69,7 +69,7 @@ def measure(overrides: list[str], rows: int, group: Group | None) -> dict[str, A
 
 
 def _exchange(group: Group, size: int) -> float:
-    """The least seconds of an exchange in which all workers begin together and each sends so many bytes."""
+    """The least seconds of an exchange in which all workers begin together and each sends ``size`` bytes."""
     to_each = -(-size // max(group.size - 1, 1))
     counts = [0 if rank == group.rank else to_each for rank in range(group.size)]
     values, least = torch.zeros(sum(counts), dtype=torch.uint8), float("inf")

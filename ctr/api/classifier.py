@@ -100,7 +100,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         min_count: values that occur fewer times share one row for each field.
         unseen: what values that training has not seen read: ``"zero"``, or the ``"row"`` of rare ones.
         negative_rate: share of the negatives that the rows hold; probabilities are those of all.
-        admit: from its so many-th occurrence on a value has a row of its own.
+        admit: k; a value has a row of its own from its k-th occurrence on.
         average: share of the steps, at the end, over which the net's weights are averaged.
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.

@@ -18,6 +18,7 @@ from ctr.datasets.rare import Gathered, Unseen, fields_of, own_rows, rest_of
 from ctr.datasets.rows import MappedRows
 from ctr.datasets.split import occurrences
 from ctr.datasets.vocabulary import Batches, batches
+from ctr.errors import ArgumentError
 
 MOST = 255  # of k: a byte counts
 
@@ -48,7 +49,12 @@ def admit(
         unseen: what a value that no training row holds reads after training: ``"row"``: its field's row.
         counts: int64 [K], how often the first K features occurred in earlier logs.
         trained: bool [K], of which of them a known model has trained the row: they keep it, however rare they are.
+
+    Raises:
+        ArgumentError: a field has several values.
     """
+    if data.dataset.pool is not None:
+        raise ArgumentError(f"admit={k} is for logs whose fields have one value; dataset.min_count serves lists too")
     known = 0 if trained is None else len(trained)
     log = _with_own_rows(data, known)
     fields, owned, size = fields_of(log), own_rows(log), log.manifest.num_features

@@ -108,7 +108,7 @@ class SpanReading(Reading):
         self.first_bad = self.first_bad or first
 
     def read(self, rows: int) -> Read:
-        """What the span was, in which so many rows were."""
+        """Returns what was read, for a span that had ``rows`` rows."""
         return Read(
             rows=rows,
             rows_skipped=self.rows_skipped,

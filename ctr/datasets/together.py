@@ -61,7 +61,7 @@ class Limits:
 
 
 def limits(workers: int, memory: int | None) -> Limits | None:
-    """How a log is divided between workers that all together take so many bytes of memory (None: see `UNBOUNDED`);
+    """How a log is divided between workers that together take at most ``memory`` bytes (None: see `UNBOUNDED`);
     None where one worker takes what it needs.
 
     Raises:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from ctr.optim import fused as compiled
+import ctr.optim.fused as compiled  # by its own name: the package imports this module
 from ctr.optim.histogram import StrengthHistogram
 from ctr.optim.shrinkage import any_in_group, clip, denominator, may_vanish, proximal_step, seen_shape
 from ctr.optim.validate import (

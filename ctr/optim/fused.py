@@ -20,10 +20,10 @@ from ctr.optim.shrinkage import may_vanish
 if TYPE_CHECKING:
     from ctr.optim.core import GroupOptimizer
 
-# Mirrored by native/src/update.h, as is the next one.
+# Mirrored by native/src/update.h, as is MAX_DIM.
 ADAM, ADAGRAD, SGD, MOMENTUM, AMSGRAD, ADAHESSIAN = range(6)
 MAX_DIM = 512
-MAX_ROWS = 2**31 - 1
+MAX_ROWS = 2**31 - 1  # ids are int32
 _NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
 # Where the buffers of each rule are among a row's weights, u, first, second and largest second moment.
 _PLACES = {ADAM: (2, 3), ADAGRAD: (3,), SGD: (), MOMENTUM: (2,), AMSGRAD: (2, 3, 4), ADAHESSIAN: (2, 3)}
@@ -172,10 +172,10 @@ def _update_rows(
         switches, numbers: of :func:`rule_options`.
     """
     count, dim = _size(weight)
-    held = [part.contiguous() for part in (rows, values, hessian) if part is not None]
-    of_rows = held.pop(0).data_ptr() if rows is not None else None
+    held = [part.contiguous() for part in (values, hessian) if part is not None]  # with rows: until the update is done
     if rows is not None and rows.dtype != torch.int64:
         raise RuntimeError(f"update_rows: rows are {rows.dtype}, not int64")
+    rows = None if rows is None else rows.contiguous()
     given = len(rows) if rows is not None else count
     if any(part.dtype != weight.dtype or part.numel() != given * dim for part in held):
         shapes = ", ".join(f"{part.dtype} {tuple(part.shape)}" for part in held)
@@ -185,7 +185,7 @@ def _update_rows(
         parts.data[place], parts.stride[place] = part.data_ptr(), part.stride(0) if part.dim() else 1
     if buckets is not None and counts is not None:
         parts.bucket, parts.counts = buckets.data_ptr(), counts.data_ptr()
-    gradient = native.Gradient(of_rows, *(part.data_ptr() for part in held))
+    gradient = native.Gradient(None if rows is None else rows.data_ptr(), *(part.data_ptr() for part in held))
     gradient.count, gradient.distinct, gradient.lazy = given, distinct, lazy
     double, library = weight.dtype == torch.float64, native.loaded()
     options = (native.RowOptions64 if double else native.RowOptions)(*switches, *numbers)

@@ -31,8 +31,8 @@ from ctr.optim import GroupAdaHessian
 log = logging.getLogger("ctr")
 
 Compile = Literal["auto"] | bool
-# With ``auto`` from so many steps on: then the time that compiling takes is won back. Steps, not measured seconds: a
-# run that is resumed has to decide as it did at first.
+# ``auto`` compiles from this number of steps on, which win back the time that compiling takes. Steps, not measured
+# seconds: a resumed run has to decide as it did at first.
 MIN_STEPS = 20_000
 # Of what is compiled against eager, relative, in L2. A ReLU may be rounded to the other side of 0, which changes no
 # logit, but the gradients of one row.
@@ -59,7 +59,7 @@ class CompiledNet:
         parameters: the net's, whose gradients are wanted.
         batch: one of the size, the columns and the weights of all that will come.
         threads: that compute.
-        shares: at most so many, as many as threads if not given; fewer where the batch has not so many equal ones.
+        shares: the most that there may be, None: one for each thread; fewer where they would not be equal.
 
     Raises:
         NotCompiled: it cannot be traced or compiled, or does not give what the eager pass gives.

@@ -17,7 +17,7 @@ from ctr.datasets.admission import Admitted, admit
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import gather
 from ctr.datasets.vocabulary import under
-from ctr.errors import ArgumentError, CtrError
+from ctr.errors import CtrError
 from ctr.optim import BudgetSchedule
 from ctr.training.history import FEATURES, History, write_features
 from ctr.training.known import Known, described
@@ -74,10 +74,6 @@ def _with_shared_rows(settings: Settings, data: Prepared, known: Known | None) -
     of, trained = settings.data, None if known is None else known.seen.numpy()
     if of.admit == 1:
         return gather(data, of.min_count, of.unseen, trained)
-    if data.dataset.pool is not None:
-        raise ArgumentError(
-            f"admit={of.admit} is for logs whose fields have one value; dataset.min_count serves lists too"
-        )
     return admit(data, of.admit, of.unseen, None if known is None else known.history.counts, trained)
 
 

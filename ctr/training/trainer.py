@@ -213,7 +213,7 @@ def train(
     on_window: Callable[[Window], None] | None = None,
     until: int | None = None,
 ) -> None:
-    """Trains from the stream's position to its end, or until so many steps are done in all.
+    """Trains from the stream's position to its end, or to a step.
 
     Args:
         run: the run.

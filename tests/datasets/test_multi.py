@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr.datasets import arrange, csv
+from ctr.datasets.admission import admit
 from ctr.datasets.encode import Keys, hash_ids
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.multi import MOST, list_type, parse
@@ -307,3 +308,9 @@ def test_one_worker_reads_fields_of_several_values(tmp_path: Path, caplog: pytes
     for name in ("rows.arrow", "vocabulary.arrow"):
         one, two = (folder / name for folder in folders)
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_admission_is_for_one_value_in_a_row(tmp_path: Path) -> None:
+    data = prepared(written(tmp_path / "log.csv", frame()))
+    with pytest.raises(ArgumentError, match=r"^admit=3 is for logs whose fields have one value; dataset\.min_count "):
+        admit(data, 3, "zero")

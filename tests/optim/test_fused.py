@@ -336,3 +336,21 @@ def test_a_compiled_training_step_is_the_eager_one() -> None:
             run()
         found.append(p.detach())
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_indices_that_are_spread_in_memory() -> None:
+    """The step works on a copy of them, which has to last until it is done."""
+    spread = torch.arange(0, 30_000).view(-1, 3)[:, :1].t()  # every third number
+    weights = []
+    for fused in (False, True):
+        p = nn.Parameter(torch.ones(30_000, 2))
+        opt = GroupAdam([p], lr=0.1, fused=fused)
+        p.grad = torch.sparse_coo_tensor(
+            spread, torch.ones(10_000, 2), p.shape, is_coalesced=True, check_invariants=True
+        )
+        assert not p.grad._indices().is_contiguous()
+        opt.step()
+        weights.append(p.detach())
+    torch.testing.assert_close(*weights)
+    assert weights[1][0, 0] == pytest.approx(0.9)
+    assert weights[1][1, 0] == 1

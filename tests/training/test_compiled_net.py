@@ -134,7 +134,7 @@ def trained(
 
 
 def expect_same(make: Callable[[], Any], shares: int, threads: int = 1, weighted: bool = False) -> None:
-    """Logits, rows, weights and buffers are those of the eager step within rounding, in so many shares of three."""
+    """Logits, rows, weights and buffers are those of the eager step within rounding; of three shares it takes these."""
     eager, expected = trained(make, compiled=False, weighted=weighted)
     ours, logits = trained(make, compiled=True, threads=threads, shares=3, weighted=weighted)
     assert ours.net.shares == shares

@@ -85,7 +85,7 @@ def run(
     """One run, of this worker or of this process alone: what it has trained (`Trained`), and its result.
 
     Args:
-        stop: it is interrupted after so many rows; then nothing is returned.
+        stop: the number of rows after which it is interrupted; then nothing is returned.
     """
     config = configuration(log, "save=model", "threads=1", *overrides)
     trained = Trained()

@@ -16,7 +16,7 @@
 
 namespace ctr {
 
-// Mirrored by ctr/native/update.py.
+// Mirrored by ctr/optim/fused.py.
 enum Rule : std::int32_t { ADAM, ADAGRAD, SGD, MOMENTUM, AMSGRAD, ADAHESSIAN };
 enum Norm : std::int32_t { NORM_S, NORM_S_TILDE, NORM_S_TILDE_EQ10 };
 
@@ -40,7 +40,7 @@ constexpr bool has_first(Rule rule) { return rule != SGD && rule != ADAGRAD; }
 constexpr bool has_second(Rule rule) { return rule != SGD && rule != MOMENTUM; }
 constexpr int buffers(Rule rule) { return has_first(rule) + has_second(rule) + (rule == AMSGRAD); }
 
-constexpr int MAX_DIM = 512;  // numbers in a row; mirrored by ctr/native/update.py
+constexpr int MAX_DIM = 512;  // numbers in a row; mirrored by ctr/optim/fused.py
 constexpr int AHEAD = 32;     // rows fetched before they are needed: memory answers many at a time
 
 template <class T>
@@ -187,7 +187,7 @@ auto direction(S s, T* first, T* second, T* largest, const T* g, const T* hessia
 // where there is a penalty or it is counted, else 0.
 //
 // Which products and sums the compiler fuses depends on what is in a loop: where D cannot be 0 it is to be as if that case
-// did not exist, so that results stay what they were.
+// did not exist. It still may fuse the columns behind the last whole vector (d = 10) otherwise than those before.
 template <int fixed, Rule rule, bool flat, class T>
 T update(T* __restrict w, T* __restrict u, T* __restrict first, T* __restrict second, T* __restrict largest,
          const T* __restrict g, const T* __restrict hessian, int dim_, const RuleOptions<T>& o) {

@@ -15,10 +15,9 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import OPNN, Bags, FeatureEmbedding
 from ctr.native import library as native
+from ctr.optim.fused import MAX_DIM, MAX_ROWS
 from ctr.training.compiled.program import translatable, translate
 
-MAX_DIM = 512  # of an embedding row
-MAX_ROWS = 2**31 - 1  # ids are int32
 MAX_THREADS = 1024
 _PADDING = 64  # a vector load of the last parameter reads beyond it
 
