@@ -165,10 +165,10 @@ def _of_run(folder: Path) -> Known:
 
     def pieces() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         with found.stored() as stored:
-            for at in range(0, len(stored.ids), PIECE_ROWS):
-                rows = stored.rows[at : at + PIECE_ROWS]
-                parts = rows.chunk(len(stored.columns), dim=1)
-                yield stored.ids[at : at + PIECE_ROWS], dict(zip(stored.columns, parts, strict=True))
+            (part,) = stored.parts
+            for at in range(0, len(part.ids), PIECE_ROWS):
+                columns = part.rows[at : at + PIECE_ROWS].chunk(len(stored.columns), dim=1)
+                yield part.ids[at : at + PIECE_ROWS], dict(zip(stored.columns, columns, strict=True))
 
     net = dict(state["model"])
     seen = net.pop("embedding.seen")

@@ -121,6 +121,11 @@ class FeatureEmbedding(nn.Module):
         """Of values of all features those of the rows of ``weight``: the inverse of :meth:`whole`."""
         return values
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """(r, R): row i of ``weight`` is that of feature r + R i."""
+        return 0, 1
+
     def owned(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which of some features have a row in ``weight``, bool [n] (None: all), and where."""
         return None, ids

@@ -65,3 +65,17 @@ def count_ids(ids: np.ndarray, places: np.ndarray, totals: np.ndarray) -> None:
         return
     ids = np.ascontiguousarray(ids, np.int32)
     loaded().ctr_count(ids.ctypes.data, ids.size, places.ctypes.data, totals.ctypes.data)
+
+
+def mark_ids(ids: np.ndarray, marked: np.ndarray) -> None:
+    """Sets ``marked[id]`` for each id.
+
+    Args:
+        ids: int32 [...], all within ``marked``.
+        marked: bool [N], changed in place.
+    """
+    if not available():
+        marked[ids] = True
+        return
+    ids = np.ascontiguousarray(ids, np.int32)
+    loaded().ctr_mark(ids.ctypes.data, ids.size, marked.ctypes.data)

@@ -95,6 +95,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_index_free": (None, [c_void_p]),
     "ctr_index_ids": (c_int64, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
     "ctr_count": (None, [c_void_p, c_int64, c_void_p, c_void_p]),
+    "ctr_mark": (None, [c_void_p, c_int64, c_void_p]),
     "ctr_index_find": (None, [c_void_p, c_void_p, c_int64, c_void_p]),
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Checkpoints: the whole state of a run in a folder, to go on from to the last bit.
 
-``checkpoints/000003/`` holds ``state.safetensors`` (`ctr.training.snapshot`, `ctr.training.tensors`) and
-``manifest.json``: what run it is of, where it was, the checksums of the tensors' bytes, and one of itself. A checkpoint
+``checkpoints/000003/`` holds ``state.safetensors``, the rows in ``rows-0.safetensors`` and further parts
+(`ctr.training.snapshot`, `ctr.training.tensors`), and ``manifest.json``: what run it is of, where it was, the checksums
+of the tensors' bytes, and one of itself. A checkpoint
 is written under another name, forced to the disk and renamed; older ones are removed after that.
 """
 
@@ -12,41 +13,43 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from torch import Tensor
 
 from ctr.datasets.checked import Checksum
 from ctr.errors import CtrError, DataError, system_message, warn_once
 from ctr.files import TMP_PREFIX, atomic_folder, read_sealed, sealed
-from ctr.training import memory, snapshot
+from ctr.training import snapshot
+from ctr.training.compiled.step import NativeStep
 from ctr.training.folder import CHECKPOINTS
 from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
+from ctr.training.precopy import Cancelled, PreCopy
 from ctr.training.settings import CheckpointSettings, Settings
 from ctr.training.snapshot import Snapshot, Stored
-from ctr.training.step import TorchStep
-from ctr.training.tensors import verify, write_tensors
+from ctr.training.step import RowsStep, TorchStep
+from ctr.training.tensors import Pieces, verify, write_tensors
 from ctr.training.tracking import Tracker, flatten
 from ctr.training.trainer import TrainingRun
 
 # Before the first pruning; after it; when training is done; the retraining, which is a run of its own.
 Phase = Literal["train", "fine-tune", "trained", "retrain"]
-FORMAT = 1
+FORMAT = 2
 MANIFEST, STATE = "manifest.json", "state.safetensors"
-SHARDS = "shards"  # in the manifest: the files of the rows, if several workers wrote them, with their checksums
+PARTS = "parts"  # in the manifest: the files of the rows, with their checksums
 RETRAIN, FINAL = "retrain", "final"  # beside the numbered ones
 HOW = ("backend", "compile", "threads", "device")  # a run may go on with others of these, within rounding
 WITHIN_ROUNDING = "The figures are equal within rounding only"
 EAGER = "eager"  # how the net is computed, unless it is compiled
-HEADROOM = 1.25  # memory that must be left, in copies of the rows, for one to be made
 
 log = logging.getLogger("ctr")
+
+# The rows of a checkpoint, part by part; with the last one its manifest so far and all else of the run.
+Parts = Generator[tuple[dict[str, Pieces], tuple[dict[str, Any], Snapshot] | None], None, None]
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,8 @@ class Checkpoint:
 
     def stored(self) -> AbstractContextManager[Stored]:
         """What it holds, to be read within the context."""
-        shards = [self.path / name for name in self.manifest.get(SHARDS, ())]
-        return snapshot.opened(self.path / STATE, self.manifest["state"], self.manifest["columns"], shards)
+        parts = [self.path / name for name in self.manifest[PARTS]]
+        return snapshot.opened(self.path / STATE, self.manifest["state"], self.manifest["columns"], parts)
 
     def restore(self, run: TrainingRun) -> None:
         """Takes a run, built as the recorded one and at its first row, to where that was.
@@ -102,7 +105,7 @@ def read(path: Path) -> Mapping[str, Any]:
 
 def whole(path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with this manifest; DataError if a byte of its tensors is not as it was written."""
-    for name, blocks in {STATE: manifest["blocks"], **manifest.get(SHARDS, {})}.items():
+    for name, blocks in {STATE: manifest["blocks"], **manifest[PARTS]}.items():
         verify(path / name, [Checksum(**block) for block in blocks])
     return Checkpoint(path, manifest)
 
@@ -135,16 +138,11 @@ def tracked(folder: Path) -> Mapping[str, str] | None:
     return None
 
 
-class Cancelled(Exception):
-    """The run has ended, and no longer needs the checkpoint that is being written."""
-
-
 class Checkpoints:
     """Those of one run in its own folder, written when they are due.
 
-    A checkpoint is a copy of the rows, which a thread writes while the run goes on; without the memory for a copy the
-    run waits. That memory is kept until training ends or memory is short. A checkpoint that cannot be written is warned
-    of once, and does not end the run.
+    A thread writes them while the run goes on, if its rows are in compiled code (`ctr.training.precopy`); the torch
+    step, which is far slower, waits. A checkpoint that cannot be written is warned of once, and does not end the run.
 
     Args:
         folder: where they go; made with the first one.
@@ -179,11 +177,9 @@ class Checkpoints:
         self._since = time.monotonic()
         self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
         self._writing: Future[None] | None = None
-        self._cancelled = threading.Event()
+        self._copy: PreCopy[tuple[dict[str, Any], Snapshot]] | None = None
         self._warned = False
         self._parts: list[Checkpoints] = []
-        self._copy: list[Tensor] = []  # memory that is kept for the next one
-        self._copied = 0  # bytes of it that were filled
 
     def part(self, name: str) -> Checkpoints:
         """Those of a part of the run that is trained for itself; they end with these."""
@@ -245,7 +241,11 @@ class Checkpoints:
             say: told why the run waits.
         """
         self.interrupted(run, phase, trackers)
-        if self._due(run.steps) and (self._writing is None or self._writing.done()):
+        if self._copy is not None:
+            self._copy.hand_over()
+            if self._writing is not None and self._writing.done():
+                self._settle()
+        if self._copy is None and self._due(run.steps):
             self._save(run, phase, trackers, say)
 
     def interrupted(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
@@ -257,26 +257,27 @@ class Checkpoints:
 
     def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
         """Keeps the end of training, if it is to stay or there is a retraining to come."""
-        self._drop_copy()
         if self._plan is not None and (self._plan.final or self._settings.retrain):
             self.write(run, "trained", trackers)
 
     def write(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
         """Writes one now, while the run waits."""
-        self._cancelled.set()
-        self._settle()
-        self._cancelled.clear()
+        self.give_up()
         with self._lasting():
-            manifest = self._manifest(run, phase, trackers)
-            self._store(manifest, snapshot.take(run))
+            self._store(self._waiting(run, phase, trackers))
+
+    def give_up(self) -> None:
+        """Ends the writing of one, before anything but a step changes rows."""
+        if self._copy is not None:
+            self._copy.cancel()
+        self._settle()
 
     def close(self) -> None:
         """Ends the writing; what is not done is thrown away."""
         for part in self._parts:
             part.close()
-        self._cancelled.set()
+        self.give_up()
         self._thread.shutdown()
-        self._settle()
 
     def keep(self, final: Path) -> None:
         """Puts the end of training at ``final``, if it is to stay: before the run is done, so that no kill loses it.
@@ -317,23 +318,19 @@ class Checkpoints:
         return plan.every_minutes is not None and time.monotonic() - self._since >= 60 * plan.every_minutes
 
     def _save(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
-        self._settle()
         self._since = time.monotonic()
+        if goes_on(run):
+            self._copy = PreCopy(run, lambda: (self._manifest(run, phase, trackers), snapshot.take(run)))
+            self._writing = self._thread.submit(self._store, self._copy.parts())
+            return
+        say("writing a checkpoint: the run waits")
         with self._lasting():
-            size = snapshot.size(run)
-            manifest = self._manifest(run, phase, trackers)
-            if HEADROOM * size < (memory.available() or 0) + self._copied:
-                with suppress(MemoryError, RuntimeError):  # torch's without memory: others took it meanwhile
-                    self._writing = self._thread.submit(self._store, manifest, snapshot.take(run, self._copy))
-                    self._copied = size
-                    return
-            say("writing a checkpoint: no memory for a copy, the run waits")
-            self._drop_copy()
-            self._store(manifest, snapshot.take(run))
+            self._store(self._waiting(run, phase, trackers))
 
-    def _drop_copy(self) -> None:
-        self._copy.clear()
-        self._copied = 0
+    def _waiting(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> Parts:
+        """All rows of a run that waits."""
+        end = self._manifest(run, phase, trackers), snapshot.take(run)
+        yield snapshot.part(run, run.model.embedding.seen.cpu().numpy()), end
 
     def _manifest(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> dict[str, Any]:
         for tracker in trackers:
@@ -349,12 +346,17 @@ class Checkpoints:
             "net": _net_of(run),
         }
 
-    def _store(self, manifest: Mapping[str, Any], taken: Snapshot) -> None:
-        rows = taken.tensors[snapshot.ROWS]
-        tensors = {**taken.tensors, snapshot.ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}
-        with self._new() as folder:
-            blocks = [asdict(block) for block in write_tensors(folder / STATE, tensors)]
-            values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
+    def _store(self, parts: Parts) -> None:
+        written, end = {}, None
+        with closing(parts), self._new() as folder:
+            for number, (rows, rest) in enumerate(parts):
+                name = f"rows-{number}.safetensors"
+                written[name] = [asdict(block) for block in write_tensors(folder / name, rows)]
+                end = rest
+            assert end is not None
+            manifest, taken = end
+            blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
+            values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks, PARTS: written}
             if self._at_end is not None and manifest["phase"] == "trained":
                 values |= self._at_end(folder)
             (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
@@ -371,15 +373,9 @@ class Checkpoints:
         for path in older[self._plan.keep - 1 :]:
             _remove(path)
 
-    def _until_cancelled(self, pieces: Any) -> Iterator[Tensor]:
-        for piece in pieces:
-            if self._cancelled.is_set():
-                raise Cancelled
-            yield piece
-
     def _settle(self) -> None:
         """Waits for the thread, and warns of what it failed at."""
-        writing, self._writing = self._writing, None
+        writing, self._writing, self._copy = self._writing, None, None
         if writing is not None:
             with self._lasting(), suppress(Cancelled):
                 writing.result()
@@ -429,6 +425,11 @@ class Checkpoints:
             changed.append("the code of the training")
         if changed:
             warn_once(f"since the checkpoint changed: {'; '.join(changed)}. {WITHIN_ROUNDING}")
+
+
+def goes_on(run: TrainingRun) -> bool:
+    """Whether a run may go on while its rows are copied: its steps change those of their batch alone, on the CPU."""
+    return isinstance(run.learner, NativeStep | RowsStep)
 
 
 def _net_of(run: TrainingRun) -> str:

@@ -182,6 +182,7 @@ def _advance(
         train(training, on_step, on_window, until)
     training.seconds = time.perf_counter() - began
     checkpoints.interrupted(training, phase, trackers)
+    checkpoints.give_up()
 
 
 def _complete(

@@ -75,6 +75,10 @@ class ShardedEmbedding(FeatureEmbedding):
     def own(self, values: Tensor) -> Tensor:
         return values[self.group.rank :: self.group.size]
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.group.rank, self.group.size
+
     def owned(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
         mine = ids % self.group.size == self.group.rank
         return mine, ids[mine] // self.group.size

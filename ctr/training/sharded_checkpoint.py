@@ -17,9 +17,8 @@ from typing import Any
 from ctr.errors import CtrError
 from ctr.files import sealed
 from ctr.training import snapshot
-from ctr.training.checkpoint import MANIFEST, SHARDS, STATE, Checkpoint, Checkpoints, Phase
+from ctr.training.checkpoint import MANIFEST, PARTS, STATE, Checkpoint, Checkpoints, Phase
 from ctr.training.distributed import Group
-from ctr.training.snapshot import ROWS
 from ctr.training.tensors import write_tensors
 from ctr.training.tracking import Tracker
 from ctr.training.trainer import TrainingRun
@@ -80,12 +79,11 @@ class ShardedCheckpoints(Checkpoints):
         self._since = time.monotonic()
         with self._lasting(), ExitStack() as new:
             manifest = self._manifest(run, phase, trackers)
-            taken = snapshot.take(run)
-            rows = taken.tensors.pop(ROWS)
+            taken, rows = snapshot.take(run), snapshot.part(run, run.model.embedding.seen.numpy())
             folder = self._group.agree(lambda: new.enter_context(self._new()))
             name, blocks, problem = f"rows-{self._group.rank}.safetensors", [], None
             try:  # all are to know of it
-                blocks = [asdict(block) for block in write_tensors(folder / name, {ROWS: rows})]
+                blocks = [asdict(block) for block in write_tensors(folder / name, rows)]
             except OSError as error:
                 problem = error
             written = self._group.collect((name, blocks, problem))
@@ -96,8 +94,8 @@ class ShardedCheckpoints(Checkpoints):
                         if error is not None:
                             raise error
                     blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
-                    shards = {name: blocks for name, blocks, _ in written}
-                    values = {"columns": taken.columns, "state": taken.values, "blocks": blocks, SHARDS: shards}
+                    parts = {name: blocks for name, blocks, _ in written}
+                    values = {"columns": taken.columns, "state": taken.values, "blocks": blocks, PARTS: parts}
                     (folder / MANIFEST).write_text(sealed({**manifest, **values}), encoding="utf-8")
 
             self._group.agree(seal)

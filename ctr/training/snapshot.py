@@ -1,8 +1,10 @@
 """The state of a training run as plain values and tensors, and back. Rows that no batch has held are left out.
 
 Such a row has the initial value that the seed gives it, and no optimizer state: a run at its first row has it already.
-All others are one tensor, ``rows``, in the order of their ids: those where ``model.embedding.seen`` is true, each as
-[w | u | the optimizer's buffers]. Options of the optimizers are not stored: a run is built with its own.
+All others are in one or more parts, each a file with the tensors ``rows``, each as [w | u | the optimizer's buffers] in
+the order of their ids, ``marks``, the bits of which rows of a table these are, and ``table``, [r, R, n]: row i < n of
+this table is that of feature r + R i. A row that is in several parts is as in the last one of them. Options of the
+optimizers are not stored: a run is built with its own.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +26,20 @@ from ctr.native import library as native
 from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
-ROWS = "rows"
-PIECE = 1 << 25  # bytes of rows, about, that are copied or written at a time
+ROWS, MARKS, TABLE = "rows", "marks", "table"
+PIECE = 1 << 22  # bytes of rows, about, that are copied or written at a time: they stay in the processor's cache
 TOGETHER = 1024  # rows of 4-byte numbers that always are whole pages
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one moment of a run is.
+    """What one moment of a run is, but for its rows.
 
     Attributes:
-        values: the run's `state_dict` as JSON values; a tensor is ``{"tensor": name}``, an array ``{"array": name}``.
+        values: the run's `state_dict` as JSON values; a tensor is ``{"tensor": name}``, one of bools ``{"bits":
+            name, "shape": shape}``, an array ``{"array": name}``.
         columns: what the parts of a row are: ``weight``, ``u``, and the optimizer's buffers.
-        tensors: by name, the rows among them.
+        tensors: by name.
     """
 
     values: dict[str, Any]
@@ -44,22 +47,8 @@ class Snapshot:
     tensors: dict[str, Pieces]
 
 
-def size(run: TrainingRun) -> int:
-    """Bytes that the copy of a run's rows takes."""
-    embedding, optimizer = run.model.embedding, run.learner.row_optimizer
-    width = (2 + len(optimizer.buffers)) * embedding.weight.shape[1]
-    return int(embedding.seen.sum()) * width * embedding.weight.dtype.itemsize
-
-
-def take(run: TrainingRun, into: list[Tensor] | None = None) -> Snapshot:
-    """The state of a run between two steps.
-
-    Args:
-        run: the run.
-        into: memory for a copy of its rows, which grows as is needed, so that the run may go on while the snapshot is
-            written. The next snapshot overwrites it: to hand out new memory takes three times as long as to fill it.
-            None: the rows are read when they are written.
-    """
+def take(run: TrainingRun) -> Snapshot:
+    """The state of a run between two steps, a copy. Its rows are those of `part`."""
     embedding, optimizer = run.model.embedding, run.learner.row_optimizer
     columns = ["weight", "u", *optimizer.buffers]
     optimizer.ensure_state(embedding.weight)
@@ -71,45 +60,57 @@ def take(run: TrainingRun, into: list[Tensor] | None = None) -> Snapshot:
     rows_state[0] = {name: value for name, value in rows_state[0].items() if name not in columns}
     tensors: dict[str, Pieces] = {}
     values = _encoded(state, "", tensors)
-    width = len(columns) * embedding.weight.shape[1]
-    pieces = _touched(run, width, into)
-    shape = (int(embedding.seen.sum()), width)
-    tensors[ROWS] = Pieces(embedding.weight.dtype, shape, pieces if into is None else [*pieces])
     return Snapshot(values, columns, tensors)
 
 
-def _touched(run: TrainingRun, width: int, into: list[Tensor] | None) -> Iterator[Tensor]:
-    """The rows that a batch has held; without ``into`` pieces may share the run's memory."""
-    embedding = run.model.embedding
-    by = max(PIECE // (width * embedding.weight.dtype.itemsize) // TOGETHER, 1) * TOGETHER
-    used = 0
-    for start in range(0, len(embedding.seen), by):
-        seen = embedding.seen[start : start + by].cpu()
-        if not (count := int(seen.sum())):
+def part(run: TrainingRun, marked: np.ndarray) -> dict[str, Pieces]:
+    """Some rows of a run, which are read when they are written.
+
+    The run may go on meanwhile. Then a row that a step changes may be read half old and half new, and has to be in a
+    later part too.
+
+    Args:
+        run: the run.
+        marked: bool [n], which rows of its table.
+    """
+    weight = run.model.embedding.weight
+    run.learner.row_optimizer.ensure_state(weight)
+    width = (2 + len(run.learner.row_optimizer.buffers)) * weight.shape[1]
+    table = torch.tensor([*run.model.embedding.place, len(marked)])
+    rows = Pieces(weight.dtype, (int(np.count_nonzero(marked)), width), _marked(run, marked, width))
+    return {ROWS: rows, MARKS: Pieces.of(torch.from_numpy(np.packbits(marked))), TABLE: Pieces.of(table)}
+
+
+def _marked(run: TrainingRun, marked: np.ndarray, width: int) -> Iterator[Tensor]:
+    """The rows that are marked, in pieces that share one memory."""
+    by = max(PIECE // (width * run.model.embedding.weight.dtype.itemsize) // TOGETHER, 1) * TOGETHER
+    memory: np.ndarray | None = None
+    for start in range(0, len(marked), by):
+        of_piece = marked[start : start + by]
+        if not (count := int(np.count_nonzero(of_piece))):
             continue
-        rows = run.learner.rows(start, start + by).cpu()
-        if into is None:
-            yield rows if count == len(seen) else rows[seen]
-            continue
-        if used == len(into):
-            into.append(_memory(by, rows))
-        copy, used = into[used][:count], used + 1
-        if count == len(seen):
-            copy.copy_(rows)
+        rows = run.learner.rows(start, start + by).cpu().numpy()
+        if memory is None:
+            memory = _memory(by, rows)
+        # numpy: this may be a thread beside the one that trains, and torch would use further ones.
+        if count == len(rows):
+            np.copyto(memory[:count], rows)
         else:
-            torch.index_select(rows, 0, seen.nonzero().squeeze(1), out=copy)
-        yield copy
+            np.take(rows, np.flatnonzero(of_piece), axis=0, out=memory[:count], mode="clip")
+        yield torch.from_numpy(memory[:count])
 
 
-def _memory(count: int, like: Tensor) -> Tensor:
-    """Rows to be filled, on the CPU; where there are compiled kernels they begin with a page."""
+def _memory(count: int, like: np.ndarray) -> np.ndarray:
+    """Rows to be filled; where there are compiled kernels they begin with a page."""
     if not native.available():
-        return torch.empty(count, like.shape[1], dtype=like.dtype)
-    memory = torch.from_numpy(native.allocate(count * like.shape[1] * like.dtype.itemsize // 4))
-    return memory.view(like.dtype).view(count, -1)
+        return np.empty((count, like.shape[1]), like.dtype)
+    return native.allocate(count * like.shape[1] * like.itemsize // 4).view(like.dtype).reshape(count, -1)
 
 
 def _encoded(value: Any, name: str, tensors: dict[str, Pieces]) -> Any:
+    if isinstance(value, Tensor) and value.dtype == torch.bool:
+        tensors[name] = Pieces.of(torch.from_numpy(np.packbits(value.detach().cpu().numpy())))
+        return {"bits": name, "shape": [*value.shape]}
     if isinstance(value, Tensor | np.ndarray):
         kind, whole = ("tensor", value) if isinstance(value, Tensor) else ("array", torch.from_numpy(value))
         tensors[name] = Pieces.of(whole.detach().cpu().clone())
@@ -131,6 +132,9 @@ def _decoded(value: Any, read: Callable[[str], Tensor]) -> Any:
         return value
     if value.keys() == {"tensor"}:
         return read(value["tensor"])
+    if value.keys() == {"bits", "shape"}:
+        bits = np.unpackbits(read(value["bits"]).numpy(), count=prod(value["shape"]))
+        return torch.from_numpy(bits.astype(bool)).view(value["shape"])
     if value.keys() == {"array"}:
         return read(value["array"]).numpy()
     # JSON has no whole numbers as keys; the optimizers' states have.
@@ -138,63 +142,53 @@ def _decoded(value: Any, read: Callable[[str], Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A snapshot in its file.
+class Part:
+    """Some rows of a snapshot in their file.
 
     Attributes:
-        state: as of `TrainingRun.state_dict`, without the table's rows and the optimizers' options.
-        ids: int64 [n]: the features that the rows belong to; ascending, within each shard where there are several.
-        columns: of a row, each d values wide: ``weight``, ``u``, and the optimizer's buffers.
-        rows: ``rows[start:stop]`` reads some of the [n, len(columns) * d].
+        ids: int64 [n]: the features that they belong to, ascending.
+        rows: ``rows[start:stop]`` reads some of the [n, width].
     """
 
-    state: dict[str, Any]
     ids: Tensor
-    columns: list[str]
     rows: Any
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A snapshot in its files.
+
+    Attributes:
+        state: as of `TrainingRun.state_dict`, without the table's rows and the optimizers' options.
+        columns: of a row, each d values wide: ``weight``, ``u``, and the optimizer's buffers.
+        parts: the rows; one that is in several parts is as in the last of them. The state at the end of training of one
+            process is one part.
+    """
+
+    state: dict[str, Any]
+    columns: list[str]
+    parts: list[Part]
+
+
 @contextmanager
-def opened(path: Path, values: dict[str, Any], columns: list[str], shards: Sequence[Path] = ()) -> Iterator[Stored]:
-    """A snapshot in the safetensors file that it was written to.
+def opened(path: Path, values: dict[str, Any], columns: list[str], parts: Sequence[Path]) -> Iterator[Stored]:
+    """A snapshot in the safetensors files that it was written to.
 
     Args:
-        path: the file.
+        path: the file of all but the rows.
         values, columns: as of the `Snapshot`.
-        shards: the files of its rows, if several workers wrote them (`ctr.training.sharded`).
+        parts: the files of its rows.
     """
     with ExitStack() as held:
-        file, *of_rows = (held.enter_context(safe_open(place, framework="pt")) for place in (path, *shards))
+        file, *of_rows = (held.enter_context(safe_open(place, framework="pt")) for place in (path, *parts))
         state = _decoded(values, lambda name: file.get_tensor(name).clone())  # else they hold on to the file
-        seen = state["model"]["embedding.seen"]
-        if not of_rows:
-            yield Stored(state, seen.nonzero().squeeze(1), columns, file.get_slice(ROWS))
-            return
-        count = len(of_rows)
-        ids = [seen[rank::count].nonzero().squeeze(1) * count + rank for rank in range(count)]
-        yield Stored(state, torch.cat(ids), columns, _Shards([shard.get_slice(ROWS) for shard in of_rows]))
+        yield Stored(state, columns, [Part(_ids(part), part.get_slice(ROWS)) for part in of_rows])
 
 
-class _Shards:
-    """The rows of several files, one after the other."""
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self._parts = parts
-        shapes = [part.get_shape() for part in parts]
-        self._starts = list(accumulate((shape[0] for shape in shapes), initial=0))
-        self._width = shapes[0][1]
-
-    def get_shape(self) -> list[int]:
-        return [self._starts[-1], self._width]
-
-    def __getitem__(self, rows: slice) -> Tensor:
-        first, last, _ = rows.indices(self._starts[-1])
-        found = [
-            part[max(first - start, 0) : min(last, stop) - start]
-            for part, (start, stop) in zip(self._parts, pairwise(self._starts), strict=True)
-            if first < stop and start < last
-        ]
-        return torch.cat(found) if found else torch.empty(0, self._width)
+def _ids(part: Any) -> Tensor:
+    first, step, rows = part.get_tensor(TABLE).tolist()
+    places = np.flatnonzero(np.unpackbits(part.get_tensor(MARKS).numpy(), count=rows))
+    return torch.from_numpy(first + step * places)
 
 
 def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
@@ -223,21 +217,24 @@ def restore(run: TrainingRun, stored: Stored) -> None:
     weight, mine = embedding.weight.detach(), optimizer.ensure_state(embedding.weight)
     columns, state = ["weight", "u", *optimizer.buffers], stored.state
     count, dim = embedding.num_features, weight.shape[1]
-    expected = [len(stored.ids), len(columns) * dim]
+    width = len(columns) * dim
     if stored.columns != columns:
         raise ValueError(f"its rows hold {stored.columns}; this optimizer's {columns}")
-    if len(state["model"]["embedding.seen"]) != count or list(stored.rows.get_shape()) != expected:
-        raise ValueError(f"its rows are {stored.rows.get_shape()}; expected {expected} of a table of {count:,}")
+    if (rows := len(state["model"]["embedding.seen"])) != count:
+        raise ValueError(f"it is of a table of {rows:,} rows; expected {count:,}")
     tables = [weight, *(mine[name] for name in columns[1:])]
-    by = max(PIECE // (expected[1] * weight.dtype.itemsize), 1)
-    for start in range(0, len(stored.ids), by):
-        own, places = embedding.owned(stored.ids[start : start + by].to(weight.device))
-        if not len(places):
-            continue
-        piece = stored.rows[start : start + by].to(weight.device)
-        piece = piece if own is None else piece[own]
-        for table, part in zip(tables, piece.split(dim, dim=1), strict=True):
-            table[places] = part
+    by = max(PIECE // (width * weight.dtype.itemsize), 1)
+    for part in stored.parts:
+        if list(part.rows.get_shape()) != [len(part.ids), width]:
+            raise ValueError(f"its rows are {part.rows.get_shape()}; expected {[len(part.ids), width]}")
+        for start in range(0, len(part.ids), by):
+            own, places = embedding.owned(part.ids[start : start + by].to(weight.device))
+            if not len(places):
+                continue
+            piece = part.rows[start : start + by].to(weight.device)
+            piece = piece if own is None else piece[own]
+            for table, columns_of in zip(tables, piece.split(dim, dim=1), strict=True):
+                table[places] = columns_of
     _of_each_row(state, embedding.own)
     state["model"]["embedding.weight"] = weight
     present = run.learner.state_dict()

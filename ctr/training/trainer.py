@@ -26,6 +26,8 @@ from ctr.metrics import (
     weighted_mean,
     weights_of_whole_log,
 )
+from ctr.models import Bags
+from ctr.native.keys import mark_ids
 from ctr.optim import BudgetSchedule, LambdaSchedule
 from ctr.training.admission import Admission
 from ctr.training.average import NetAverage
@@ -101,6 +103,7 @@ class TrainingRun:
         admission: which row each occurrence of the stream reads; None: the one that its id says.
 
     Attributes:
+        changed: bool [N]: set it to be told which rows the steps change from then on; None: nobody asks.
         scores: of ``progressive``: float32, a logit for each training row so far, then zeros; else None.
     """
 
@@ -122,6 +125,7 @@ class TrainingRun:
         self.average = NetAverage(net, average, stream.num_batches) if average else None
         self.steps = 0
         self.seconds = 0.0  # of training so far
+        self.changed: np.ndarray | None = None
         self.scores = torch.zeros(stream.num_rows) if progressive else None
 
     def step(self, batch: Batch) -> tuple[float, Window | None]:
@@ -142,6 +146,9 @@ class TrainingRun:
                 f"the loss is {value} at step {self.steps + 1} (rows up to {self.stream.position:,}); "
                 "lower the learning rate, or look for extreme values in the dense columns"
             )
+        if self.changed is not None:
+            ids = batch.ids
+            mark_ids((ids.values if isinstance(ids, Bags) else ids).numpy(), self.changed)
         if self.schedule is not None:
             self.schedule.step()
         self.steps += 1

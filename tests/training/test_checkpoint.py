@@ -8,7 +8,9 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,11 +25,12 @@ from ctr.errors import CtrError, DataError, warn_once
 from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
-from ctr.training import checkpoint, compiled_net, memory, snapshot, tensors
+from ctr.training import checkpoint, compiled_net, precopy, snapshot, tensors
 from ctr.training.checkpoint import Checkpoints, load_final
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.experiment import run_family
 from ctr.training.interrupts import Interrupts
+from ctr.training.precopy import PreCopy
 from ctr.training.run import Run
 from ctr.training.tensors import Pieces, verify, write_tensors
 from ctr.training.tracking import NoTracker
@@ -45,8 +48,8 @@ STEPS = 11  # 342 rows in batches of 32
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No memory for a copy: each checkpoint is whole when the run goes on, so that tests know which there are."""
-    monkeypatch.setattr(memory, "available", lambda: 0)
+    """Each checkpoint is whole when the run goes on, so that tests know which there are."""
+    monkeypatch.setattr(checkpoint, "goes_on", lambda run: False)
 
 
 @pytest.fixture(scope="module")
@@ -197,35 +200,87 @@ def test_pruned_runs_go_on_from_any_part(log: Path, tmp_path: Path, call: int, f
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_copy_is_of_its_moment(
+def test_a_checkpoint_holds_the_rows_that_a_batch_has_held(
     data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, cut: bool
 ) -> None:
-    """The run goes on while it is written; only rows that a batch has held are in it, in one piece or in many."""
+    """In one piece or in many."""
     if cut:
         monkeypatch.setattr(snapshot, "PIECE", 1)
         monkeypatch.setattr(snapshot, "TOGETHER", 4)
-    whole = new_run(data, backend=backend, lambda21=1e-3)
+    whole, run, second = (new_run(data, backend=backend, lambda21=1e-3) for _ in range(3))
     train(whole)
-    run = new_run(data, backend=backend, lambda21=1e-3)
-    train(run, until=4)
-    room: list[torch.Tensor] = []
-    snapshot.take(run, room)
-    first = [piece.data_ptr() for piece in room]
     train(run, until=9)
     touched = run.model.embedding.seen.clone()
     kept = run.learner.rows(0, len(touched))[touched].clone()
-    taken = snapshot.take(run, room)
-    assert [piece.data_ptr() for piece in room][: len(first)] == first  # the same memory
+    taken = snapshot.take(run)
+    rows, state = tmp_path / "rows", tmp_path / "state"
+    verify(rows, write_tensors(rows, snapshot.part(run, touched.numpy())))
+    verify(state, write_tensors(state, taken.tensors))
     train(run)
-    verify(tmp_path / "state", write_tensors(tmp_path / "state", taken.tensors))
-    stored = load_file(tmp_path / "state")  # by the library
     assert {0, 1} < {float(piece.float().mean()) for piece in touched.split(4)}  # and some with a part of their rows
-    assert torch.equal(stored["rows"], kept)
-    assert torch.equal(stored["model.embedding.seen"], touched)
-    assert snapshot.size(new_run(data, backend=backend)) == 0
-    second = new_run(data, backend=backend, lambda21=1e-3)
-    with snapshot.opened(tmp_path / "state", taken.values, taken.columns) as opened:
-        assert torch.equal(opened.ids, touched.nonzero().squeeze(1))
+    assert torch.equal(load_file(rows)["rows"], kept)  # by the library
+    with snapshot.opened(state, taken.values, taken.columns, [rows]) as opened:
+        (part,) = opened.parts
+        assert torch.equal(part.ids, touched.nonzero().squeeze(1))
+        assert torch.equal(opened.state["model"]["embedding.seen"], touched)
+        snapshot.restore(second, opened)
+    train(second)
+    assert equal(second.state_dict(), whole.state_dict())
+
+
+@needs_kernels
+@pytest.mark.parametrize(("backend", "opt"), [("native", "group_adam"), ("rows", "group_adagrad")])
+def test_rows_that_change_while_they_are_copied_are_copied_again(
+    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Any, opt: str
+) -> None:
+    """Steps of the run fall between the pieces of the first two parts; the third is written while the run waits."""
+    monkeypatch.setattr(snapshot, "PIECE", 1)
+    monkeypatch.setattr(snapshot, "TOGETHER", 4)
+    monkeypatch.setattr(precopy, "WAIT", 0)
+    monkeypatch.setattr(precopy, "ROUNDS", 3)
+    whole, run, second = (new_run(data, opt, backend=backend, lambda21=1e-3) for _ in range(3))
+    train(whole)
+    train(run, until=3)
+    copy = PreCopy(run, lambda: (run.steps, snapshot.take(run)))
+    read, allowed, ends = [0], [0], []
+    files = [tmp_path / f"rows-{number}" for number in range(3)]
+
+    def slowly(pieces: Any) -> Any:
+        for piece in pieces:
+            yield piece
+            read[0] += 1
+            while read[0] > allowed[0]:
+                sleep(1e-4)
+
+    def write() -> None:
+        for (part, end), file in zip(copy.parts(), files, strict=True):
+            rows = part["rows"]
+            pieces = slowly(rows.pieces) if end is None else rows.pieces
+            write_tensors(file, {**part, "rows": replace(rows, pieces=pieces)})
+            ends.append(end)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while run.changed is not None:
+        train(run, until=run.steps + 1)
+        allowed[0] += 100
+        while read[0] < allowed[0] and not copy._waits.is_set():
+            sleep(1e-4)
+        copy.hand_over()
+    assert 5 < run.steps < STEPS
+    at, rows = run.steps, run.learner.rows(0, len(run.model.embedding.seen)).clone()
+    train(run)
+    thread.join()
+    assert ends[:2] == [None, None]
+    steps, taken = ends[2]
+    assert steps == at
+    write_tensors(tmp_path / "state", taken.tensors)
+    with snapshot.opened(tmp_path / "state", taken.values, taken.columns, files) as opened:
+        first, *later = opened.parts
+        stale = (first.rows[:] != rows[first.ids]).any(dim=1)
+        assert 0 < int(stale.sum()) < len(first.ids)
+        for part in later:
+            assert 0 < len(part.ids) < len(rows)
         snapshot.restore(second, opened)
     train(second)
     assert equal(second.state_dict(), whole.state_dict())
@@ -262,6 +317,7 @@ def foreign(folder: Path) -> None:
 
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "a bit of the tensors": lambda folder: flip(folder / "state.safetensors"),
+    "a bit of the rows": lambda folder: flip(folder / "rows-0.safetensors"),
     "a bit of the manifest": lambda folder: flip(folder / "manifest.json"),
     "cut": lambda folder: os.truncate(folder / "state.safetensors", 1000),
     "empty": lambda folder: (folder / "state.safetensors").write_bytes(b"") and None,
@@ -295,7 +351,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 @pytest.mark.usefixtures("waiting")
 def test_without_a_whole_checkpoint_it_starts_at_the_first_row(log: Path, tmp_path: Path) -> None:
     stopped(log, tmp_path, 9, *EVERY)
-    for path in (tmp_path / "checkpoints").glob("*/state.safetensors"):
+    for path in (tmp_path / "checkpoints").glob("*/rows-0.safetensors"):
         flip(path)
     rows: list[int] = []
     go(log, tmp_path, *EVERY, resume=True, on_rows=rows.append)
@@ -345,8 +401,9 @@ def test_the_end_of_training_can_stay(log: Path, tmp_path: Path, retrain: str) -
     assert (final.phase, final.steps) == ("trained", STEPS)
     assert final.manifest["identity"]["data_hash"] == got["data_hash"]
     with final.stored() as stored:
-        assert len(stored.ids) == got["features_present"]
-        weights = stored.rows[:][:, :8]
+        (part,) = stored.parts
+        assert len(part.ids) == got["features_present"]
+        weights = part.rows[:][:, :8]
         assert stored.columns == ["weight", "u", "m", "v"]
     assert int(weights.any(dim=1).sum()) == got["features_nonzero"]
     flip(run.folder / "checkpoints" / "final" / "state.safetensors")
@@ -384,18 +441,19 @@ def test_no_kill_loses_the_end_of_training(
         assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"final"}
 
 
-@pytest.mark.parametrize("left", [0, 2**40])
+@pytest.mark.parametrize("waits", [True, False])
 def test_a_disk_that_is_full_does_not_end_the_run(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left: int
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, waits: bool
 ) -> None:
-    """While the run waits, and in the thread that writes a copy."""
+    """While the run waits, and in the thread that writes while it goes on."""
     save = checkpoint.Checkpoints._save
 
     def save_and_wait(self: checkpoint.Checkpoints, *arguments: Any) -> None:
         save(self, *arguments)
-        self._settle()  # else a run that ends throws away what is being written
+        if self._writing is not None:
+            self._settle()  # else a run that ends throws away what is being written
 
-    monkeypatch.setattr(memory, "available", lambda: left)
+    monkeypatch.setattr(checkpoint, "goes_on", lambda run: not waits)
     expected = whole(log)
     monkeypatch.setattr(checkpoint.Checkpoints, "_save", save_and_wait)
     with file_size_limit(30_000):
@@ -419,18 +477,19 @@ def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
         assert ended.wait(20)
         return real(path, tensors)
 
-    def close(self: Any) -> None:
-        assert begun.wait(20)
-        self._cancelled.set()
-        ended.set()
-        closed(self)
+    def give_up(self: Any) -> None:
+        if self._copy is not None:
+            assert begun.wait(20)
+            self._copy.cancel()
+            ended.set()
+        given_up(self)
 
-    closed = checkpoint.Checkpoints.close
-    monkeypatch.setattr(memory, "available", lambda: 2**40)
+    given_up = checkpoint.Checkpoints.give_up
     monkeypatch.setattr(checkpoint, "write_tensors", slow)
-    monkeypatch.setattr(checkpoint.Checkpoints, "close", close)
+    monkeypatch.setattr(checkpoint.Checkpoints, "give_up", give_up)
     run = go(log, tmp_path, *EVERY)
     assert figures(run)["rows_train"] == 342
+    assert ended.is_set()
     assert not (run.folder / "checkpoints").exists()
 
 
@@ -490,24 +549,6 @@ def test_sigterm_waits_too_and_does_not_hasten() -> None:
         assert len(got) == 2
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_memory_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The least of what the machine and the control group have."""
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    5000 kB\n")
-    monkeypatch.setattr(memory, "PROC", tmp_path / "self")
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "LIMITS", ((limit, "memory.current", "inactive_file"),))
-    assert memory.available() == 5000 * 1024
-    (tmp_path / "memory.current").write_text("3000000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 1000000\n")
-    limit.write_text("max\n")
-    assert memory.available() == 5000 * 1024
-    limit.write_text("4000000\n")
-    assert memory.available() == 2_000_000
-    (tmp_path / "meminfo").unlink()
-    limit.unlink()
-    assert memory.available() is None
 
 
 def test_any_byte_that_differs_is_found(tmp_path: Path) -> None:
@@ -588,8 +629,9 @@ def test_a_state_that_cannot_be_stored_or_does_not_fit(data: Prepared, tmp_path:
     train(run, until=2)
     taken = snapshot.take(run)
     write_tensors(tmp_path / "state", taken.tensors)
+    write_tensors(tmp_path / "rows", snapshot.part(run, run.model.embedding.seen.numpy()))
     with (
-        snapshot.opened(tmp_path / "state", taken.values, taken.columns) as stored,
+        snapshot.opened(tmp_path / "state", taken.values, taken.columns, [tmp_path / "rows"]) as stored,
         pytest.raises(
             ValueError, match=r"its rows hold \['weight', 'u', 'm', 'v'\]; this optimizer's \['weight', 'u'\]"
         ),

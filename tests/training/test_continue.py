@@ -68,7 +68,8 @@ def state(place: Path) -> dict[str, Any]:
     final = load_final(place)
     with final.stored() as stored:
         kept = {key: stored.state[key] for key in ("model", "step", "rng")}
-        return {**kept, "ids": stored.ids, "rows": stored.rows[:]}
+        (part,) = stored.parts
+        return {**kept, "ids": part.ids, "rows": part.rows[:]}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -122,6 +122,14 @@ void ctr_count(const std::int32_t* ids, std::int64_t n, const std::int32_t* plac
     }
 }
 
+// Sets marked[id] for every id.
+void ctr_mark(const std::int32_t* ids, std::int64_t n, std::uint8_t* marked) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        if (i + AHEAD < n) __builtin_prefetch(marked + ids[i + AHEAD], 1);
+        if (!marked[ids[i]]) marked[ids[i]] = 1;
+    }
+}
+
 void ctr_index_find(const void* index, const std::uint64_t* keys, std::int64_t n, std::int32_t* ids) {
     static_cast<const KeyIndex*>(index)->look_up(keys, n, ids);
 }

@@ -1,0 +1,101 @@
+"""Copies the rows of a run while the run goes on, as virtual machines move between hosts (pre-copy: Clark et al., Live
+migration of virtual machines, NSDI 2005): first all, then those that steps have changed meanwhile, and so on, until few
+are left, for which the run waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
+from queue import SimpleQueue
+from threading import Event
+from typing import Generic, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from ctr.training import snapshot
+from ctr.training.snapshot import ROWS
+from ctr.training.tensors import Pieces
+from ctr.training.trainer import TrainingRun
+
+WAIT = 1 << 25  # bytes of rows, about, that a run waits for
+ROUNDS = 8  # at most: a disk may be slower than the run
+
+End = TypeVar("End")
+
+
+class Cancelled(Exception):
+    """The copy is of no use any more."""
+
+
+class PreCopy(Generic[End]):
+    """One copy of a run's rows, written by another thread.
+
+    Between two steps the run calls :meth:`hand_over`. From the first part to the last nothing but its steps may change
+    rows.
+
+    Args:
+        run: between two steps.
+        end: called between two steps, with the last part: what the copy is to hold beside the rows.
+    """
+
+    def __init__(self, run: TrainingRun, end: Callable[[], End]) -> None:
+        self._run, self._end = run, end
+        self._handed: SimpleQueue[tuple[np.ndarray, End | None] | None] = SimpleQueue()
+        self._waits, self._rounds, self._closed, self._cancelled = Event(), 0, False, False
+        marked = run.model.embedding.seen.numpy().copy()
+        self._free = np.zeros_like(marked)
+        self._hand(marked)
+
+    def _hand(self, marked: np.ndarray) -> None:
+        """Gives the thread the rows that are marked, and from now on marks others."""
+        self._rounds += 1
+        size = np.count_nonzero(marked) * self._run.learner.rows(0, 1).nbytes
+        last = self._rounds > 1 and (size <= WAIT or self._rounds == ROUNDS)
+        self._run.changed = None if last else self._free
+        self._handed.put((marked, self._end() if last else None))
+
+    def hand_over(self) -> None:
+        """To be called between two steps. Waits if this is the last part."""
+        if self._run.changed is None or not self._waits.is_set():
+            return
+        self._waits.clear()
+        if self._closed:  # the thread has failed
+            return
+        marked, self._free = self._run.changed, self._written
+        self._free.fill(False)
+        self._hand(marked)
+        if self._run.changed is None:
+            self._waits.wait()
+
+    def parts(self) -> Generator[tuple[dict[str, Pieces], End | None], None, None]:
+        """For the thread: the parts of `ctr.training.snapshot.part`; the end comes with the last one.
+
+        Raises:
+            Cancelled: see :meth:`cancel`.
+        """
+        end = None
+        try:
+            while end is None:
+                if (handed := self._handed.get()) is None:
+                    raise Cancelled
+                self._written, end = handed
+                part = snapshot.part(self._run, self._written)
+                rows = part[ROWS]
+                yield {**part, ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}, end
+                if end is None:
+                    self._waits.set()
+        finally:
+            self._closed = True
+            self._waits.set()
+
+    def _until_cancelled(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        for piece in pieces:
+            if self._cancelled:
+                raise Cancelled
+            yield piece
+
+    def cancel(self) -> None:
+        """Ends the thread's iteration soon."""
+        self._cancelled, self._run.changed = True, None
+        self._handed.put(None)
