@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -175,7 +174,7 @@ class Checkpoints:
             "configuration": settings.computed,
         }
         self._since = time.monotonic()
-        self._thread = ThreadPoolExecutor(1, "checkpoint", _give_way)
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._copy: PreCopy[tuple[dict[str, Any], Snapshot]] | None = None
         self._warned = False
@@ -436,12 +435,6 @@ def _net_of(run: TrainingRun) -> str:
     """How its net is computed; with ``compile=auto`` that depends on whether it can be compiled here."""
     net = run.learner.net if isinstance(run.learner, TorchStep) else None
     return EAGER if net is None else str(net)
-
-
-def _give_way() -> None:
-    """The thread that writes takes no time from those that train, where the system allows that (Linux)."""
-    with suppress(AttributeError, OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _link(file: Path, name: Path) -> None:

@@ -18,7 +18,7 @@ from ctr.training.snapshot import ROWS
 from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
-WAIT = 1 << 25  # bytes of rows, about, that a run waits for
+WAIT = 1 << 27  # bytes of rows, about, that a run waits for
 ROUNDS = 8  # at most: a disk may be slower than the run
 
 End = TypeVar("End")
@@ -50,7 +50,7 @@ class PreCopy(Generic[End]):
     def _hand(self, marked: np.ndarray) -> None:
         """Gives the thread the rows that are marked, and from now on marks others."""
         self._rounds += 1
-        size = np.count_nonzero(marked) * self._run.learner.rows(0, 1).nbytes
+        size = np.count_nonzero(marked) * sum(table[:1].nbytes for table in self._run.learner.tables)
         last = self._rounds > 1 and (size <= WAIT or self._rounds == ROUNDS)
         self._run.changed = None if last else self._free
         self._handed.put((marked, self._end() if last else None))

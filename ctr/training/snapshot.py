@@ -27,7 +27,7 @@ from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
 ROWS, MARKS, TABLE = "rows", "marks", "table"
-PIECE = 1 << 22  # bytes of rows, about, that are copied or written at a time: they stay in the processor's cache
+PIECE = 1 << 25  # bytes of rows, about, that are copied or written at a time
 TOGETHER = 1024  # rows of 4-byte numbers that always are whole pages
 
 
@@ -73,38 +73,43 @@ def part(run: TrainingRun, marked: np.ndarray) -> dict[str, Pieces]:
         run: the run.
         marked: bool [n], which rows of its table.
     """
-    weight = run.model.embedding.weight
-    run.learner.row_optimizer.ensure_state(weight)
-    width = (2 + len(run.learner.row_optimizer.buffers)) * weight.shape[1]
-    table = torch.tensor([*run.model.embedding.place, len(marked)])
-    rows = Pieces(weight.dtype, (int(np.count_nonzero(marked)), width), _marked(run, marked, width))
-    return {ROWS: rows, MARKS: Pieces.of(torch.from_numpy(np.packbits(marked))), TABLE: Pieces.of(table)}
+    tables = run.learner.tables
+    dtype, shape = tables[0].dtype, (int(np.count_nonzero(marked)), sum(table.shape[1] for table in tables))
+    place = torch.tensor([*run.model.embedding.place, len(marked)])
+    rows = Pieces(dtype, shape, _marked(tables, marked, *shape))
+    return {ROWS: rows, MARKS: Pieces.of(torch.from_numpy(np.packbits(marked))), TABLE: Pieces.of(place)}
 
 
-def _marked(run: TrainingRun, marked: np.ndarray, width: int) -> Iterator[Tensor]:
+def _marked(tables: Sequence[Tensor], marked: np.ndarray, count: int, width: int) -> Iterator[Tensor]:
     """The rows that are marked, in pieces that share one memory."""
-    by = max(PIECE // (width * run.model.embedding.weight.dtype.itemsize) // TOGETHER, 1) * TOGETHER
+    by = max(PIECE // (width * tables[0].dtype.itemsize) // TOGETHER, 1) * TOGETHER
     memory: np.ndarray | None = None
-    for start in range(0, len(marked), by):
-        of_piece = marked[start : start + by]
-        if not (count := int(np.count_nonzero(of_piece))):
-            continue
-        rows = run.learner.rows(start, start + by).cpu().numpy()
-        if memory is None:
-            memory = _memory(by, rows)
-        # numpy: this may be a thread beside the one that trains, and torch would use further ones.
-        if count == len(rows):
-            np.copyto(memory[:count], rows)
-        else:
-            np.take(rows, np.flatnonzero(of_piece), axis=0, out=memory[:count], mode="clip")
-        yield torch.from_numpy(memory[:count])
+    step = by * max(len(marked) // max(count, 1), 1)  # about one piece of these is marked
+    for start in range(0, len(marked), step):
+        ids = np.flatnonzero(marked[start : start + step])
+        for at in range(0, len(ids), by):
+            piece = ids[at : at + by]
+            filled = 0
+            for table in tables:
+                rows = table[start : start + step].cpu().numpy()
+                if memory is None:
+                    memory = _memory(by, width, rows.dtype)
+                into = memory[: len(piece), filled : filled + rows.shape[1]]
+                # numpy: this may be a thread beside the one that trains, and torch would use further ones.
+                if len(piece) == len(rows):
+                    np.copyto(into, rows)
+                else:
+                    np.take(rows, piece, axis=0, out=into, mode="clip")
+                filled += rows.shape[1]
+            assert memory is not None
+            yield torch.from_numpy(memory[: len(piece)])
 
 
-def _memory(count: int, like: np.ndarray) -> np.ndarray:
+def _memory(count: int, width: int, dtype: np.dtype[Any]) -> np.ndarray:
     """Rows to be filled; where there are compiled kernels they begin with a page."""
     if not native.available():
-        return np.empty((count, like.shape[1]), like.dtype)
-    return native.allocate(count * like.shape[1] * like.itemsize // 4).view(like.dtype).reshape(count, -1)
+        return np.empty((count, width), dtype)
+    return native.allocate(count * width * dtype.itemsize // 4).view(dtype).reshape(count, width)
 
 
 def _encoded(value: Any, name: str, tensors: dict[str, Pieces]) -> Any:

@@ -66,8 +66,9 @@ class Step(Protocol):
         """Holds every touched row against the present lambdas; returns how many died."""
         ...
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Some rows of the table with their optimizer state, [w | u | buffers] side by side; may share its memory."""
+    @property
+    def tables(self) -> list[Tensor]:
+        """The rows with their optimizer state, [w | u | buffers] side by side in one or more tables [N, ...]."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -182,11 +183,11 @@ class TorchStep:
     def apply_threshold_(self) -> int:
         return self.row_optimizer.apply_threshold_()
 
-    def rows(self, start: int, stop: int) -> Tensor:
+    @property
+    def tables(self) -> list[Tensor]:
         optimizer, weight = self.row_optimizer, self.model.embedding.weight
         state = optimizer.ensure_state(weight)
-        tables = [weight.detach(), *(state[name] for name in ("u", *optimizer.buffers))]
-        return torch.cat([table[start:stop] for table in tables], dim=1)
+        return [weight.detach(), *(state[name] for name in ("u", *optimizer.buffers))]
 
     def state_dict(self) -> dict[str, Any]:
         return {"row_optimizer": self.row_optimizer.state_dict(), "net_optimizer": self.net_optimizer.state_dict()}

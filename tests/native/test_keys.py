@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ctr.datasets.encode import KeyIndex
-from ctr.native.keys import NativeKeyIndex, count_ids
+from ctr.native.keys import NativeKeyIndex, count_ids, mark_ids
 from tests.native.built import needs_kernels
 
 pytestmark = needs_kernels
@@ -37,6 +37,18 @@ def test_extreme_keys_and_repeats():
     ids, new = NativeKeyIndex().ids(keys)
     assert ids.tolist() == [0, 1, 0, 2, 1]
     assert new.tolist() == [0, 2**64 - 1, 1]
+
+
+def test_ids_are_marked(monkeypatch):
+    ids = np.random.default_rng(0).integers(0, 90, (40, 3), dtype=np.int64)[:, ::2]
+    expected = [id in ids or id == 95 for id in range(100)]
+    for compiled in (True, False):
+        marked = np.zeros(100, bool)
+        marked[95] = True
+        if not compiled:
+            monkeypatch.setattr("ctr.native.keys.available", lambda: False)
+        mark_ids(ids, marked)
+        assert marked.tolist() == expected
 
 
 def test_ids_are_counted_by_their_place(monkeypatch):

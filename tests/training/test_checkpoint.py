@@ -211,7 +211,7 @@ def test_a_checkpoint_holds_the_rows_that_a_batch_has_held(
     train(whole)
     train(run, until=9)
     touched = run.model.embedding.seen.clone()
-    kept = run.learner.rows(0, len(touched))[touched].clone()
+    kept = torch.cat(run.learner.tables, dim=1)[touched]
     taken = snapshot.take(run)
     rows, state = tmp_path / "rows", tmp_path / "state"
     verify(rows, write_tensors(rows, snapshot.part(run, touched.numpy())))
@@ -268,7 +268,7 @@ def test_rows_that_change_while_they_are_copied_are_copied_again(
             sleep(1e-4)
         copy.hand_over()
     assert 5 < run.steps < STEPS
-    at, rows = run.steps, run.learner.rows(0, len(run.model.embedding.seen)).clone()
+    at, rows = run.steps, torch.cat(run.learner.tables, dim=1).clone()
     train(run)
     thread.join()
     assert ends[:2] == [None, None]

@@ -188,9 +188,10 @@ class NativeStep:
         """As :meth:`ctr.optim.GroupOptimizer.apply_threshold_`: every touched row meets the present lambdas."""
         return self.row_optimizer.apply_threshold_()
 
-    def rows(self, start: int, stop: int) -> Tensor:
-        """Some rows of the table, [w | u | m | v] or [w | u | v] side by side; shares its memory."""
-        return self._table[start:stop]
+    @property
+    def tables(self) -> list[Tensor]:
+        """The rows, [w | u | m | v] or [w | u | v] side by side."""
+        return [self._table]
 
     def state_dict(self) -> dict[str, Any]:
         """All but the model's own ``state_dict``, in the form of `TorchStep`. Shares memory with the step."""
