@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ctr.config import resume
 from ctr.errors import ArgumentError, DataError
-from ctr.training import memory
+from ctr.training import checkpoint, precopy
 from ctr.training.folder import CONFIG
 from ctr.training.trainer import TrainingRun
 from tests import commands
@@ -37,7 +37,9 @@ def signalled(module: str, number: int, step: int, copy: bool, overrides: list[s
         return done
 
     TrainingRun.step = then  # type: ignore[method-assign]
-    memory.available = lambda: 2**40 if copy else 0
+    precopy.WAIT, precopy.ROUNDS = 0, 2  # in two parts, with steps between them
+    if not copy:
+        checkpoint.goes_on = lambda run: False
     commands._execute(module, overrides)
 
 

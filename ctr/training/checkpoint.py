@@ -321,6 +321,7 @@ class Checkpoints:
         if goes_on(run):
             self._copy = PreCopy(run, lambda: (self._manifest(run, phase, trackers), snapshot.take(run)))
             self._writing = self._thread.submit(self._store, self._copy.parts())
+            self._copy.hand_over()
             return
         say("writing a checkpoint: the run waits")
         with self._lasting():

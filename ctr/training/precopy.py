@@ -1,4 +1,4 @@
-"""Copies the rows of a run while the run goes on, as virtual machines move between hosts (pre-copy: Clark et al., Live
+"""Copies the rows of a run while it goes on, as virtual machines move between hosts (pre-copy: Clark et al., Live
 migration of virtual machines, NSDI 2005): first all, then those that steps have changed meanwhile, and so on, until few
 are left, for which the run waits."""
 
@@ -31,8 +31,7 @@ class Cancelled(Exception):
 class PreCopy(Generic[End]):
     """One copy of a run's rows, written by another thread.
 
-    Between two steps the run calls :meth:`hand_over`. From the first part to the last nothing but its steps may change
-    rows.
+    From the first part to the last nothing but steps may change rows.
 
     Args:
         run: between two steps.
@@ -43,30 +42,28 @@ class PreCopy(Generic[End]):
         self._run, self._end = run, end
         self._handed: SimpleQueue[tuple[np.ndarray, End | None] | None] = SimpleQueue()
         self._waits, self._rounds, self._closed, self._cancelled = Event(), 0, False, False
-        marked = run.model.embedding.seen.numpy().copy()
-        self._free = np.zeros_like(marked)
-        self._hand(marked)
-
-    def _hand(self, marked: np.ndarray) -> None:
-        """Gives the thread the rows that are marked, and from now on marks others."""
-        self._rounds += 1
-        size = np.count_nonzero(marked) * sum(table[:1].nbytes for table in self._run.learner.tables)
-        last = self._rounds > 1 and (size <= WAIT or self._rounds == ROUNDS)
-        self._run.changed = None if last else self._free
-        self._handed.put((marked, self._end() if last else None))
+        run.changed = run.model.embedding.seen.numpy().copy()
+        self._free = np.empty_like(run.changed)
+        self._waits.set()
 
     def hand_over(self) -> None:
-        """To be called between two steps. Waits if this is the last part."""
-        if self._run.changed is None or not self._waits.is_set():
+        """Between two steps: gives the thread the next part, if it waits for one. If this is the last the run waits."""
+        marked = self._run.changed
+        if marked is None or not self._waits.is_set():
             return
         self._waits.clear()
         if self._closed:  # the thread has failed
             return
-        marked, self._free = self._run.changed, self._written
-        self._free.fill(False)
-        self._hand(marked)
-        if self._run.changed is None:
+        self._rounds += 1
+        size = np.count_nonzero(marked) * sum(table[:1].nbytes for table in self._run.learner.tables)
+        if size <= WAIT or self._rounds == ROUNDS:
+            self._run.changed = None
+            self._handed.put((marked, self._end()))
             self._waits.wait()
+        else:
+            self._free.fill(False)
+            self._run.changed, self._free = self._free, marked
+            self._handed.put((marked, None))
 
     def parts(self) -> Generator[tuple[dict[str, Pieces], End | None], None, None]:
         """For the thread: the parts of `ctr.training.snapshot.part`; the end comes with the last one.
@@ -79,8 +76,8 @@ class PreCopy(Generic[End]):
             while end is None:
                 if (handed := self._handed.get()) is None:
                     raise Cancelled
-                self._written, end = handed
-                part = snapshot.part(self._run, self._written)
+                marked, end = handed
+                part = snapshot.part(self._run, marked)
                 rows = part[ROWS]
                 yield {**part, ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}, end
                 if end is None:

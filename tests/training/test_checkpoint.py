@@ -261,6 +261,7 @@ def test_rows_that_change_while_they_are_copied_are_copied_again(
 
     thread = threading.Thread(target=write)
     thread.start()
+    copy.hand_over()
     while run.changed is not None:
         train(run, until=run.steps + 1)
         allowed[0] += 100
@@ -485,6 +486,7 @@ def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
         given_up(self)
 
     given_up = checkpoint.Checkpoints.give_up
+    monkeypatch.setattr(precopy, "WAIT", -1)
     monkeypatch.setattr(checkpoint, "write_tensors", slow)
     monkeypatch.setattr(checkpoint.Checkpoints, "give_up", give_up)
     run = go(log, tmp_path, *EVERY)
