@@ -63,7 +63,8 @@ def find(path: Path) -> Source:
             raise ArgumentError(f"init={path}: the run was made by an earlier version, which did not keep its values")
         known = manifest["known"]
         transforms = tuple(Transform.from_json(values) for values in known["transforms"])
-        identity = digest([manifest["blocks"], known])
+        files = [manifest["blocks"], *([shards] if (shards := manifest.get(checkpoint.SHARDS)) else [])]
+        identity = digest([*files, known])
         return Source(identity, known["description"], known["options"], transforms, known["opt"])
     if (path / MANIFEST).is_file():
         saved, files = format.read_manifest(path)

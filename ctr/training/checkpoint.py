@@ -353,11 +353,15 @@ class Checkpoints:
         rows = taken.tensors[snapshot.ROWS]
         tensors = {**taken.tensors, snapshot.ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}
         with self._new() as folder:
-            blocks = [asdict(block) for block in write_tensors(folder / STATE, tensors)]
-            values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
-            if self._at_end is not None and manifest["phase"] == "trained":
-                values |= self._at_end(folder)
-            (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
+            self._seal(folder, manifest, replace(taken, tensors=tensors))
+
+    def _seal(self, folder: Path, manifest: Mapping[str, Any], taken: Snapshot) -> None:
+        """Writes the state, and the manifest last."""
+        blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
+        values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks}
+        if self._at_end is not None and manifest["phase"] == "trained":
+            values |= self._at_end(folder)
+        (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
 
     @contextmanager
     def _new(self) -> Iterator[Path]:
