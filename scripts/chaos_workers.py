@@ -138,7 +138,7 @@ def problems(ended: Ended, killed: int | None) -> list[str]:
     found = [*ended.problems]
     if ended.code:
         found.append(f"exit code {ended.code}")
-    named = set(re.findall(r"^error: rank (\d+) has ended", ended.err, re.MULTILINE))
+    named = set(re.findall(r"error: rank (\d+) has ended", ended.err))  # a killed worker's bar may stand before it
     if named != ({str(killed)} if killed is not None else set()):
         found.append(f"ranks named as ended: {sorted(named)}")
     return found

@@ -97,7 +97,7 @@ def test_a_killed_worker_is_to_be_named_and_no_other() -> None:
     line = "error: rank 1 has ended (of 2); the run cannot go on without it\n"
 
     def problems(killed: int | None, code: int = 0, err: str = line) -> list[str]:
-        return workers.problems(process.Ended(code, 1.0, "", f"goes on\n{err}table\n", []), killed)
+        return workers.problems(process.Ended(code, 1.0, "", f"train: 70%|##{err}goes on\n", []), killed)
 
     assert problems(1) == problems(None, err="") == []
     assert problems(0) == problems(None) == ["ranks named as ended: ['1']"]
