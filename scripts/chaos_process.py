@@ -117,11 +117,11 @@ class Process:
         """Waits for the end."""
         return bool(select.select([self._end], [], [], max(within, 0.0))[0])
 
-    def finish(self) -> Ended:
+    def finish(self, within: float = MAX_SECONDS) -> Ended:
         """Waits for the end and for that of every process that it began."""
         problems = []
-        if not self.ended(MAX_SECONDS):
-            problems.append(f"did not end within {MAX_SECONDS:.0f} s")
+        if not self.ended(within):
+            problems.append(f"did not end within {within:.0f} s")
             os.killpg(self.pid, signal.SIGKILL)
         seconds = time.monotonic() - self._began
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -143,6 +143,20 @@ def workers_of(study: int) -> list[int]:
         children = [int(child) for child in Path(f"/proc/{study}/task/{study}/children").read_text().split()]
         return [child for child in children[1:] if os.getsid(child) == child]
     return []
+
+
+def worker_of(agent: int, rank: int) -> int:
+    """The worker of a rank that torchrun (its process) has started.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for path in Path(f"/proc/{agent}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            with suppress(OSError):  # it has ended
+                if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+                    return child
+    raise LookupError(f"no worker of rank {rank}")
 
 
 def _left() -> list[str]:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from types import ModuleType
 import pyarrow as pa
 import pytest
 
-from tests.scripts import SCRIPTS
+from tests.scripts import SCRIPTS, script
 
 ROUNDS = 30
 
@@ -89,3 +90,38 @@ def test_damage_changes_the_file_and_is_the_same_for_the_same_seed(commands: Mod
         assert found[0][1] != content
         seen.add(found[0][0].split()[0])
     assert seen == {"flip", "zero", "cut", "empty"}
+
+
+def test_a_killed_worker_is_to_be_named_and_no_other() -> None:
+    workers, process = script("chaos_workers"), script("chaos_process")
+    line = "error: rank 1 has ended (of 2); the run cannot go on without it\n"
+
+    def problems(killed: int | None, code: int = 0, err: str = line) -> list[str]:
+        return workers.problems(process.Ended(code, 1.0, "", f"train: 70%|##{err}goes on\n", []), killed)
+
+    assert problems(1) == problems(None, err="") == []
+    assert problems(0) == problems(None) == ["ranks named as ended: ['1']"]
+    assert problems(1, err="") == ["ranks named as ended: []"]
+    assert problems(1, code=1) == ["exit code 1"]
+    assert workers.problems(process.Ended(0, 1.0, "", line, ["left behind: x"]), 1) == ["left behind: x"]
+
+
+def test_a_round_that_went_wrong_is_no_recovery() -> None:
+    play = script("chaos_workers").Round(3, 1, 7)
+    assert (play.outcome, play.row()[2]) == ("ended before", "")
+    play.killed, play.resumed = True, 24
+    assert play.row() == ["3", "rank 1", "step 24", "recovered"]
+    play.problems.append("other results")
+    assert play.row()[3] == "WRONG"
+
+
+def test_a_worker_is_found_by_its_rank() -> None:
+    line = [sys.executable, "-S", "-c", "import sys; print(flush=True); sys.stdin.read()"]
+    find = script("chaos_process").worker_of
+    with subprocess.Popen(line, env={"RANK": "11"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert find(os.getpid(), 11) == child.pid
+        with pytest.raises(LookupError, match="no worker of rank 1"):
+            find(os.getpid(), 1)
+        child.communicate()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.datasets.criteo_text import arguments
+from tests.scripts import script
 from tests.training.runs import untimed
 
 pytestmark = pytest.mark.slow
@@ -40,26 +41,13 @@ def launched(folder: Path, how: list[str], *overrides: str) -> Iterator[subproce
             job.kill()
 
 
-def worker(job: subprocess.Popen[str], rank: int) -> int:
-    """The process of a rank."""
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            told = (path / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == job.pid and f"RANK={rank}".encode() in told:
-            return int(path.name)
-    raise AssertionError(f"no worker of rank {rank}")
-
-
 def kill_after_a_checkpoint(job: subprocess.Popen[str], folder: Path, rank: int, signal_number: int) -> None:
     until = time.monotonic() + 240
     while not list(folder.glob("checkpoints/0*")):
         assert job.poll() is None, job.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
-    os.kill(worker(job, rank), signal_number)
+    os.kill(script("chaos_process").worker_of(job.pid, rank), signal_number)
 
 
 def figures(folder: Path) -> dict[str, Any]:

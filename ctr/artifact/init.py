@@ -63,7 +63,7 @@ def find(path: Path) -> Source:
             raise ArgumentError(f"init={path}: the run was made by an earlier version, which did not keep its values")
         known = manifest["known"]
         transforms = tuple(Transform.from_json(values) for values in known["transforms"])
-        identity = digest([manifest["blocks"], known])
+        identity = digest([manifest["blocks"], manifest[checkpoint.PARTS], known])
         return Source(identity, known["description"], known["options"], transforms, known["opt"])
     if (path / MANIFEST).is_file():
         saved, files = format.read_manifest(path)
@@ -165,10 +165,10 @@ def _of_run(folder: Path) -> Known:
 
     def pieces() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         with found.stored() as stored:
-            (part,) = stored.parts
-            for at in range(0, len(part.ids), PIECE_ROWS):
-                columns = part.rows[at : at + PIECE_ROWS].chunk(len(stored.columns), dim=1)
-                yield part.ids[at : at + PIECE_ROWS], dict(zip(stored.columns, columns, strict=True))
+            for part in stored.parts:
+                for at in range(0, len(part.ids), PIECE_ROWS):
+                    columns = part.rows[at : at + PIECE_ROWS].chunk(len(stored.columns), dim=1)
+                    yield part.ids[at : at + PIECE_ROWS], dict(zip(stored.columns, columns, strict=True))
 
     net = dict(state["model"])
     seen = net.pop("embedding.seen")

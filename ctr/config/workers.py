@@ -73,12 +73,10 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     Raises:
         ArgumentError: what a run of ``size`` workers cannot do.
     """
-    checkpoint, name = settings.checkpoint, settings.optimizer.name
+    name = settings.optimizer.name
     unable = {
-        f"init={settings.init and settings.init.path}": settings.init is not None,
         f"admit={settings.data.admit}": settings.data.admit > 1,
         "retrain=true": settings.retrain,
-        "checkpoint.final=true": checkpoint is not None and checkpoint.final,
         f"opt={name}": name.endswith(("adahessian", "adaembed")),
     }
     for said, asked in unable.items():

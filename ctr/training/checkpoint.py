@@ -354,12 +354,22 @@ class Checkpoints:
                 written[name] = [asdict(block) for block in write_tensors(folder / name, rows)]
                 end = rest
             assert end is not None
-            manifest, taken = end
-            blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
-            values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks, PARTS: written}
-            if self._at_end is not None and manifest["phase"] == "trained":
-                values |= self._at_end(folder)
-            (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
+            self._seal(folder, *end, written)
+
+    def _seal(self, folder: Path, manifest: Mapping[str, Any], taken: Snapshot, parts: Mapping[str, Any]) -> None:
+        """Writes the state, and the manifest last.
+
+        Args:
+            folder: of the checkpoint.
+            manifest: so far.
+            taken: all but the rows.
+            parts: checksums of the files of rows, by name.
+        """
+        blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
+        values = {**manifest, "columns": taken.columns, "state": taken.values, "blocks": blocks, PARTS: parts}
+        if self._at_end is not None and manifest["phase"] == "trained":
+            values |= self._at_end(folder)
+        (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
 
     @contextmanager
     def _new(self) -> Iterator[Path]:

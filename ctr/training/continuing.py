@@ -90,10 +90,11 @@ def take_over_(training: TrainingRun, known: Known) -> None:
     state = optimizer.ensure_state(embedding.weight)
     tables = {"weight": embedding.weight.detach(), **{name: state[name] for name in ("u", *optimizer.buffers)}}
     for ids, rows in known.pieces():
-        places = ids.to(embedding.weight.device)
+        own, places = embedding.owned(ids.to(embedding.weight.device))
         for name, values in rows.items():
-            tables[name][places] = values.to(places.device)
-    embedding.seen[: len(known.seen)] = known.seen.to(embedding.seen.device)
+            values = values.to(places.device)
+            tables[name][places] = values if own is None else values[own]
+    _begin(embedding.seen, embedding.own(known.seen))
     mine = {name: value for name, value in training.model.state_dict().items() if not name.startswith("embedding.")}
     shapes = [{name: tuple(value.shape) for name, value in one.items()} for one in (known.net, mine)]
     if shapes[0] != shapes[1]:
@@ -108,13 +109,18 @@ def take_over_(training: TrainingRun, known: Known) -> None:
         torch.set_rng_state(known.rng)
 
 
+def _begin(values: torch.Tensor, known: torch.Tensor) -> None:
+    """Sets those of the known rows, which come first."""
+    values[: len(known)] = known.to(values.device)
+
+
 def _load_moments(training: TrainingRun, moments: Mapping[str, Any]) -> None:
     own = training.learner.state_dict()
     (saved,) = moments["row_optimizer"]["state"].values()
     rows = training.learner.row_optimizer.ensure_state(training.model.embedding.weight)
     for name, value in saved.items():
-        if isinstance(value, torch.Tensor):  # of the known rows, which come first
-            rows[name][: len(value)] = value.to(rows[name].device)
+        if isinstance(value, torch.Tensor):
+            _begin(rows[name], training.model.embedding.own(value))
         else:
             rows[name] = value
     net = {**own["net_optimizer"], "state": moments["net_optimizer"]["state"]}

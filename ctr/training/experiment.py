@@ -86,6 +86,7 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
     if (group := runs[0].group) is not None:
         group.expect_equal("rows", data.manifest.data_hash)
         group.expect_equal("versions", (*arithmetic(), CODE))
+        group.expect_equal("models to go on with", settings.init and settings.init.identity)
     base = None if settings.init is None else settings.init.load(settings)
     data, history = under_known(settings, data, base)
     with Interrupts(settings.checkpoint is not None) as interrupts, ExitStack() as held:

@@ -24,7 +24,7 @@ class Known:
         vocabulary: field and value of each of N rows; None where ids are hashed.
         history: of each row.
         seen: bool [N], which rows training has touched.
-        pieces: reads these rows piece by piece, in the order of their ids: int64 [n] ids, and by name float32 [n, d]
+        pieces: reads these rows piece by piece, each once, in any order: int64 [n] ids, and by name float32 [n, d]
             ``weight`` and, unless the optimizer begins anew, ``u`` and its buffers.
         net: the other parameters of the model by name.
         moments: the optimizers' state in the form of `TrainingRun.state_dict`'s ``step``, without what is in the rows;

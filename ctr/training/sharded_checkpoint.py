@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from ctr.errors import CtrError
-from ctr.files import sealed
 from ctr.training import snapshot
-from ctr.training.checkpoint import MANIFEST, PARTS, STATE, Checkpoint, Checkpoints, Phase
+from ctr.training.checkpoint import Checkpoint, Checkpoints, Phase
 from ctr.training.distributed import Group
 from ctr.training.tensors import write_tensors
 from ctr.training.tracking import Tracker
@@ -72,9 +70,6 @@ class ShardedCheckpoints(Checkpoints):
         if self._interrupts.pending is not None:
             self._group.raised |= STOPPED
 
-    def trained(self, run: TrainingRun, trackers: Sequence[Tracker]) -> None:
-        """Nothing: what needs the end of training is refused (`ctr.training.distributed`)."""
-
     def write(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
         self._since = time.monotonic()
         with self._lasting(), ExitStack() as new:
@@ -93,12 +88,6 @@ class ShardedCheckpoints(Checkpoints):
                     for _, _, error in written:
                         if error is not None:
                             raise error
-                    blocks = [asdict(block) for block in write_tensors(folder / STATE, taken.tensors)]
-                    parts = {name: blocks for name, blocks, _ in written}
-                    values = {"columns": taken.columns, "state": taken.values, "blocks": blocks, PARTS: parts}
-                    (folder / MANIFEST).write_text(sealed({**manifest, **values}), encoding="utf-8")
+                    self._seal(folder, manifest, taken, {name: blocks for name, blocks, _ in written})
 
             self._group.agree(seal)
-
-    def keep(self, final: Path) -> None:
-        """Nothing is kept: see `trained`."""

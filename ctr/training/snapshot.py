@@ -166,8 +166,8 @@ class Stored:
     Attributes:
         state: as of `TrainingRun.state_dict`, without the table's rows and the optimizers' options.
         columns: of a row, each d values wide: ``weight``, ``u``, and the optimizer's buffers.
-        parts: the rows; one that is in several parts is as in the last of them. The state at the end of training of one
-            process is one part.
+        parts: the rows; one that is in several parts is as in the last of them. The state at the end of training has
+            a part for each worker.
     """
 
     state: dict[str, Any]

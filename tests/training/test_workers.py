@@ -2,12 +2,9 @@
 
 import json
 import threading
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -21,11 +18,11 @@ from ctr.models import FeatureEmbedding
 from ctr.training import distributed, processes
 from ctr.training.checkpoint import complete, read, whole
 from ctr.training.distributed import Group, WorkerLost
-from ctr.training.settings import InitSettings, Settings
+from ctr.training.settings import Settings
 from ctr.training.sharded import Cut, ShardedEmbedding
 from tests.datasets.criteo_text import lines, write
 from tests.training.runs import configuration, equal, magnitude
-from tests.training.workers import run, runs, together
+from tests.training.workers import alone_in, expect_near, expect_same, group, run, runs, together
 
 EVERY = "checkpoint.every_steps=2"
 # 342 rows in 11 batches of 32, of which 12 slices have two rows or three
@@ -58,16 +55,6 @@ def two(log: Path, pair: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**one, **more} for one, more in zip(pair, others, strict=True)]
 
 
-def figures(result: dict[str, Any], *but: str) -> dict[str, Any]:
-    return {name: value for name, value in result.items() if name not in ("machine", "git_sha", *but)}
-
-
-def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    for name in expected.keys() - {"shard", "result"}:
-        assert equal(found[name], expected[name]), name
-    assert figures(found["result"]) == figures(expected["result"])
-
-
 def test_two_workers_train_what_one_process_does(log: Path, pair: list[Any]) -> None:
     expect_near(pair[0]["dcn"], run(None, log, log / "alone", *RUNS["dcn"], "backend=torch"))
 
@@ -76,21 +63,6 @@ def test_two_workers_train_what_one_process_does(log: Path, pair: list[Any]) -> 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_of_two_workers_is_that_of_one_process(name: str, log: Path, two: list[Any]) -> None:
     expect_near(two[0][name], run(None, log, log / f"alone-{name}", *RUNS[name], "backend=torch"))
-
-
-def expect_near(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    for table in ("weight", "u", "seen"):
-        np.testing.assert_allclose(found[table].float(), expected[table].float(), atol=1e-6, rtol=1e-4)
-    for parameter, value in expected["net"].items():
-        np.testing.assert_allclose(found["net"][parameter], value, atol=1e-6, rtol=1e-4)
-    assert torch.equal((found["weight"] == 0).all(1), (expected["weight"] == 0).all(1))
-    got, wanted = (figures(its["result"], "config_hash") for its in (found, expected))
-    assert got.keys() == wanted.keys()
-    for figure, value in wanted.items():
-        if isinstance(value, float) or figure == "auc_blocks":
-            assert got[figure] == pytest.approx(value, abs=1e-5), figure
-        elif figure not in ("auc_by_day", "auc_progressive_by_day"):
-            assert got[figure] == value, figure
 
 
 def test_each_worker_holds_its_share_of_the_rows(pair: list[Any]) -> None:
@@ -155,22 +127,11 @@ def test_a_damaged_shard_is_passed_over(log: Path, two: list[Any], tmp_path: Pat
 
 
 def test_a_checkpoint_of_workers_is_not_taken_up_by_one_process(log: Path, tmp_path: Path) -> None:
-    run(_alone(tmp_path), log, tmp_path / "run", *RUNS["dcn"], stop=5 * 32)
+    run(alone_in(tmp_path), log, tmp_path / "run", *RUNS["dcn"], stop=5 * 32)
     dist.destroy_process_group()
     assert read_sealed(complete(tmp_path / "run" / "checkpoints")[0] / "manifest.json")["steps"] == 4
     with pytest.raises(CtrError, match="slices was 12, is None"):
         run(None, log, tmp_path / "run", *RUNS["dcn"], "backend=torch", resume=True)
-
-
-def _alone(folder: Path) -> Group:
-    store = dist.FileStore(str(folder / "store"), 1)
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-    return Group(0, 1, store)
-
-
-def group(rank: int, size: int, **more: Any) -> Group:
-    """One that exchanges nothing."""
-    return Group(rank, size, dist.HashStore(), **more)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -202,7 +163,6 @@ def test_every_row_is_in_one_slice_and_every_slice_with_one_worker(rows: int, sl
 
 REFUSED = {
     "retrain=true": "retrain=true is not there yet for several workers",
-    "checkpoint.final=true": "checkpoint.final=true is not there yet",
     "opt=group_adahessian": "opt=group_adahessian is not there yet",
     "slices=1": "slices=1 for 2 workers",
     "backend=native": "backend=native trains in one process",
@@ -219,13 +179,6 @@ def test_what_workers_cannot_do_is_refused_by_its_name(override: str, log: Path)
 def _for_workers(config: DictConfig, size: int) -> Settings:
     workers.settle(config)
     return workers.for_workers(resolve(config), config.slices, group(0, size))
-
-
-def test_a_known_model_is_refused(log: Path) -> None:
-    settings = resolve(configuration(log, "backend=torch"))
-    known = SimpleNamespace(path=Path("runs/yesterday"))
-    with pytest.raises(ArgumentError, match="init=runs/yesterday is not there yet"):
-        workers.for_workers(replace(settings, init=cast(InitSettings, known)), 12, group(0, 2))
 
 
 def test_a_sweep_is_refused() -> None:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -20,7 +22,7 @@ from ctr.training.run import Follower, Run
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
 from tests.commands import Forked
-from tests.training.runs import configuration, untimed
+from tests.training.runs import configuration, equal, untimed
 
 
 def together(
@@ -116,3 +118,40 @@ def run(
 def runs(group: Group | None, log: Path, folder: Path, many: dict[str, list[str]], **how: Any) -> dict[str, Any]:
     """Several runs, one after the other, by name."""
     return {name: run(group, log, folder / name, *overrides, **how) for name, overrides in many.items()}
+
+
+def alone_in(folder: Path) -> Group:
+    """The group of this process alone."""
+    store = dist.FileStore(str(folder / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    return Group(0, 1, store)
+
+
+def group(rank: int, size: int, **more: Any) -> Group:
+    """One that exchanges nothing."""
+    return Group(rank, size, dist.HashStore(), **more)
+
+
+def figures(result: dict[str, Any], *but: str) -> dict[str, Any]:
+    return {name: value for name, value in result.items() if name not in ("machine", "git_sha", *but)}
+
+
+def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name in expected.keys() - {"shard", "result"}:
+        assert equal(found[name], expected[name]), name
+    assert figures(found["result"]) == figures(expected["result"])
+
+
+def expect_near(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for table in ("weight", "u", "seen"):
+        np.testing.assert_allclose(found[table].float(), expected[table].float(), atol=1e-6, rtol=1e-4)
+    for parameter, value in expected["net"].items():
+        np.testing.assert_allclose(found["net"][parameter], value, atol=1e-6, rtol=1e-4)
+    assert torch.equal((found["weight"] == 0).all(1), (expected["weight"] == 0).all(1))
+    got, wanted = (figures(its["result"], "config_hash") for its in (found, expected))
+    assert got.keys() == wanted.keys()
+    for figure, value in wanted.items():
+        if isinstance(value, float) or figure == "auc_blocks":
+            assert got[figure] == pytest.approx(value, abs=1e-5), figure
+        elif figure not in ("auc_by_day", "auc_progressive_by_day"):
+            assert got[figure] == value, figure
