@@ -38,7 +38,7 @@ def signalled(module: str, number: int, step: int, copy: bool, overrides: list[s
 
     TrainingRun.step = then  # type: ignore[method-assign]
     memory.available = lambda: 2**40 if copy else 0
-    commands._execute(module, overrides)
+    commands.execute(module, overrides)
 
 
 def stopped(folder: Path, number: int, step: int, *overrides: str, copy: bool = False) -> Done:
@@ -69,7 +69,7 @@ def whole(log: Path, *options: str) -> dict[str, Any]:
 def test_killed_at_random_steps(log: Path, tmp_path: Path, backend: str, number: int) -> None:
     """``kill -9``, while a thread may be writing, once or twice: the same bits as ever."""
     chance = random.Random(f"{backend} {number}")
-    options = [f"backend={backend}", f"opt={chance.choice(['group_adam', 'adagrad'])}", "batch_size=32"]
+    options = [f"backend={backend}", f"opt={chance.choice(['group_adam', 'adagrad'])}", "batch_size=32", "save=none"]
     every = f"checkpoint.every_steps={chance.choice([1, 2, 3])}"
     first = arguments(log, "tracking=none", *options, every, "run_dir=run")
     for line in [first, ["resume=run"]][: chance.randint(1, 2)]:
