@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ctr import train
 from ctr.artifact import pyfunc
@@ -24,6 +27,7 @@ from ctr.config.compose import compose, resolve
 from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
+from ctr.jobs.plan import CHOSEN
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 
@@ -77,10 +81,10 @@ def _work(
 def command(folder: Path, module: str, *overrides: str) -> Done:
     """``python -m <module> <overrides>`` in a folder, `Forked`; `new_process` is for tests of the loading itself, and
     of processes that the command starts."""
-    return Forked(folder, _execute, module, overrides).end()
+    return Forked(folder, execute, module, overrides).end()
 
 
-def _execute(module: str, overrides: Sequence[str]) -> None:
+def execute(module: str, overrides: Sequence[str]) -> None:
     sys.argv[1:] = overrides
     sys.modules.pop(module, None)  # to be executed as `__main__`
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -123,9 +127,33 @@ def composed(name: str, *overrides: str) -> DictConfig:
 
 @functools.cache
 def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
-    config = compose(name, overrides)
+    config = _with_values(name, overrides) or compose(name, overrides)
     # The types of a study's options are its own (`ctr.studies.request`).
     return config if name == "reproduce" else schema.typed(config, help.COMMANDS[name])
+
+
+def _with_values(name: str, overrides: Sequence[str]) -> DictConfig | None:
+    """What `compose` gives, in a fifth of the time: the groups are chosen once for all tests, values are set as Hydra
+    does it. None for what it refuses, so that Hydra says why, and for a sweep."""
+    chosen = [override for override in overrides if override.partition("=")[0].lstrip("+~") in CHOSEN]
+    values = [override for override in overrides if override not in chosen]
+    if any(not value[0].isalpha() or value.startswith("hydra.") for value in values):
+        return None
+    try:
+        config = copy.deepcopy(_with_groups(name, tuple(chosen)))
+        OmegaConf.clear_cache(config)  # of ${now:...}
+        for parsed in OverridesParser.create().parse_overrides(values):
+            if parsed.is_sweep_override():
+                return None
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+    except (HydraException, OmegaConfBaseException):
+        return None
+    return config
+
+
+@functools.cache
+def _with_groups(name: str, chosen: tuple[str, ...]) -> DictConfig:
+    return compose(name, chosen)
 
 
 def job(config: DictConfig, folder: Path) -> None:

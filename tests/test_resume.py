@@ -40,7 +40,7 @@ def signalled(module: str, number: int, step: int, copy: bool, overrides: list[s
     precopy.WAIT, precopy.ROUNDS = 0, 2  # in two parts, with steps between them
     if not copy:
         checkpoint.goes_on = lambda run: False
-    commands._execute(module, overrides)
+    commands.execute(module, overrides)
 
 
 def stopped(folder: Path, number: int, step: int, *overrides: str, copy: bool = False) -> Done:
@@ -71,7 +71,7 @@ def whole(log: Path, *options: str) -> dict[str, Any]:
 def test_killed_at_random_steps(log: Path, tmp_path: Path, backend: str, number: int) -> None:
     """``kill -9``, while a thread may be writing, once or twice: the same bits as ever."""
     chance = random.Random(f"{backend} {number}")
-    options = [f"backend={backend}", f"opt={chance.choice(['group_adam', 'adagrad'])}", "batch_size=32"]
+    options = [f"backend={backend}", f"opt={chance.choice(['group_adam', 'adagrad'])}", "batch_size=32", "save=none"]
     every = f"checkpoint.every_steps={chance.choice([1, 2, 3])}"
     first = arguments(log, "tracking=none", *options, every, "run_dir=run")
     for line in [first, ["resume=run"]][: chance.randint(1, 2)]:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import ctr.conf
 import pytest
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ctr.config.compose import resolve
+from ctr.config import schema
+from ctr.config.compose import compose, resolve
 from ctr.config.messages import CONFIG_ERRORS
 from ctr.config.schema import plain_dict
 from ctr.errors import ArgumentError
@@ -202,3 +204,20 @@ def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(comma
     config = composed(command, f"dataset={dataset}", *needed)
     own = {"avazu": "hour", "csv": "label"}.get(dataset)
     assert own is None or own in config.dataset
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["dataset=avazu", "dataset.raw=[a.csv,'b c.csv']", "opt=group_sgd", "opt.lambda21=1e-3", "model.hidden=[8]"],
+        ["dataset.test_fraction=null", "+ray.placement_strategy=SPREAD", "run_dir=${jobs}/x"],
+    ],
+    ids=len,
+)
+def test_the_configurations_of_the_tests_are_those_that_hydra_composes(overrides: list[str]) -> None:
+    expected = schema.typed(compose("train", overrides), schema.TrainConfig)
+    found = composed("train", *overrides)
+    containers = [OmegaConf.to_container(config, resolve=False) for config in (found, expected)]
+    assert containers[0] == containers[1]
+    assert found._metadata.flags == expected._metadata.flags
