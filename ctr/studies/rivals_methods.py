@@ -53,8 +53,10 @@ EXACT = "exactly N"
 SEARCH = "lambda searched for each seed"
 CUT = "at most N, by the cut-off"
 MOST = "at most N at a time"
+LIMIT = "at most N"
 BUCKETS = "N buckets"
 WEIGHTS = "all features, as many weights"
+RARE = 5  # a value that training rows hold fewer times is rare for `budget_row`
 
 
 def _group(title: str, searched: str, opt: str = "group_adam", **own: object) -> Method:
@@ -74,6 +76,13 @@ def _cut_off(title: str, unseen: str) -> Method:
 WHOLE = Method("Adam, all features", None, "all features", lambda target: {})
 METHODS: dict[str, Method] = {
     "budget": Method("Group Adam, budget", "in", EXACT, lambda target: {"opt.budget": target.rate}, opt="group_adam"),
+    "budget_row": Method(
+        "Group Adam, budget, rare as one",
+        "in",
+        LIMIT,
+        lambda target: {"opt.budget": target.features, "dataset.min_count": RARE, "dataset.unseen": "row"},
+        opt="group_adam",
+    ),
     "soft": _group("Group Adam, soft", "opt.lambda21", threshold="soft"),
     "ramp": _group("Group Adam, hard, ramped", "opt.lambda21", threshold="hard", lambda_schedule="cubic"),
     "l1": _group("Group Adam, l1 alone", "opt.lambda1"),
@@ -92,7 +101,7 @@ METHODS: dict[str, Method] = {
     "dim": Method("smaller dimension", "before", WEIGHTS, lambda target: {"model.embedding_dim": target.embedding_dim}),
 }
 PRUNED = ("norm", "effect", "count")
-NAMES = ("budget", "soft", "ramp", "l1", "ftrl", *PRUNED, "cut", "cut_row", "hash", "dim", "adaembed")
+NAMES = ("budget", "soft", "ramp", "l1", "ftrl", *PRUNED, "cut", "cut_row", "hash", "dim", "adaembed", "budget_row")
 
 
 def chosen(names: Sequence[str], finetune: Sequence[float]) -> list[Method]:

@@ -25,7 +25,8 @@ RATES = [0.1, 0.01]  # 100 and 10 of 1,000 features
 def kept(job: Job) -> float:
     """Share of the 1,000 features that a run keeps: what it is told, or .1 / (1,000 lambda) and 20 % more by seed."""
     if "opt.budget" in job or "prune.feature_rate" in job:
-        return float(str(job.get("opt.budget", job.get("prune.feature_rate"))))
+        asked = float(str(job.get("opt.budget", job.get("prune.feature_rate"))))
+        return asked if asked < 1 else asked / 1000
     if "dataset.num_buckets" in job:
         return int(str(job["dataset.num_buckets"])) / 1000
     if "dataset.min_count" in job:
@@ -76,6 +77,8 @@ def test_what_each_method_is_given() -> None:
     assert given["hashing"] == ["dataset.encoding=hash", "dataset.num_buckets=100"]
     assert given["smaller dimension"] == ["model.embedding_dim=1"]  # 0.8
     assert given["AdaEmbed-style"] == ["opt.features=100"]
+    rare = given["Group Adam, budget, rare as one"]
+    assert rare == ["opt.budget=100", "dataset.min_count=5", "dataset.unseen=row"]
     opts = {job["opt"] for job in oracle.jobs if job.get("opt.lambda21") == 0 and job.get("opt.lambda1")}
     assert opts == {"group_adam", "group_adagrad"}
 
