@@ -37,6 +37,11 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def compute() -> None:
+    while True:
+        pass
+
+
 def take_memory() -> None:
     np.ones(10_000_000)
 
@@ -50,9 +55,10 @@ def take_memory() -> None:
         (lambda reading: reading.columns, "AttributeError"),
         (lambda reading: crash(), "the process ended with signal SIGKILL"),
         (lambda reading: signal.pause(), "signal SIGALRM: it took more than 0.1 seconds"),
+        (lambda reading: compute(), "signal SIGPROF: it took more than 0.1 seconds of the processor"),
         (lambda reading: take_memory(), "took more than 20 MB"),
     ],
-    ids=["traceback", "loss", "other row", "attribute", "crash", "time", "memory"],
+    ids=["traceback", "loss", "other row", "attribute", "crash", "time", "processor", "memory"],
 )
 def test_findings_are_kept(
     fault: Callable[[Reading], object], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -65,7 +71,8 @@ def test_findings_are_kept(
             fault(reading)
 
     monkeypatch.setattr(criteo, "read_tables", faulty)
-    monkeypatch.setattr(fuzz, "SECONDS", 0.1 if "SIGALRM" in reason else 600)
+    monkeypatch.setattr(fuzz, "WALL", 0.1 if "SIGALRM" in reason else 600)
+    monkeypatch.setattr(fuzz, "SECONDS", 0.1 if "SIGPROF" in reason else 600)
     monkeypatch.setattr(fuzz, "MEGABYTES", 20)
     counts = fuzz.campaign(["criteo"], range(20, 26), 0, 1, tmp_path, lambda known: None)["criteo"]
     found = sorted(path.parent for path in tmp_path.glob("*/reason.txt"))
