@@ -87,22 +87,23 @@ def _marked(tables: Sequence[Tensor], marked: np.ndarray, count: int, width: int
     step = by * max(len(marked) // max(count, 1), 1)  # about one piece of these is marked
     for start in range(0, len(marked), step):
         ids = np.flatnonzero(marked[start : start + step])
+        if not len(ids):
+            continue
+        # numpy: this may be a thread beside the one that trains, and torch would use further ones.
+        near = [table[start : start + step].cpu().numpy() for table in tables]
+        if memory is None:
+            memory = _memory(by, width, near[0].dtype)
         for at in range(0, len(ids), by):
             piece = ids[at : at + by]
-            filled = 0
-            for table in tables:
-                rows = table[start : start + step].cpu().numpy()
-                if memory is None:
-                    memory = _memory(by, width, rows.dtype)
-                into = memory[: len(piece), filled : filled + rows.shape[1]]
-                # numpy: this may be a thread beside the one that trains, and torch would use further ones.
+            copy, filled = memory[: len(piece)], 0
+            for rows in near:
+                into = copy[:, filled : filled + rows.shape[1]]
+                filled += rows.shape[1]
                 if len(piece) == len(rows):
                     np.copyto(into, rows)
                 else:
                     np.take(rows, piece, axis=0, out=into, mode="clip")
-                filled += rows.shape[1]
-            assert memory is not None
-            yield torch.from_numpy(memory[: len(piece)])
+            yield torch.from_numpy(copy)
 
 
 def _memory(count: int, width: int, dtype: np.dtype[Any]) -> np.ndarray:
