@@ -113,7 +113,7 @@ class Campaign:
         """Waits until so many checkpoints were written (0: until the run has begun; None: until it has ended); returns
         their number and how many seconds one took."""
         began, newest = 0.0, 0
-        while not process.ended(0.002):
+        while not process.ended(0.02):
             if not began and (self.folder / LOG).exists():
                 began = time.monotonic()
             newest = max([newest, *(int(path.name) for path in complete(self.folder / CHECKPOINTS)[:1])])
