@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from ctr.training.checkpoint import complete
 from ctr.training.folder import CHECKPOINTS, LOG, MODEL
 
 RUN = Command("train", "workers", "ctr.train", (*TRAIN, "opt.lambda21=1e-2", KEPT, "epochs=3", "threads=1"))
+HEAD, RULE = ["round", "killed", "went on from", "result"], ["--:", "---", "---", "---"]
 MAX_SECONDS = 900.0  # of a run that starts twice, on a busy machine
 
 
@@ -88,11 +90,15 @@ class Campaign:
         play = Round(number, chance.randrange(self.ranks), chance.randrange(self.checkpoints))
         shutil.rmtree(self.folder)
         process = self._start()
-        _, seconds = self._wait(process, play.checkpoints)
-        if not process.ended(chance.random() * seconds):
-            os.kill(worker_of(process.pid, play.rank), signal.SIGKILL)
-            play.killed = True
-        ended = process.finish(MAX_SECONDS)
+        try:
+            _, seconds = self._wait(process, play.checkpoints)
+            if not process.ended(chance.random() * seconds):
+                os.kill(worker_of(process.pid, play.rank), signal.SIGKILL)
+                play.killed = True
+            ended = process.finish(MAX_SECONDS)
+        except KeyboardInterrupt:
+            os.kill(process.pid, signal.SIGTERM)  # torchrun ends its workers
+            raise
         if went_on := re.search(r"goes on after step ([\d,]+)", ended.err):
             play.resumed = int(went_on[1].replace(",", ""))
         play.problems = problems(ended, play.rank if play.killed else None)
@@ -113,7 +119,7 @@ class Campaign:
         """Waits until so many checkpoints were written (0: until the run has begun; None: until it has ended); returns
         their number and how many seconds one took."""
         began, newest = 0.0, 0
-        while not process.ended(0.002):
+        while not process.ended(0.02):
             if not began and (self.folder / LOG).exists():
                 began = time.monotonic()
             newest = max([newest, *(int(path.name) for path in complete(self.folder / CHECKPOINTS)[:1])])
@@ -144,10 +150,8 @@ def problems(ended: Ended, killed: int | None) -> list[str]:
     return found
 
 
-def table(rounds: list[Round]) -> str:
-    head = ["round", "killed", "went on from", "result"]
-    rule = ["--:", "---", "---", "---"]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, rule, *(play.row() for play in rounds)])
+def line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,10 +163,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     tqdm.monitor_interval = 0  # no thread: this process forks
     adopt_orphans()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+    rounds: list[Round] = []
+    print(line(HEAD), line(RULE), sep="\n", flush=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as name, suppress(KeyboardInterrupt):
         campaign = Campaign(given.seed, given.ranks, Path(name), given.folder.absolute())
-        rounds = [campaign.round(number) for number in tqdm(range(given.rounds), unit="round", dynamic_ncols=True)]
-    print(table(rounds))
+        for number in tqdm(range(given.rounds), unit="round", dynamic_ncols=True):
+            rounds.append(campaign.round(number))
+            tqdm.write(line(rounds[-1].row()))
+            sys.stdout.flush()
     killed, wrong = sum(play.killed for play in rounds), sum(bool(play.problems) for play in rounds)
     recovered = sum(play.outcome == "recovered" for play in rounds)
     print(f"\n{len(rounds)} rounds, seed {given.seed}: {killed} workers killed, {recovered} recovered, {wrong} wrong")
