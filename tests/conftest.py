@@ -10,16 +10,24 @@ import ctr.environment  # noqa: F401  # before torch
 
 # isort: split
 
+import functools
 import multiprocessing
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from ctr.provenance import git_sha
+from ctr.training import result, run
 from tests.commands import LIBRARIES
 
 multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
+
+result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
+os.fsync = lambda descriptor: None  # no test cuts the power, and a busy disk takes long
 
 # A busy machine is no failure.
 settings.register_profile("ctr", deadline=None)
@@ -41,11 +49,16 @@ def samples() -> Path:
 
 @pytest.fixture(scope="session")
 def ready_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables, to copy."""
-    from mlflow.tracking import MlflowClient
+    """An MLflow database with its tables, to copy; made once for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            from mlflow.tracking import MlflowClient
 
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+            made = path.with_name("new.db")
+            MlflowClient(f"sqlite:///{made}").search_experiments()
+            shutil.copy(made, path)
     return path
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctr import files
 from ctr.config import learning_rates
 from ctr.config.data import resolve_data
 from ctr.config.schema import plain_dict
@@ -88,8 +87,7 @@ def mutants(size: int, count: int, draw: random.Random) -> list[tuple[str, Calla
 
 @pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [ROWS, VOCABULARY, MANIFEST])
-def test_mutants(raw: Path, tmp_path: Path, name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_fsync", lambda path: None)  # most of the time that it takes
+def test_mutants(raw: Path, tmp_path: Path, name: str, count: int) -> None:
     folder, whole = tmp_path / "out", tmp_path / "whole"
     wanted = content(prepared(raw, folder))
     shutil.copytree(folder, whole)

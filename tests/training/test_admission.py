@@ -149,7 +149,7 @@ def test_values_that_a_model_has_trained_keep_their_rows(logs: dict[str, Path], 
 
 def test_a_saved_model_goes_on_with_the_rows_of_its_fields(logs: dict[str, Path]) -> None:  # noqa: F811
     """Values that it has no row of count from nothing."""
-    first, _ = run(logs["today"], "saved-admit", "admit=3", "opt=adam")
+    first, _ = run(logs["today"], "saved-admit", "admit=3", "opt=adam", "save=model")
     second, got = run(logs["tomorrow"], "saved-admit", "admit=3", "opt=adam", f"init={first / 'model'}")
     kept = {value for value, count in counts(TODAY).items() if count >= 3}
     new = {value for value, count in counts(TOMORROW).items() if count >= 3}

@@ -56,9 +56,13 @@ SHARED = ["tracking=none", "batch_size=32", "dataset.test_fraction=0", "progress
 
 
 def run(folder: Path, name: str, *overrides: str) -> tuple[Path, dict[str, Any]]:
-    """A run on one of the logs that keeps the state at its end; its folder and its result."""
+    """A run on one of the logs that keeps the state at its end, and its model if that is asked for, which takes as
+    long; its folder and its result."""
     place = folder / name
-    config = composed("train", *arguments(folder, *SHARED, "opt.lr=0.01", "checkpoint.final=true", *overrides))
+    keys = [*SHARED, "opt.lr=0.01", "checkpoint.final=true", *overrides]
+    if not any(key.startswith("save") for key in keys):
+        keys.append("save=none")
+    config = composed("train", *arguments(folder, *keys))
     assert jobs([config], [place]) == [None]
     return place, json.loads((place / "result.json").read_text())
 
@@ -110,7 +114,7 @@ def results_of(*places: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def today(logs: dict[str, Path]) -> Path:
     """A run that has kept the state at its end, and its model."""
-    return run(logs["today"], "kept")[0]
+    return run(logs["today"], "kept", "save=model")[0]
 
 
 def rows_of(place: Path) -> dict[tuple[int, str | None], torch.Tensor]:
@@ -201,7 +205,7 @@ def test_a_saved_model_goes_on_with_its_rows_alone(logs: dict[str, Path], today:
 
 
 def test_the_saved_model_has_the_rows_of_all_logs(logs: dict[str, Path], today: Path) -> None:
-    second, got = run(logs["tomorrow"], "all", f"init={today}")
+    second, got = run(logs["tomorrow"], "all", f"init={today}", "save=model")
     found = ctr.load(second).vocabulary.to_pylist()
     occurred = Counter((f, v or None) for line in TODAY + TOMORROW for f, v in enumerate(line.split("\t")[14:]))
     assert {(row["field"], row["value"]): row["count"] for row in found}.items() <= occurred.items()
@@ -212,7 +216,7 @@ def test_the_saved_model_has_the_rows_of_all_logs(logs: dict[str, Path], today: 
 def test_hashed_ids_go_on_too(logs: dict[str, Path], backend: str) -> None:
     keys = ["dataset.encoding=hash", "dataset.num_buckets=500", f"backend={backend}"]
     whole, _ = run(logs["both"], f"hashed-{backend}", *keys)
-    first, _ = run(logs["today"], f"hashed-{backend}", *keys)
+    first, _ = run(logs["today"], f"hashed-{backend}", *keys, "save=model")
     second, got = run(logs["tomorrow"], f"hashed-{backend}", *keys, f"init={first}")
     assert equal(state(second), state(whole))
     assert values(second) == values(whole)
@@ -263,7 +267,7 @@ def test_each_batch_is_scored_as_a_test_of_the_model_before_it(logs: dict[str, P
 
 
 def test_a_stopped_run_that_goes_on_with_a_model_can_be_resumed(logs: dict[str, Path], today: Path) -> None:
-    keys = ("model=dcn", f"init={today}", "checkpoint.every_steps=2", "checkpoint.every_minutes=null")
+    keys = ("model=dcn", f"init={today}", "checkpoint.every_steps=2", "checkpoint.every_minutes=null", "save=model")
     expected, whole = run(logs["tomorrow"], "whole", *keys)
     place = logs["tomorrow"] / "stopped"
     config = composed("train", *arguments(logs["tomorrow"], *SHARED, "opt.lr=0.01", "checkpoint.final=true", *keys))
@@ -334,7 +338,7 @@ def places(logs: dict[str, Path], today: Path) -> dict[str, Path]:
     short = "train_rows=32"
     return {
         "model": today / "model",
-        "unkept": run(logs["today"], "unkept", short, "checkpoint.final=false")[0],
+        "unkept": run(logs["today"], "unkept", short, "checkpoint.final=false", "save=model")[0],
         "bare": run(logs["today"], "bare", short, "checkpoint.final=false", "save=none")[0],
         "hidden": run(logs["today"], "hidden", short, "save.keys=hash", "checkpoint.final=false")[0],
         "hashed": run(logs["today"], "hashed", short, "dataset.encoding=hash", "dataset.num_buckets=500")[0],
