@@ -133,7 +133,7 @@ def _composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
 
 
 def _with_values(name: str, overrides: Sequence[str]) -> DictConfig | None:
-    """What `compose` gives, in a fifth of the time: the groups are chosen once for all tests, values are set as Hydra
+    """What `compose` gives, but faster: the groups are chosen once for all tests, values are set as Hydra
     does it. None for what it refuses, so that Hydra says why, and for a sweep."""
     chosen = [override for override in overrides if override.partition("=")[0].lstrip("+~") in CHOSEN]
     values = [override for override in overrides if override not in chosen]

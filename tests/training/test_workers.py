@@ -1,6 +1,7 @@
 """Runs of several workers: the same bits for any number of them, those of one process within rounding."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -92,28 +93,35 @@ def test_any_number_of_workers_gives_the_same_bits(size: int, log: Path, two: li
         expect_same(found[0][name], two[0][name])
 
 
+STOPPED = {name: overrides for name, overrides in RUNS.items() if EVERY in overrides}
+
+
+@pytest.fixture(scope="module")
+def stopped(log: Path) -> Path:
+    """The folder of runs of two workers that were stopped at step 9, in the fine-tuning of the pruned one."""
+    together(log, 2, runs, log, log / "stopped", STOPPED, stop=9 * 32)
+    return log / "stopped"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_another_number_of_workers_goes_on_from_a_checkpoint(
-    size: int, log: Path, two: list[Any], tmp_path: Path
+    size: int, log: Path, two: list[Any], stopped: Path, tmp_path: Path
 ) -> None:
-    """At step 9, in the fine-tuning of the pruned run."""
-    many = {name: overrides for name, overrides in RUNS.items() if EVERY in overrides}
-    together(tmp_path, 2, runs, log, tmp_path, many, stop=9 * 32)
-    for name in many:
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    for name in STOPPED:
         (newest, *_) = complete(tmp_path / name / "checkpoints")
         assert read(newest)["steps"] == 8
         assert len([*newest.glob("rows-*.safetensors")]) == 2
-    found = together(tmp_path, size, runs, log, tmp_path, many, resume=True)
-    for name in many:
+    found = together(tmp_path, size, runs, log, tmp_path, STOPPED, resume=True)
+    for name in STOPPED:
         expect_same(found[0][name], two[0][name])
         assert not (tmp_path / name / "checkpoints").exists()
 
 
 @pytest.mark.slow
-def test_a_damaged_shard_is_passed_over(log: Path, two: list[Any], tmp_path: Path) -> None:
-    many = {"dcn": RUNS["dcn"]}
-    together(tmp_path, 2, runs, log, tmp_path, many, stop=9 * 32)
+def test_a_damaged_shard_is_passed_over(log: Path, two: list[Any], stopped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stopped / "dcn", tmp_path / "dcn")
     newest, before = complete(tmp_path / "dcn" / "checkpoints")
     shard = newest / "rows-1.safetensors"
     content = bytearray(shard.read_bytes())
@@ -122,7 +130,7 @@ def test_a_damaged_shard_is_passed_over(log: Path, two: list[Any], tmp_path: Pat
     with pytest.raises(DataError, match="rows-1"):
         whole(newest, read(newest))
     assert whole(before, read(before)).steps == 6
-    found = together(tmp_path, 2, runs, log, tmp_path, many, resume=True)
+    found = together(tmp_path, 2, runs, log, tmp_path, {"dcn": RUNS["dcn"]}, resume=True)
     expect_same(found[0]["dcn"], two[0]["dcn"])
 
 
