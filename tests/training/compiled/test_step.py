@@ -44,7 +44,7 @@ def compare(ours, theirs, exact=None):
     assert torch.equal(ours.embedding.seen, theirs.embedding.seen)
 
 
-def run_both(name, opt, options, *, dim=8, dense=3, steps=60, size=64, threads=2, weighted=False, **model_options):
+def run_both(name, opt, options, *, dim=8, dense=3, steps=100, size=64, threads=2, weighted=False, **model_options):
     ours, theirs, exact = (build(name, dim, dense, **model_options) for _ in range(3))
     step = native(ours, opt, options, threads)
     twin, double = TorchTwin(theirs, opt, options), TorchTwin(exact.double(), opt, options)
