@@ -26,9 +26,9 @@ HERE = str(Path(torch.__file__).parent)
 def test_a_file_gives_the_models_probabilities(exports: Exports, name: str) -> None:
     """On rows with known, unseen and blank values."""
     made = exports.file(name)
-    rows = agreement.generated_rows(made.model, 2000, seed=1)
+    rows = agreement.generated_rows(made.model, 10_000, seed=1)
     found = agreement.compare(made.session, made.model, made.scorer, rows)
-    assert found.rows == 2000
+    assert found.rows == 10_000
     assert 0 < found.largest <= 1e-6
     ids = made.model.encode(typed_columns(made.model.manifest.fields, rows.texts))
     assert {"unseen": (ids == 0).any(), "known": (ids > 0).any()} == {"unseen": True, "known": True}
