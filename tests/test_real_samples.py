@@ -24,8 +24,16 @@ def criteo(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
     ]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of prepared rows, which runs of the same data share."""
+    return tmp_path_factory.mktemp("prepared")
+
+
 def run(criteo: list[str], folder: Path, *overrides: str) -> dict[str, Any]:
-    job(composed("train", *criteo, *overrides), folder)
+    """Without a saved model, unless it is asked for: it has up to 280,000 rows."""
+    saved = [] if "save=model" in overrides else ["save=none"]
+    job(composed("train", *criteo, *saved, *overrides), folder)
     return json.loads((folder / "result.json").read_text())
 
 
@@ -52,14 +60,15 @@ def test_lambda21_keeps_two_to_four_percent_of_the_features(criteo: list[str], t
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.750, abs=0.005)
 
 
-def run_sample(samples: Path, folder: Path, dataset: str, *overrides: str) -> dict[str, Any]:
-    place = [f"dataset={dataset}", f"dataset.raw={samples / dataset}", f"dataset.prepared={folder / 'prepared'}"]
+def run_sample(samples: Path, prepared: Path, folder: Path, dataset: str, *overrides: str) -> dict[str, Any]:
+    place = [f"dataset={dataset}", f"dataset.raw={samples / dataset}", f"dataset.prepared={prepared / dataset}"]
     return run([*place, "tracking=none"], folder, *overrides)
 
 
-def test_avazu_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
+def test_avazu_is_as_recomputed(samples: Path, prepared: Path, tmp_path: Path) -> None:
     """MLP; AUC 0.716 - 0.719 in four seeds of a simple re-computation."""
-    results = [run_sample(samples, tmp_path, "avazu", "opt=adam", "opt.lr=1e-2", f"seed={seed}") for seed in range(2)]
+    keys = ["opt=adam", "opt.lr=1e-2"]
+    results = [run_sample(samples, prepared, tmp_path, "avazu", *keys, f"seed={seed}") for seed in range(2)]
     for got in results:
         assert (got["model"], got["rows_train"], got["rows_test"]) == ("mlp", 40_136, 8_062)
         assert got["features_present"] == 38_009
@@ -67,10 +76,10 @@ def test_avazu_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.717, abs=0.01)
 
 
-def test_ipinyou_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
+def test_ipinyou_is_as_recomputed(samples: Path, prepared: Path, tmp_path: Path) -> None:
     """OPNN; AUC 0.7655 - 0.7676 in a simple re-computation."""
-    days = "dataset.test_days=[20130611,20130612]"
-    results = [run_sample(samples, tmp_path, "ipinyou", days, "opt=adam", "opt.lr=1e-3", f"seed={s}") for s in (0, 1)]
+    keys = ["dataset.test_days=[20130611,20130612]", "opt=adam", "opt.lr=1e-3"]
+    results = [run_sample(samples, prepared, tmp_path, "ipinyou", *keys, f"seed={seed}") for seed in range(2)]
     for got in results:
         assert (got["model"], got["rows_train"], got["rows_train"] + got["rows_test"]) == ("opnn", 36_054, 50_806)
         assert list(got["auc_by_day"]) == ["20130611", "20130612"]
@@ -78,9 +87,10 @@ def test_ipinyou_is_as_recomputed(samples: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "model"), [("avazu", "dcn"), ("avazu", "opnn"), ("ipinyou", "mlp")])
-def test_any_dataset_with_any_model(samples: Path, tmp_path: Path, dataset: str, model: str) -> None:
+def test_any_dataset_with_any_model(samples: Path, prepared: Path, tmp_path: Path, dataset: str, model: str) -> None:
     days = ["dataset.test_days=[20130611,20130612]"] if dataset == "ipinyou" else []
-    got = run_sample(samples, tmp_path, dataset, f"model={model}", "opt=group_adagrad", "opt.lambda21=1e-4", *days)
+    keys = [f"model={model}", "opt=group_adagrad", "opt.lambda21=1e-4", *days]
+    got = run_sample(samples, prepared, tmp_path, dataset, *keys)
     assert got["model"] == model
     assert got["auc"] > 0.6
     assert 0 < got["features_nonzero"] < got["features_present"]
@@ -91,8 +101,8 @@ def test_any_dataset_with_any_model(samples: Path, tmp_path: Path, dataset: str,
 def test_rare_and_unseen_values_are_predicted_as_in_the_run(samples: Path, tmp_path: Path, dataset: str) -> None:
     """The run's own AUC to the last digit from its raw test rows; features as counted in the raw lines."""
     days = ["dataset.test_days=[20130611,20130612]"] if dataset == "ipinyou" else []
-    rare = ["dataset.min_count=2", "dataset.unseen=row", "opt.lr=1e-2", "opt.lambda21=1e-3", *days]
-    got = run_sample(samples, tmp_path, dataset, *rare)
+    rare = ["dataset.min_count=2", "dataset.unseen=row", "opt.lr=1e-2", "opt.lambda21=1e-3", "save=model", *days]
+    got = run_sample(samples, tmp_path / "prepared", tmp_path, dataset, *rare)
     log = tmp_path / "log"
     log.mkdir()
     if dataset == "ipinyou":

@@ -16,6 +16,7 @@ import pytest
 from tests.datasets.criteo_text import arguments
 from tests.scripts import script
 from tests.training.runs import untimed
+from tests.training.workers import torchrun
 
 pytestmark = pytest.mark.slow
 
@@ -64,13 +65,10 @@ def test_a_killed_worker_ends_the_job_and_is_named_or_the_job_starts_again(log: 
         assert (job.returncode == 0) == (place == "again"), said
     assert "goes on after step" in said
     assert not (tmp_path / "ended" / "result.json").exists()
-    resumed = [*LAUNCH, "--nproc-per-node", "1", "-m", "ctr.train", "resume=ended"]
-    done = subprocess.run(resumed, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    torchrun(tmp_path, 1, "resume=ended")
     one, two = figures(tmp_path / "ended"), figures(tmp_path / "again")
     assert {**one, "machine": ""} == {**two, "machine": ""}
-    whole = [*LAUNCH, "--nproc-per-node", "2", "-m", "ctr.train", *line, "run_dir=whole"]
-    subprocess.run(whole, cwd=tmp_path, capture_output=True, timeout=300, check=True)
+    torchrun(tmp_path, 2, *line, "run_dir=whole")
     assert figures(tmp_path / "whole") == two
 
 

@@ -93,17 +93,23 @@ def columns_of(dataset: str) -> Sequence[str]:
     return [] if dataset == "avazu" else ["--columns", *(line or ())]
 
 
+@pytest.fixture(scope="module", params=["criteo", "avazu", "ipinyou"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, SavedModel, Path]:
+    """A dataset, a model of it, and the model's file."""
+    model = ctr.load(trained(f"dataset={request.param}").folder)
+    return request.param, model, exported(tmp_path_factory.mktemp(request.param), model)
+
+
 @pytest.mark.parametrize("client", list(CLIENTS))
-@pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou"])
 @pytest.mark.slow
-def test_a_client_on_a_raw_log(dataset: str, client: str, tmp_path: Path) -> None:
+def test_a_client_on_a_raw_log(served: tuple[str, SavedModel, Path], client: str, tmp_path: Path) -> None:
     """The values of the log as they are: the client derives and normalises."""
-    model = ctr.load(trained(f"dataset={dataset}").folder)
+    dataset, model, path = served
     log = raw_log("all", tmp_path, dataset)
     lines = Path(str(log[0])).read_text().splitlines()
     if dataset == "avazu":
         del lines[0]  # its lines have fixed columns, so that the model takes them without the header
-    found = probabilities([*CLIENTS[client](tmp_path), exported(tmp_path, model), *log])
+    found = probabilities([*CLIENTS[client](tmp_path), path, *log])
     assert len(found) > 100
     assert found == pytest.approx(model.predict(lines), abs=1e-6)
 

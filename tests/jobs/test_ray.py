@@ -31,7 +31,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def tasks(place: Path) -> Iterator[RayLauncher]:
-    Path("calls.jsonl").unlink(missing_ok=True)
     started = RayLauncher(Path("jobs"), {"address": None, "num_cpus": 0.1, "max_retries": 1}, fakes.run_family)
     yield started
     started.close()
@@ -43,27 +42,24 @@ def a_pool(tasks: RayLauncher) -> Pool:
 
 
 @pytest.mark.slow
-def test_jobs_that_succeed_fail_and_are_killed(tasks: RayLauncher) -> None:
+def test_jobs_succeed_fail_and_are_killed_and_close_ends_what_runs(tasks: RayLauncher) -> None:
+    """On one Ray: to start it, and the processes of its tasks, takes most of the time."""
     before = signal.getsignal(signal.SIGTERM)
     with a_pool(tasks) as pool:
         found = pool.ask([a_job(1), a_job(13), a_job(99)])
+        asked = [call["seeds"] for call in calls()]
+        job = pool._planner.plan(a_job(0, window=30_000))
+        tasks.start([job], wait=False)
+        *_, running = until_calls(len(asked) + 1)
     assert found["auc"][0] == 0.51
     assert (found["error"].isna()[0], found["error"][1]) == (True, "the loss is nan")
     assert found["error"][2].startswith("the Ray task ended: WorkerCrashedError: ")
     assert found["auc"].isna().tolist() == [False, True, True]
-    assert sorted(call["seeds"] for call in calls()) == [[1], [13], [99], [99]]  # Ray tries it once more
+    assert sorted(asked) == [[1], [13], [99], [99]]  # Ray tries it once more
+    assert ends([running])
+    assert not (Path("jobs") / job.key / "result.json").exists()
     assert signal.getsignal(signal.SIGTERM) == before
     assert not ray.is_initialized()
-
-
-@pytest.mark.slow
-def test_close_ends_what_runs_and_records_it(tasks: RayLauncher) -> None:
-    with a_pool(tasks) as pool:
-        job = pool._planner.plan(a_job(0, window=30_000))
-        tasks.start([job], wait=False)
-        pids = until_calls(1)
-    assert ends(pids)
-    assert not (Path("jobs") / job.key / "result.json").exists()
 
 
 def test_wrong_parameters_are_named() -> None:

@@ -21,6 +21,7 @@ from tests.commands import command, refuses
 from tests.datasets.criteo_text import arguments, lines, write
 from tests.training.runs import untimed
 from tests.training.test_workers import group
+from tests.training.workers import torchrun
 
 LONG = ["batch_size=16", "slices=4", "epochs=8", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=10"]
 RAY = {"address": None, "max_failures": 0}
@@ -37,13 +38,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(log: Path) -> dict[str, Any]:
     """The figures of one worker."""
-    torchrun(log, *arguments(log, *LONG), "run_dir=alone")
+    torchrun(log, 1, *arguments(log, *LONG), "run_dir=alone")
     return figures(log / "alone")
-
-
-def torchrun(folder: Path, *overrides: str) -> None:
-    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "1", "-m", "ctr.train", *overrides]
-    subprocess.run(line, cwd=folder, capture_output=True, timeout=300, check=True)
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -117,13 +113,14 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(
     assert job.returncode == 130
     assert said.splitlines()[-1] == "error: interrupted; resume with: python -m ctr.train resume=run"
     assert not processes(place)
-    torchrun(tmp_path, "resume=run")  # goes on with it too, and starts faster than Ray
+    torchrun(tmp_path, 1, "resume=run")  # goes on with it too, and starts faster than Ray
     assert figures(place) == alone
 
 
-@pytest.mark.slow
-def test_more_workers_than_cores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"^launcher=ray: all workers together need 4000 CPU, this machine has "):
+def test_more_workers_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_ranks, "connect", lambda *_: None)  # Ray takes long to start; then it knows the cores
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ArgumentError, match=r"^launcher=ray: all workers together need 4000 CPU, this machine has 2; "):
         ray_ranks.launch([], tmp_path, 1000, {"CPU": 4}, RAY)
     assert not list(tmp_path.iterdir())
 

@@ -165,7 +165,7 @@ def test_a_warm_start_forgets_the_penalty_of_what_was_there() -> None:
     assert not opt.state[p]["u"].any()
 
 
-@pytest.mark.parametrize("steps", [300, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [300, pytest.param(2500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("member", [m for m in FAMILY if "half" not in m.id and "0" not in m.id], ids=lambda m: m.id)
 def test_float32_drifts_no_further_from_float64_than_torch(member: Member, steps: int) -> None:
     gen = torch.Generator().manual_seed(5)

@@ -295,7 +295,7 @@ def test_compiled_whole_batches_give_what_the_eager_step_gives() -> None:
 @pytest.mark.slow
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     make = WITH_ROWS_APART["opnn"]
-    one, *others = (trained(make, compiled=True, threads=threads, shares=4)[0] for threads in (1, 4))
+    one, *others = (trained(make, compiled=True, threads=threads, shares=3)[0] for threads in (1, 3))
     for other in others:
         for name, value in one.model.state_dict().items():
             assert torch.equal(other.model.state_dict()[name], value)

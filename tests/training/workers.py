@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -21,7 +22,7 @@ from ctr.training.experiment import run_family
 from ctr.training.run import Follower, Run
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
-from tests.commands import Forked
+from tests.commands import Forked, execute
 from tests.training.runs import configuration, equal, untimed
 
 
@@ -36,6 +37,24 @@ def together(
         done = worker.end()
         assert done.returncode == 0, done.stderr
     return [torch.load(place / f"{rank}.pt", weights_only=False) for rank in range(size)]
+
+
+def torchrun(folder: Path, size: int, *overrides: str) -> None:
+    """``torchrun --nproc-per-node <size> -m ctr.train <overrides>`` in a folder, without its agent: `Forked` workers in
+    the environment that it gives them, as each new process loads the libraries for seconds."""
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free.getsockname()[1], "TORCHELASTIC_RUN_ID": "none"}
+        sizes = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        free.close()
+        started = []
+        for rank in range(size):
+            for name, value in {**meet, **sizes, "RANK": rank, "LOCAL_RANK": rank}.items():
+                patch.setenv(name, str(value))
+            started.append(Forked(folder, execute, "ctr.train", overrides))
+    for worker in started:
+        done = worker.end()
+        assert done.returncode == 0, done.stderr
 
 
 def group_of(place: Path, rank: int, size: int) -> Group:
