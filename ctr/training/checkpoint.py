@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -178,13 +178,13 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._copy: PreCopy[tuple[dict[str, Any], Snapshot]] | None = None
         self._warned = False
-        self._parts: list[Checkpoints] = []
+        self._inner: list[Checkpoints] = []
 
-    def part(self, name: str) -> Checkpoints:
+    def within(self, name: str) -> Checkpoints:
         """Those of a part of the run that is trained for itself; they end with these."""
         data_hash = str(self._identity["data_hash"])
-        self._parts.append(Checkpoints(self.folder / name, self._settings, data_hash, self._interrupts, self._tracked))
-        return self._parts[-1]
+        self._inner.append(Checkpoints(self.folder / name, self._settings, data_hash, self._interrupts, self._tracked))
+        return self._inner[-1]
 
     def newest(self, *phases: Phase, most_steps: int | None = None) -> Checkpoint | None:
         """The newest one of these phases that is whole, and has at most ``most_steps`` steps; None without any.
@@ -241,9 +241,10 @@ class Checkpoints:
         """
         self.interrupted(run, phase, trackers)
         if self._copy is not None:
-            self._copy.hand_over()
+            with self._lasting():
+                self._copy.hand_over()
             if self._writing is not None and self._writing.done():
-                self._settle()
+                self.give_up()
         if self._copy is None and self._due(run.steps):
             self._save(run, phase, trackers, say)
 
@@ -266,17 +267,21 @@ class Checkpoints:
             self._store(self._waiting(run, phase, trackers))
 
     def give_up(self) -> None:
-        """Ends the writing of one, before anything but a step changes rows."""
-        if self._copy is not None:
-            self._copy.cancel()
-        self._settle()
+        """Ends the writing of one, before anything but a step changes rows; warns of what it failed at."""
+        copy, writing, self._copy, self._writing = self._copy, self._writing, None, None
+        if copy is not None:
+            copy.cancel()
+        if writing is not None:
+            with self._lasting(), suppress(Cancelled):
+                writing.result()
 
     def close(self) -> None:
         """Ends the writing; what is not done is thrown away."""
-        for part in self._parts:
-            part.close()
-        self.give_up()
-        self._thread.shutdown()
+        with ExitStack() as ends:  # each, whatever the others do
+            ends.callback(self._thread.shutdown)
+            ends.callback(self.give_up)
+            for part in self._inner:
+                ends.callback(part.close)
 
     def keep(self, final: Path) -> None:
         """Puts the end of training at ``final``, if it is to stay: before the run is done, so that no kill loses it.
@@ -318,14 +323,21 @@ class Checkpoints:
 
     def _save(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker], say: Callable[[str], None]) -> None:
         self._since = time.monotonic()
-        if goes_on(run):
-            self._copy = PreCopy(run, lambda: (self._manifest(run, phase, trackers), snapshot.take(run)))
-            self._writing = self._thread.submit(self._store, self._copy.parts())
-            self._copy.hand_over()
-            return
-        say("writing a checkpoint: the run waits")
         with self._lasting():
+            if goes_on(run):
+                self._copy = PreCopy(run, lambda: (self._manifest(run, phase, trackers), snapshot.take(run)))
+                self._writing = self._thread.submit(self._store_beside, self._copy)
+                self._copy.hand_over()
+                return
+            say("writing a checkpoint: the run waits")
             self._store(self._waiting(run, phase, trackers))
+
+    def _store_beside(self, copy: PreCopy[Any]) -> None:
+        """In the thread."""
+        try:
+            self._store(copy.parts())
+        finally:
+            copy.close()
 
     def _waiting(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker]) -> Parts:
         """All rows of a run that waits."""
@@ -348,7 +360,7 @@ class Checkpoints:
 
     def _store(self, parts: Parts) -> None:
         written, end = {}, None
-        with closing(parts), self._new() as folder:
+        with self._new() as folder:
             for number, (rows, rest) in enumerate(parts):
                 name = f"rows-{number}.safetensors"
                 written[name] = [asdict(block) for block in write_tensors(folder / name, rows)]
@@ -383,23 +395,16 @@ class Checkpoints:
         for path in older[self._plan.keep - 1 :]:
             _remove(path)
 
-    def _settle(self) -> None:
-        """Waits for the thread, and warns of what it failed at."""
-        writing, self._writing, self._copy = self._writing, None, None
-        if writing is not None:
-            with self._lasting(), suppress(Cancelled):
-                writing.result()
-
     @contextmanager
     def _lasting(self) -> Iterator[None]:
         """A run is not lost to a checkpoint that cannot be written."""
         try:
             yield
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if not self._warned:
                 log.warning(
                     "warning: no checkpoint could be written: %s. The run goes on, and tries again when one is due",
-                    system_message(error),
+                    system_message(error) if isinstance(error, OSError) else "there is no memory for it",
                 )
             self._warned = True
             log.debug("%s", error, exc_info=error)

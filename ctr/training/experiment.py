@@ -180,10 +180,12 @@ def _advance(
             for tracker in trackers:
                 tracker.metrics({name: value for name, value in values.items() if value == value}, window.step)
 
-        train(training, on_step, on_window, until)
-    training.seconds = time.perf_counter() - began
-    checkpoints.interrupted(training, phase, trackers)
-    checkpoints.give_up()
+        try:
+            train(training, on_step, on_window, until)
+            training.seconds = time.perf_counter() - began
+            checkpoints.interrupted(training, phase, trackers)
+        finally:
+            checkpoints.give_up()
 
 
 def _complete(
@@ -247,7 +249,7 @@ def _prune(pruning: Pruning, training: TrainingRun, data: Prepared, history: His
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> Evaluation:
     """The second training of a run, on the features that survived the first; returns its figures on the test rows."""
-    checkpoints = run.checkpoints.part(RETRAIN)
+    checkpoints = run.checkpoints.within(RETRAIN)
     rows = data.split.rows_train * run.settings.epochs + data.split.rows_test
     with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
@@ -262,7 +264,10 @@ def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int
             else:
                 checkpoints.interrupted(training, "retrain")
 
-        return retrain(run.settings, data, survivors, report, before, after_step)
+        try:
+            return retrain(run.settings, data, survivors, report, before, after_step)
+        finally:
+            checkpoints.give_up()
 
 
 def passes(family: Sequence[Settings]) -> float:

@@ -31,7 +31,7 @@ class Cancelled(Exception):
 class PreCopy(Generic[End]):
     """One copy of a run's rows, written by another thread.
 
-    From the first part to the last nothing but steps may change rows.
+    From the first part to the last only rows of the steps' batches may change.
 
     Args:
         run: between two steps.
@@ -42,28 +42,29 @@ class PreCopy(Generic[End]):
         self._run, self._end = run, end
         self._handed: SimpleQueue[tuple[np.ndarray, End | None] | None] = SimpleQueue()
         self._waits, self._rounds, self._closed, self._cancelled = Event(), 0, False, False
-        run.changed = run.model.embedding.seen.numpy().copy()
+        self._next = run.changed = run.model.embedding.seen.numpy().copy()
         self._free = np.empty_like(run.changed)
         self._waits.set()
 
     def hand_over(self) -> None:
         """Between two steps: gives the thread the next part, if it waits for one. If this is the last the run waits."""
-        marked = self._run.changed
-        if marked is None or not self._waits.is_set():
+        if self._run.changed is None or not self._waits.is_set():
             return
+        marked = self._next
+        size = np.count_nonzero(marked) * sum(table[:1].nbytes for table in self._run.learner.tables)
+        end = self._end() if size <= WAIT or self._rounds + 1 == ROUNDS else None
         self._waits.clear()
         if self._closed:  # the thread has failed
             return
         self._rounds += 1
-        size = np.count_nonzero(marked) * sum(table[:1].nbytes for table in self._run.learner.tables)
-        if size <= WAIT or self._rounds == ROUNDS:
+        self._handed.put((marked, end))
+        if end is not None:
             self._run.changed = None
-            self._handed.put((marked, self._end()))
             self._waits.wait()
         else:
             self._free.fill(False)
-            self._run.changed, self._free = self._free, marked
-            self._handed.put((marked, None))
+            self._next = self._run.changed = self._free
+            self._free = marked
 
     def parts(self) -> Generator[tuple[dict[str, Pieces], End | None], None, None]:
         """For the thread: the parts of `ctr.training.snapshot.part`; the end comes with the last one.
@@ -72,19 +73,19 @@ class PreCopy(Generic[End]):
             Cancelled: see :meth:`cancel`.
         """
         end = None
-        try:
-            while end is None:
-                if (handed := self._handed.get()) is None:
-                    raise Cancelled
-                marked, end = handed
-                part = snapshot.part(self._run, marked)
-                rows = part[ROWS]
-                yield {**part, ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}, end
-                if end is None:
-                    self._waits.set()
-        finally:
-            self._closed = True
+        while end is None:
+            if (handed := self._handed.get()) is None:
+                raise Cancelled
+            marked, end = handed
+            part = snapshot.part(self._run, marked)
+            rows = part[ROWS]
+            yield {**part, ROWS: replace(rows, pieces=self._until_cancelled(rows.pieces))}, end
             self._waits.set()
+
+    def close(self) -> None:
+        """For the thread, which has written the last part or has failed: the run does not wait for it any more."""
+        self._closed = True
+        self._waits.set()
 
     def _until_cancelled(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         for piece in pieces:
@@ -94,5 +95,7 @@ class PreCopy(Generic[End]):
 
     def cancel(self) -> None:
         """Ends the thread's iteration soon."""
-        self._cancelled, self._run.changed = True, None
+        self._cancelled = True
         self._handed.put(None)
+        if self._run.changed is self._next:
+            self._run.changed = None

@@ -84,7 +84,8 @@ def _marked(tables: Sequence[Tensor], marked: np.ndarray, count: int, width: int
     """The rows that are marked, in pieces that share one memory."""
     by = max(PIECE // (width * tables[0].dtype.itemsize) // TOGETHER, 1) * TOGETHER
     memory: np.ndarray | None = None
-    step = by * max(len(marked) // max(count, 1), 1)  # about one piece of these is marked
+    # About one piece of so many is marked; those of another device are all copied to look.
+    step = by * max(len(marked) // max(count, 1), 1) if tables[0].device.type == "cpu" else by
     for start in range(0, len(marked), step):
         ids = np.flatnonzero(marked[start : start + step])
         if not len(ids):

@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from time import sleep
@@ -258,6 +259,7 @@ def test_rows_that_change_while_they_are_copied_are_copied_again(
             pieces = slowly(rows.pieces) if end is None else rows.pieces
             write_tensors(file, {**part, "rows": replace(rows, pieces=pieces)})
             ends.append(end)
+        copy.close()
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -452,7 +454,7 @@ def test_a_disk_that_is_full_does_not_end_the_run(
     def save_and_wait(self: checkpoint.Checkpoints, *arguments: Any) -> None:
         save(self, *arguments)
         if self._writing is not None:
-            self._settle()  # else a run that ends throws away what is being written
+            wait([self._writing])  # else a run that ends throws away what is being written
 
     monkeypatch.setattr(checkpoint, "goes_on", lambda run: not waits)
     expected = whole(log)
@@ -464,6 +466,30 @@ def test_a_disk_that_is_full_does_not_end_the_run(
     assert "a limit on the size of files is reached" in warning
     assert figures(run) == expected
     assert not run.checkpoints.folder.exists()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "here"), MemoryError()])
+def test_a_checkpoint_that_cannot_begin_does_not_end_the_run(
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    waits: bool,
+) -> None:
+    """Nor does the run wait for it for ever."""
+
+    def fail(self: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_new", fail)
+    monkeypatch.setattr(checkpoint, "goes_on", lambda run: not waits)
+    run = go(log, tmp_path, *EVERY)
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("warning: no checkpoint could be written: ")
+    assert ("No space left" if isinstance(error, OSError) else "there is no memory for it") in warning
+    assert figures(run) == whole(log)
 
 
 def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
