@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ctr.report.findings import Row
 from ctr.report.statistics import Summary
@@ -120,7 +121,8 @@ def draw(rows: Sequence[Sequence[Panel]], title: str, caption: str) -> Figure:
                 else:
                     axes[i][j].set_axis_off()
         if named:
-            across = max(1, min(len(named), int(width / 2.2)))
+            entry = max(2.2, 0.6 + 0.065 * max(map(len, named)))  # inches: line and marker, then characters of 8 points
+            across = max(1, min(len(named), int(width / entry)))
             figure.legend(
                 named.values(), named, loc="outside upper center", ncols=across, title=title, title_fontsize=11
             )
@@ -166,6 +168,9 @@ def _panel(axes: Axes, panel: Panel) -> dict[str, Artist]:
         )
     if not named:
         axes.text(0.5, 0.5, "nothing to draw", transform=axes.transAxes, ha="center", color="#666666")
+    low, high = axes.get_xlim()
+    if panel.log_x and high < 100 * low:  # few powers of ten: values between them have labels, which need room
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x)
     axes.set_ylabel(panel.y)
