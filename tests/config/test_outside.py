@@ -17,7 +17,7 @@ import torch
 
 from ctr import prepare, reproduce, train
 from ctr.cli import message
-from ctr.config.compose import resolve
+from ctr.config.compose import compose, resolve
 from ctr.config.help import text
 from ctr.config.messages import CONFIG_ERRORS
 from ctr.datasets.prepared import read_vocabulary
@@ -182,7 +182,7 @@ def test_an_entry_point_to_nothing_is_named(installed: Path) -> None:
     (points,) = installed.rglob("entry_points.txt")
     points.write_text("[ctr.configs]\nshop = ctr_shop.configs\n")
     with pytest.raises(ArgumentError, match=r"^entry point shop = ctr_shop\.configs of ctr\.configs: no such package$"):
-        composed("train")
+        compose("train", [])
 
 
 def test_help_shows_the_parts_of_a_search_path(on_path: Path) -> None:
