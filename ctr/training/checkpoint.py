@@ -288,6 +288,7 @@ class Checkpoints:
 
         Raises:
             OSError: it cannot be put there; a resumed run tries again.
+            CtrError: it could not be written.
         """
         self.close()
         if self._plan is None or not self._plan.final:
@@ -299,6 +300,10 @@ class Checkpoints:
                         for file in path.iterdir():
                             _link(file, kept / file.name)
                     return
+        raise CtrError(
+            f"{final}: the end of training, which checkpoint.final=true keeps, could not be written; make room for it, "
+            f"and go on with resume={self.folder.parent}"
+        )
 
     def finish(self, final: Path) -> None:
         """Removes them all but ``final``, as the run is done."""

@@ -28,7 +28,7 @@ from ctr.models import summary
 from ctr.progress import bar
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase
+from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase, complete
 from ctr.training.continuing import take_over_, under_known
 from ctr.training.folder import MODEL
 from ctr.training.history import History
@@ -117,6 +117,8 @@ def _train_together(
     last = max(runs, key=lambda run: (leaves[run], run.settings.pruning is not None))
     if last.resume and (begun := last.checkpoints.newest("train", most_steps=min(leaves.values()))):
         _resumed(training, begun, on_rows)
+    elif last.resume and complete(last.checkpoints.folder):
+        log.info("no checkpoint in %s can be taken up: the run starts at its first row", last.checkpoints.folder)
 
     def advance(until: int) -> None:
         going = [run.tracker for run in runs if not run.ended]

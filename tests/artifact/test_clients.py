@@ -134,3 +134,12 @@ def test_node_gives_the_same_forms(tmp_path: Path) -> None:
     refusals = node(program, [list(given) for given in NO_FORMS], refusal)
     for (kind, _), said in zip(NO_FORMS, refusals, strict=True):
         assert said.endswith(f"is not of kind {kind}")
+
+
+@pytest.mark.parametrize("line", ["1\t2", "1\t2\t3\t4"])
+def test_a_row_of_other_columns_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "rows.txt").write_text(f"a\tb\tc\n1\t\t3\n{line}\n")
+    rows = client.read(tmp_path / "rows.txt", None, None)
+    assert next(rows) == {"a": "1", "b": "", "c": "3"}
+    with pytest.raises(ValueError, match=rf"^{tmp_path}/rows\.txt, line 3: expected 3 columns$"):
+        next(rows)

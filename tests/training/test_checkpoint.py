@@ -492,6 +492,20 @@ def test_a_checkpoint_that_cannot_begin_does_not_end_the_run(
     assert figures(run) == whole(log)
 
 
+def test_an_end_of_training_that_cannot_be_kept_is_an_error(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which `init` would miss; a resumed run makes it good."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_tensors", lambda *arguments: os.close(-1))
+        with pytest.raises(CtrError, match=rf"go on with resume={tmp_path}$") as error:
+            go(log, tmp_path, "checkpoint.final=true")
+    assert str(error.value).startswith(f"{tmp_path / 'checkpoints' / 'final'}: the end of training, which ")
+    assert not (tmp_path / "result.json").exists()
+    assert figures(go(log, tmp_path, "checkpoint.final=true", resume=True)) == whole(log)
+    assert load_final(tmp_path).steps == STEPS
+
+
 def test_a_run_that_ends_does_not_wait_for_its_last_checkpoint(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

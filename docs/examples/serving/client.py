@@ -117,7 +117,10 @@ class Model:
         """
         feed = {}
         source = self.about["dataset"]
-        rows = [derived(source["name"], source["options"], row) for row in rows]
+        try:
+            rows = [derived(source["name"], source["options"], row) for row in rows]
+        except KeyError as error:
+            raise ValueError(f"no column {error.args[0]}") from None
         for column in self.about["inputs"]:
             name, kind = column["name"], column["kind"]
             try:
@@ -140,7 +143,11 @@ def read(path: Path, columns: Sequence[str] | None, delimiter: str | None) -> It
             return
         delimiter = delimiter or ("," if path.suffix == ".csv" else "\t")
         quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-        yield from csv.DictReader(file, columns, delimiter=delimiter, quoting=quoting)
+        rows = csv.DictReader(file, columns, delimiter=delimiter, quoting=quoting)
+        for row in rows:
+            if None in row or None in row.values():  # columns too many, or too few
+                raise ValueError(f"{path}, line {rows.line_num}: expected {len(rows.fieldnames or ())} columns")
+            yield row
 
 
 def main() -> None:
