@@ -18,11 +18,14 @@ from pathlib import Path
 from ctr.cli import run_command
 from ctr.config import plain
 from ctr.config.schema import ExportConfig
+from ctr.errors import ArgumentError
 
 
 def main(overrides: Sequence[str]) -> None:
     values = plain.compose("export", overrides, ExportConfig)
     out, rows = Path(values["out"]), values["rows"]
+    if not out.name:
+        raise ArgumentError("out=: expected the name of a file")
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
     from ctr.artifact.scorer import scorer_of

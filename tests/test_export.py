@@ -35,6 +35,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["model=a", "to=torchscript"], "to=torchscript: expected one of onnx"),
         (["model=a", "rows=int4"], "rows=int4: expected one of float32, float16, int8"),
         (["model=a", "row=int8"], "row: no such key; did you mean"),
+        (["model=m", "to=onnx", "out="], "out=: expected the name of a file"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, overrides: list[str], said: str) -> None:

@@ -26,6 +26,7 @@ from ctr.training.build import EVAL_BATCH
 from ctr.training.trainer import Evaluation, measure
 
 WRITERS: dict[str, Callable[[str, pa.Schema], Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
+FOREIGN = 0.05  # a log of which the model knows less in every field is hardly of its source
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,10 @@ def report(model: SavedModel, found: Summary, out: Path) -> str:
         if len(figures.auc_by_day) > 1:
             lines["AUC by day"] = "  ".join(f"{day} {_shown(auc)}" for day, auc in figures.auc_by_day.items())
     lines["values known"] = "  ".join(f"{name} {share:.0%}" for name, share in found.coverage.items())
+    if max(found.coverage.values()) < FOREIGN:
+        lines["warning"] = (
+            "the model knows hardly any value of this log; is it of the same source as what it was trained on?"
+        )
     if found.rows_skipped:
         lines["bad rows"] = f"{found.rows_skipped:,} left out; the first: {found.first_skipped}"
     lines["predictions"] = os.path.relpath(out)

@@ -1,6 +1,7 @@
 """A raw log is predicted as the run itself would: block by block, with or without labels."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,13 @@ def test_figures_of_a_log_of_one_class_are_undefined(tmp_path: Path) -> None:
     model = ctr.load(run.folder)
     found, _ = predicted(model, log, tmp_path / "p.csv")
     assert "AUC               undefined: rows of one class" in stream.report(model, found, tmp_path / "p.csv")
+
+
+def test_a_log_of_another_source_is_warned_of(tmp_path: Path) -> None:
+    run: Trained = trained("dataset=criteo")
+    model = ctr.load(run.folder)
+    found, _ = predicted(model, log_of_test_rows(run, tmp_path, labels=False), tmp_path / "p.csv")
+    said = "  warning           the model knows hardly any value of this log"
+    assert said not in stream.report(model, found, tmp_path / "p.csv")
+    foreign = replace(found, coverage=dict.fromkeys(found.coverage, 0.04))
+    assert said in stream.report(model, foreign, tmp_path / "p.csv")
