@@ -32,7 +32,7 @@ test: .venv/.dev
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/.dev
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations=25
 
 test-all: .venv/.dev
 	$(PYTEST)
