@@ -116,8 +116,10 @@ class Campaign:
         return Process(partial(fresh, "torch.distributed.run", line), self.work)
 
     def _wait(self, process: Process, count: int | None = None) -> tuple[int, float]:
-        """Waits until so many checkpoints were written (0: until the run has begun; None: until it has ended); returns
-        their number and how many seconds one took."""
+        """Waits until ``count`` checkpoints are written (0: until the run has begun; None: until it has ended).
+
+        Returns their number, and the seconds that one took.
+        """
         began, newest = 0.0, 0
         while not process.ended(0.02):
             if not began and (self.folder / LOG).exists():

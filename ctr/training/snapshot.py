@@ -84,7 +84,7 @@ def _marked(tables: Sequence[Tensor], marked: np.ndarray, count: int, width: int
     """The rows that are marked, in pieces that share one memory."""
     by = max(PIECE // (width * tables[0].dtype.itemsize) // TOGETHER, 1) * TOGETHER
     memory: np.ndarray | None = None
-    # About one piece of so many is marked; those of another device are all copied to look.
+    # A range with about one piece of marked rows. On another device a whole range is copied, so that it is one piece.
     step = by * max(len(marked) // max(count, 1), 1) if tables[0].device.type == "cpu" else by
     for start in range(0, len(marked), step):
         ids = np.flatnonzero(marked[start : start + step])
@@ -240,8 +240,8 @@ def restore(run: TrainingRun, stored: Stored) -> None:
                 continue
             piece = part.rows[start : start + by].to(weight.device)
             piece = piece if own is None else piece[own]
-            for table, columns_of in zip(tables, piece.split(dim, dim=1), strict=True):
-                table[places] = columns_of
+            for table, values in zip(tables, piece.split(dim, dim=1), strict=True):
+                table[places] = values
     _of_each_row(state, embedding.own)
     state["model"]["embedding.weight"] = weight
     present = run.learner.state_dict()
