@@ -1,6 +1,6 @@
-"""Draws the picture of README: test AUC against the size of the saved model, from the published tables of `study=rivals`.
+"""Draws the picture of README: test AUC against the size of the saved model, from the tables of `study=rivals`.
 
-    python scripts/readme_picture.py [--results docs/results/real] [--out docs/images/auc-size.png]
+python scripts/readme_picture.py [--results docs/results/real] [--out docs/images/auc-size.png]
 """
 
 import argparse
