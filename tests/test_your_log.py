@@ -13,15 +13,11 @@ import pandas as pd
 import pytest
 
 from tests.commands import command, composed
+from tests.pages import blocks, masked
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "your-log.md").read_text()
 (USE,) = re.findall(r"^## Use the model$.*?(?=^## )", PAGE, re.MULTILINE | re.DOTALL)
-
-
-def blocks(page: str, language: str = "") -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return [block.strip("\n") for named, block in found if named == language]
 
 
 BLOCKS = blocks(PAGE.replace(USE, ""))
@@ -38,10 +34,6 @@ def shown() -> list[tuple[str, list[str]]]:
         elif not lines[0].startswith("python "):
             found[-1][1].extend(lines)
     return found
-
-
-def masked(line: str) -> str:
-    return re.sub(r"[0-9][0-9.,]*(e[+-][0-9]+)?", "#", " ".join(line.split()))
 
 
 @pytest.fixture(scope="module")
