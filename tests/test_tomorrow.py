@@ -15,7 +15,8 @@ COMMANDS = re.findall(r"^python -m ctr\.train (.*)$", (DOCS / "tomorrow.md").rea
 
 def test_the_days_are_where_the_commands_read_them(tmp_path: Path) -> None:
     runpy.run_path(str(DOCS / "examples" / "make_days.py"))["write"](tmp_path / "days", rows=50)
-    raws = [word.partition("=")[2] for line in COMMANDS for word in shlex.split(line) if word.startswith("dataset.raw=")]
+    words = [word for line in COMMANDS for word in shlex.split(line)]
+    raws = [word.removeprefix("dataset.raw=") for word in words if word.startswith("dataset.raw=")]
     days = [pd.read_csv(tmp_path / raw) for raw in raws]
     assert [len(day) for day in days] == [50, 50]
     assert [set(day["hour"] // 100) for day in days] == [{141001}, {141002}]
