@@ -77,6 +77,10 @@ class DataError(CtrError):
         self.path, self.line, self.problem = path, line, problem
         super().__init__(f"{path}{'' if line is None else f', line {line:,}'}: {problem}")
 
+    def advised(self, advice: str) -> DataError:
+        """The same with what to do about it."""
+        return DataError(self.path, self.line, f"{self.problem}; {advice}")
+
 
 def system_message(error: OSError) -> str:
     """One line for an error of the system: the file, what happened to it, and what to do where that is known."""

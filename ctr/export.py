@@ -29,11 +29,12 @@ def main(overrides: Sequence[str]) -> None:
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
     from ctr.artifact.scorer import scorer_of
-    from ctr.files import atomic_path, size
+    from ctr.files import atomic_path, expect_writable, size
 
     onnx.expect_libraries()
     model = load(values["model"], allow_module=values["allow_module"])
     manifest = model.manifest
+    expect_writable(out.resolve().parent, f"out={out}")
     log = None if values["raw"] is None else agreement.locate(model, Path(values["raw"]))
     scorer = scorer_of(model, rows)
     say("model", f"{os.path.relpath(model.folder)}: {manifest.model} on {manifest.dataset}, {manifest.rows:,} rows of "

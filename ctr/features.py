@@ -15,6 +15,7 @@ from pathlib import Path
 from ctr.cli import run_command
 from ctr.config import plain
 from ctr.config.schema import FeaturesConfig
+from ctr.files import expect_writable
 
 
 def main(overrides: Sequence[str]) -> None:
@@ -26,6 +27,7 @@ def main(overrides: Sequence[str]) -> None:
 
     stream.check_out(out)
     model = load(values["model"], allow_module=values["allow_module"])
+    expect_writable(out.resolve().parent, f"out={out}")
     features.write(model, out)
     features.draw(model, out.with_suffix(".png"))
     print(features.report(model, out), flush=True)

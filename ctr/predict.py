@@ -17,6 +17,7 @@ from ctr.config import plain
 from ctr.config.data import paths
 from ctr.config.schema import PredictConfig
 from ctr.errors import ArgumentError
+from ctr.files import expect_writable
 from ctr.progress import rows_bar
 
 
@@ -37,6 +38,7 @@ def main(overrides: Sequence[str]) -> None:
     torch.set_num_threads(threads)
     pa.set_cpu_count(threads)
     files = stream.locate(model, raws)
+    expect_writable(out.resolve().parent, f"out={out}")
     options = {key: values[key] for key in ("bad_rows", "negative_rate")}
     with rows_bar("predict") as progress:
         found = stream.predict_log(model, files, out, **options, progress=progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -28,6 +28,11 @@ def bar(total: int | None, unit: str, description: str, *, initial: int = 0, qui
         dynamic_ncols=interactive,
         ncols=None if interactive else 110,
     )
+
+
+def beside_bars() -> AbstractContextManager[None]:
+    """Takes the bars off the screen for what is written within, which would otherwise be glued to one of them."""
+    return tqdm.external_write_mode(file=sys.stderr)
 
 
 @contextmanager

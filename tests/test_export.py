@@ -48,6 +48,12 @@ def test_a_log_that_is_not_there_is_found_first(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_is_found_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    overrides = [f"model={trained('dataset=criteo').folder}", "out=file/model.onnx"]
+    refuses(tmp_path, "ctr.export", overrides, 1, "out=file/model.onnx: File exists; expected a folder that can be")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [(["save.keys=hash"], "save.keys=hash"), (["dataset.encoding=hash"], "dataset.encoding=hash")],

@@ -51,6 +51,11 @@ def test_a_log_with_labels_prints_figures_and_leaves_predictions(
         (["model=M", "raw=a,b", "out=p.csv"], 2, "raw=a,b: several values; expected one"),
         (["model=M", "raw=log", "out"], 2, "out: expected key=value"),
         (["-m", "model=M", "raw=log"], 2, "-m: no such option; expected key=value, or --help"),
+        (
+            ["model=M", "raw=log", "out=log/p.csv"],
+            1,
+            "out=log/p.csv: File exists; expected a folder that can be written to",
+        ),
         (["model=M", "raw=log", "out=p.csv"], 1, "log, line 1: 2 columns; expected 40 tab-separated columns per line"),
     ],
 )

@@ -145,10 +145,13 @@ def test_what_does_not_go_with_it(tmp_path: Path) -> None:
     for line, said in [
         ([run, "-m"], "without -m; a sweep goes on when its own command is repeated"),
         ([run, "--multirun"], "without -m"),
-        ([run, "opt.lr=0.1"], "opt.lr=0.1: the run has its own configuration; of opt.lr nothing can be given"),
-        ([run, "opt=adam"], "of opt nothing can be given"),
-        ([run, "run_dir=elsewhere"], "of run_dir nothing can be given"),
-        ([run, "checkpoints.keep=1"], "of checkpoints.keep nothing"),
+        (
+            [run, "opt.lr=0.1"],
+            f"{run}: the run keeps its configuration, so opt.lr=0.1 cannot be given; leave it out, or start a new run",
+        ),
+        ([run, "opt=adam"], "so opt=adam cannot be given"),
+        ([run, "run_dir=elsewhere"], "so run_dir=elsewhere cannot be given"),
+        ([run, "checkpoints.keep=1"], "so checkpoints.keep=1 cannot be given"),
         (
             ["resume=nowhere"],
             "resume=nowhere: no run there; expected the folder of a run, with .hydra/config.yaml in it",
@@ -159,6 +162,9 @@ def test_what_does_not_go_with_it(tmp_path: Path) -> None:
             resume.command_line(line)
         assert said in str(error.value)
         assert "\n" not in str(error.value)
+    (tmp_path / "file").touch()
+    with pytest.raises(ArgumentError, match="file: a file; expected a folder, or a name that is not in use"):
+        resume.command_line(["dataset=criteo", f"run_dir={tmp_path / 'file'}"])
     free = [
         run,
         "tracking=none",

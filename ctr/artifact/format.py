@@ -226,6 +226,11 @@ def locate(path: Path | str) -> Path:
     )
 
 
+def damaged(path: Path, problem: str) -> DataError:
+    """Of a file of a saved model that is not as it was written."""
+    return DataError(path, None, problem).advised("copy the saved model again, or train it again")
+
+
 def read(folder: Path) -> Contents:
     """Reads a saved model and checks all of it: every byte by its hash, and that the parts fit each other.
 
@@ -238,7 +243,7 @@ def read(folder: Path) -> Contents:
     try:
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise DataError(folder / WEIGHTS, None, f"not a safetensors file: {error}") from None
+        raise damaged(folder / WEIGHTS, f"not a safetensors file: {error}") from None
     hashed = manifest.num_buckets is not None or manifest.keys == "hash"
     vocabulary = _table(folder / VOCABULARY, vocabulary_schema(hashed), manifest.rows)
     others = manifest.others and _table(folder / OTHERS, others_schema(hashed), manifest.others.number)
@@ -246,11 +251,11 @@ def read(folder: Path) -> Contents:
     expected = (manifest.rows, manifest.embedding_dim)
     if rows is None or tuple(rows.shape) != expected or rows.dtype != torch.float32:
         found = "none" if rows is None else f"{rows.dtype} {list(rows.shape)}"
-        raise DataError(folder / WEIGHTS, None, f"rows: {found}; expected torch.float32 {list(expected)}")
+        raise damaged(folder / WEIGHTS, f"rows: {found}; expected torch.float32 {list(expected)}")
     if not all(bool(tensor.isfinite().all()) for tensor in (rows, *tensors.values()) if tensor.is_floating_point()):
-        raise DataError(folder / WEIGHTS, None, "holds NaN or infinity")
+        raise damaged(folder / WEIGHTS, "holds NaN or infinity")
     if strange := [name for name in tensors if not name.startswith(NET)]:
-        raise DataError(folder / WEIGHTS, None, f"an unknown tensor {strange[0]}")
+        raise damaged(folder / WEIGHTS, f"an unknown tensor {strange[0]}")
     net = {name.removeprefix(NET): tensor for name, tensor in tensors.items()}
     return Contents(manifest, rows, net, vocabulary, others)
 
@@ -260,6 +265,8 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
     path = folder / MANIFEST
     try:
         values = read_sealed(path)
+    except DataError as damage:
+        raise damaged(path, damage.problem) from None
     except OSError as error:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
     version = values.pop("format", None)
@@ -281,7 +288,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
         values |= {"golden": Golden(**golden), "others": others and Others(**others)}
         return Manifest(fields=fields, dense=dense, transforms=transforms, **values), dict(files)
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise DataError(path, None, f"not a manifest of format {version}") from None
+        raise damaged(path, f"not a manifest of format {version}") from None
 
 
 def _stamp(path: Path) -> dict[str, Any]:
@@ -295,11 +302,11 @@ def _check(path: Path, stamp: Mapping[str, Any] | None) -> None:
         size = path.stat().st_size
         if stamp is None or size != stamp["bytes"]:
             expected = "no such file" if stamp is None else f"{stamp['bytes']:,}"
-            raise DataError(path, None, f"{size:,} bytes; expected {expected}")
+            raise damaged(path, f"{size:,} bytes; expected {expected}")
         if _stamp(path) != stamp:
-            raise DataError(path, None, "not as it was written (checksum)")
+            raise damaged(path, "not as it was written (checksum)")
     except FileNotFoundError:
-        raise DataError(path, None, "no such file: the saved model is not complete") from None
+        raise damaged(path, "no such file: the saved model is not complete") from None
     except OSError as error:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
 
@@ -309,7 +316,7 @@ def _table(path: Path, schema: pa.Schema, rows: int) -> pa.Table:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(path, None, f"not a sound Arrow file: {str(error).splitlines()[0]}") from None
+        raise damaged(path, f"not a sound Arrow file: {str(error).splitlines()[0]}") from None
     if table.schema != schema or table.num_rows != rows:
-        raise DataError(path, None, f"{table.num_rows:,} rows that do not fit the manifest's {rows:,}")
+        raise damaged(path, f"{table.num_rows:,} rows that do not fit the manifest's {rows:,}")
     return table.combine_chunks()

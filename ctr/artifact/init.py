@@ -58,7 +58,7 @@ def find(path: Path) -> Source:
         DataError: damaged.
     """
     if (path / CHECKPOINTS / checkpoint.FINAL).is_dir():
-        manifest = checkpoint.read(path / CHECKPOINTS / checkpoint.FINAL)
+        manifest = checkpoint.read_final(path)
         if "known" not in manifest:
             raise ArgumentError(f"init={path}: the run was made by an earlier version, which did not keep its values")
         known = manifest["known"]
@@ -121,6 +121,8 @@ def expect_fit(settings: Settings) -> None:
     if source.opt is not None:
         theirs["opt"], mine["opt"] = source.opt, settings.optimizer.name
     keys = [key for key in {**theirs, **mine} if theirs.get(key) != mine.get(key) and key not in of_log]
+    if {"dataset", "model"} & {*keys}:  # all else follows from these
+        keys = [next(key for key in ("dataset", "model") if key in keys)]
     if keys:
         its, own = (", ".join(f"{key}={one.get(key)}" for key in keys) for one in (theirs, mine))
         raise ArgumentError(f"init={settings.init.path}: its model has {its}; this run has {own}")

@@ -29,9 +29,11 @@ def command_line(arguments: Sequence[str]) -> list[str]:
     writes no configuration there.
 
     Raises:
-        ArgumentError: there is no run in the folder, or arguments that do not go with it.
+        ArgumentError: there is no run in the folder, or arguments that do not go with it; or ``run_dir`` is a file.
     """
     given, folder = _parsed(arguments), value_of(arguments, RESUME)
+    if isinstance(run_dir := value_of(arguments, "run_dir"), str) and Path(run_dir).is_file():
+        raise ArgumentError(f"run_dir={run_dir}: a file; expected a folder, or a name that is not in use")
     if folder is None:
         return list(arguments)
     said = f"{RESUME}={folder}"
@@ -43,7 +45,8 @@ def command_line(arguments: Sequence[str]) -> list[str]:
         key = value.key_or_group
         if key != RESUME and not key.startswith("hydra") and not _free(key):
             raise ArgumentError(
-                f"{said} {value.input_line}: the run has its own configuration; of {key} nothing can be given"
+                f"{said}: the run keeps its configuration, so {value.input_line} cannot be given; "
+                "leave it out, or start a new run"
             )
     if not isinstance(folder, str) or not Path(folder, CONFIG).is_file():
         raise ArgumentError(f"{said}: no run there; expected the folder of a run, with {CONFIG} in it")

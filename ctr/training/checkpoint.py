@@ -22,9 +22,10 @@ from typing import Any, Literal
 from ctr.datasets.checked import Checksum
 from ctr.errors import CtrError, DataError, system_message, warn_once
 from ctr.files import TMP_PREFIX, atomic_folder, read_sealed, sealed
+from ctr.progress import beside_bars
 from ctr.training import snapshot
 from ctr.training.compiled.step import NativeStep
-from ctr.training.folder import CHECKPOINTS
+from ctr.training.folder import CHECKPOINTS, MODEL
 from ctr.training.identity import CODE, arithmetic
 from ctr.training.interrupts import Interrupts
 from ctr.training.precopy import Cancelled, PreCopy
@@ -102,6 +103,22 @@ def read(path: Path) -> Mapping[str, Any]:
     return manifest
 
 
+def read_final(folder: Path) -> Mapping[str, Any]:
+    """The manifest of the state at the end of a run; errors are those of `read`, with what to do."""
+    with _advising(folder):
+        return read(folder / CHECKPOINTS / FINAL)
+
+
+@contextmanager
+def _advising(folder: Path) -> Iterator[None]:
+    """Adds to an error what to do about a damaged final state."""
+    try:
+        yield
+    except DataError as damage:
+        advice = f"train it again with checkpoint.final=true, or go on with its saved model: init={folder / MODEL}"
+        raise damage.advised(advice) from None
+
+
 def whole(path: Path, manifest: Mapping[str, Any]) -> Checkpoint:
     """A checkpoint with this manifest; DataError if a byte of its tensors is not as it was written."""
     for name, blocks in {STATE: manifest["blocks"], **manifest[PARTS]}.items():
@@ -121,7 +138,8 @@ def load_final(folder: Path) -> Checkpoint:
     path = folder / CHECKPOINTS / FINAL
     if not path.is_dir():
         raise CtrError(f"{path}: no such folder; a run leaves it with checkpoint.final=true")
-    return whole(path, read(path))
+    with _advising(folder):
+        return whole(path, read(path))
 
 
 def complete(folder: Path) -> list[Path]:
@@ -251,7 +269,8 @@ class Checkpoints:
     def interrupted(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
         """Writes a checkpoint and acts, if an interruption is pending."""
         if self._interrupts.pending is not None:
-            log.info("writing a checkpoint; Ctrl-C again ends at once")
+            with beside_bars():
+                log.info("writing a checkpoint; Ctrl-C again ends at once")
             self.write(run, phase, trackers)
             self._interrupts.act()
 

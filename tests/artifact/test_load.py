@@ -54,11 +54,11 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("manifest.json", cut, r"manifest\.json: not JSON"),
+        ("manifest.json", cut, r"manifest\.json: not JSON; copy the saved model again, or train it again$"),
         ("manifest.json", flip, r"manifest\.json: not (JSON|as it was written \(checksum\))"),
         ("manifest.json", Path.unlink, r"model: no manifest\.json in it"),
         ("model.safetensors", cut, r"model\.safetensors: [\d,]+ bytes; expected [\d,]+"),
-        ("model.safetensors", flip, r"model\.safetensors: not as it was written \(checksum\)"),
+        ("model.safetensors", flip, r"model\.safetensors: not as it was written \(checksum\); copy the saved"),
         ("model.safetensors", Path.unlink, r"model\.safetensors: no such file: the saved model is not complete"),
         ("vocabulary.arrow", cut, r"vocabulary\.arrow: [\d,]+ bytes; expected [\d,]+"),
         ("vocabulary.arrow", flip, r"vocabulary\.arrow: not as it was written \(checksum\)"),

@@ -77,8 +77,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
     train.main()
 
 
-def test_the_page_shows_the_files() -> None:
-    page = (DOCS / "extending.md").read_text()
+def test_the_pages_show_the_files() -> None:
+    pages = ("extending", "own-model", "own-dataset", "own-optimizer")
+    page = "\n".join((DOCS / f"{name}.md").read_text() for name in pages)
     shown = re.findall(r"`examples/(\S+)`[^\n]*\n\n```\w+\n(.*?)```", page, re.DOTALL)
     files = [EXAMPLES / "pyproject.toml", *(EXAMPLES / "ctr_shop").rglob("*.*")]
     files = [path for path in files if path.suffix in (".py", ".yaml", ".toml")]

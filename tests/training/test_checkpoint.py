@@ -25,7 +25,7 @@ from ctr.files import TMP_PREFIX, read_sealed, sealed
 from ctr.optim import OPTIMIZERS
 from ctr.provenance import digest
 from ctr.training import checkpoint, compiled_net, precopy, snapshot
-from ctr.training.checkpoint import Checkpoints, load_final
+from ctr.training.checkpoint import Checkpoints, load_final, read_final
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.experiment import run_family
 from ctr.training.interrupts import Interrupts
@@ -408,8 +408,12 @@ def test_the_end_of_training_can_stay(log: Path, tmp_path: Path, retrain: str) -
         assert stored.columns == ["weight", "u", "m", "v"]
     assert int(weights.any(dim=1).sum()) == got["features_nonzero"]
     flip(run.folder / "checkpoints" / "final" / "state.safetensors")
-    with pytest.raises(DataError, match=r"final/state\.safetensors: bytes .* are not as written"):
+    advice = rf"; train it again with checkpoint\.final=true, or go on with its saved model: init={run.folder}/model$"
+    with pytest.raises(DataError, match=rf"final/state\.safetensors: bytes .* are not as written .*{advice}"):
         load_final(run.folder)
+    flip(run.folder / "checkpoints" / "final" / "manifest.json")
+    with pytest.raises(DataError, match=rf"final/manifest\.json: .*{advice}"):
+        read_final(run.folder)
     assert not (go(log, tmp_path, *options[:1]).folder / "checkpoints").exists()  # of the run before
     with pytest.raises(CtrError, match=r"final: no such folder; a run leaves it with checkpoint\.final=true"):
         load_final(run.folder)

@@ -306,6 +306,14 @@ def test_what_does_not_fit_is_named(logs: dict[str, Path], today: Path, override
         resolve(composed("train", *arguments(logs["tomorrow"], *SHARED, f"init={today}", override)))
 
 
+def test_of_another_dataset_or_model_nothing_else_is_said(logs: dict[str, Path], today: Path) -> None:
+    """All other keys differ because of it."""
+    with pytest.raises(ArgumentError, match=r"^init=.*: its model has dataset=criteo; this run has dataset=avazu$"):
+        resolve(composed("train", "dataset=avazu", "dataset.source=sample", "tracking=none", f"init={today}"))
+    with pytest.raises(ArgumentError, match=r"^init=.*: its model has model=dcn; this run has model=mlp$"):
+        resolve(composed("train", *arguments(logs["tomorrow"], "tracking=none", f"init={today}", "model=mlp")))
+
+
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
