@@ -61,8 +61,8 @@ class OPNN(nn.Module):
         embedding: the table; made with ``embedding_dim`` if not given.
         embedding_dim: length k of an embedding row.
         hidden: sizes of the hidden layers.
-        kernel: ``"mat"`` takes :class:`PairProducts` (the authors' code), ``"sum"`` :func:`superposition` (their text).
-        dropout: rate after each activation, 0.5 or 0; see :mod:`ctr.models.dropout`.
+        kernel: ``"mat"`` takes ``PairProducts`` (the authors' code), ``"sum"`` ``superposition`` (their text).
+        dropout: rate after each activation, 0.5 or 0; see ``ctr.models.dropout``.
         generator: source of the initial values.
 
     Shapes:

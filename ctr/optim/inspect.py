@@ -47,7 +47,7 @@ def prox_path(optimizer: GroupOptimizer, p: Tensor, lambda21s: Iterable[float]) 
     """How many touched groups of p would survive if each lambda21 were applied to the present state.
 
     It is the count that ``apply_threshold_`` would leave, not that of a training run with that lambda21: groups are
-    ranked by the norm of ``z = u - D x``, with D as in :meth:`~ctr.optim.core.GroupOptimizer.stored_rows`.
+    ranked by the norm of ``z = u - D x``, with D as in :meth:`~ctr.optim.GroupOptimizer.stored_rows`.
 
     Raises:
         ValueError: p is not one of the optimizer's parameters or has no groups (group_dim None).
