@@ -1,12 +1,13 @@
 """The documentation site: `make docs`. It is built and read without a network."""
 
+import html
 import os
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+import ziamath
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
@@ -29,6 +30,7 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # as GitHub makes them
 myst_dmath_double_inline = True
 
+highlight_language = "none"  # blocks without a language are commands and equations
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
@@ -43,8 +45,8 @@ html_title = "ctr"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
-html_show_sphinx = False
-html_math_renderer = "mathml"
+html_show_sphinx = html_show_copyright = False
+html_math_renderer = "drawn"
 
 # Pages that are files of the repository, for GitHub, and what they are here.
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -64,14 +66,16 @@ def link_pages(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)#:\s]+)(#[^)\s]*)?\)", linked, source[0])
 
 
-def mathml(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
-    """Writes an equation as MathML, which browsers show by themselves."""
+def draw_equation(translator: HTML5Translator, node: nodes.math | nodes.math_block) -> None:
+    """Writes an equation as a drawing, which is the same in every browser, with its TeX for those who cannot see it."""
     block = isinstance(node, nodes.math_block)
-    equation = tex2mathml(node.astext(), as_block=block)
-    translator.body.append(f'<div class="math">{equation}</div>' if block else equation)
+    equation = ziamath.Latex(node.astext(), size=17, inline=not block, color="currentColor")
+    label = f'role="img" aria-label="{html.escape(node.astext())}"'
+    drawing = equation.svg().replace("<svg", f'<svg {label} style="vertical-align: {equation.getyofst():.2f}px"', 1)
+    translator.body.append(f'<div class="math">{drawing}</div>' if block else drawing)
     raise nodes.SkipNode
 
 
 def setup(app: Sphinx) -> None:
-    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.add_html_math_renderer("drawn", (draw_equation, None), (draw_equation, None))
     app.connect("source-read", link_pages)

@@ -52,7 +52,9 @@ def superposition(rows: Tensor) -> Tensor:
 
 
 class OPNN(nn.Module):
-    """Embeddings and their products -> FC 512, 256, 128 with ReLU and dropout -> FC 1 (paper, section 4.1 b).
+    """Embeddings and their products -> FC 512, 256, 128 with ReLU and dropout -> FC 1 (Qu et al., arXiv:1611.00144).
+
+    Sizes: Yue et al., section 4.1 b.
 
     Args:
         num_features: number of feature ids.

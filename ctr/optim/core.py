@@ -93,7 +93,7 @@ class GroupOptimizer(Optimizer):
         """m of the touched rows at step t (Algorithm 1, line 4).
 
         Args:
-            grad: gradient of the touched rows.
+            grad: gradient of the touched rows, [rows, ...] or of the whole parameter's shape.
             rows: the same rows of u and of each tensor in ``buffers``; the latter to be updated in place.
             t: the global step, 1 at the first.
             group: the param group.
@@ -153,7 +153,12 @@ class GroupOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step on every parameter that has a gradient; returns the closure's loss if one is given."""
+        """One step on every parameter that has a gradient; returns the closure's loss if one is given.
+
+        Raises:
+            RuntimeError: a gradient of a wrong layout; or, before anything has moved, one with NaN or infinity under
+                ``check_finite``, or one that ``fused=True`` cannot serve.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
