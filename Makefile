@@ -1,11 +1,12 @@
 # make run   trains on the built-in sample     make test  runs the tests, without the slow ones; make test-all  all
 # make lint  ruff and mypy
+# make docs  the documentation site, in build/docs/html
 # make dashboard   MLflow on mlflow.db, and the links of the studies in it
 # Each makes .venv and installs what it needs first; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all test-slow lint sanitize dashboard clean
+.PHONY: run test test-all test-slow lint docs sanitize dashboard clean
 .DEFAULT_GOAL := run
 
 # A stamp is written only after a finished install, so an interrupted one is done again.
@@ -13,6 +14,10 @@ BIN := .venv/bin
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("ctr needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e ".[sweep,report]"
+	touch $@
+
+.venv/.docs: pyproject.toml .venv/.run
+	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
 
 .venv/.dev: pyproject.toml .venv/.run
@@ -41,6 +46,10 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Warnings are errors, missing references too.
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -j auto docs build/docs/html
 
 # The compiled kernels with all warnings as errors, their tests under AddressSanitizer and UBSan.
 build/sanitized.so: $(wildcard ctr/native/src/*)

@@ -27,7 +27,21 @@ def load(
     backend: Literal["auto", "native", "torch"] | None = None,
     threads: int | None = None,
 ) -> SavedModel:
-    """Loads a saved model; see `ctr.artifact.saved.load`."""
+    """Loads a saved model and checks all of it, by its checksums and its golden rows.
+
+    Nothing in the folder is executed. A model or dataset of another package is code of that package, which the folder
+    only names: it is imported if you allow it.
+
+    Args:
+        path: the model's folder, or that of the run that left it.
+        allow_module: import the module that the model names, from the packages that are installed here.
+        backend: ``"auto"`` takes the compiled code where it serves the model; None: as the run, where that can be.
+        threads: of the compiled code; None: as the run. The run's own backend and threads give its own digits.
+
+    Raises:
+        ArgumentError: no saved model there, or it needs a module that is not allowed or not installed.
+        DataError: it is damaged, incomplete or of a newer version.
+    """
     from ctr.artifact.saved import load  # torch takes seconds to load, and --help needs none
 
     return load(path, allow_module=allow_module, backend=backend, threads=threads)

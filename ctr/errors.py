@@ -28,7 +28,7 @@ ADVICE = {
 class CtrError(Exception):
     """A failure with a message for the user; commands print it without a traceback and exit with 1.
 
-    It comes whole out of another process, whatever its constructor takes.
+    It survives pickling, whatever its constructor takes.
     """
 
     def __reduce__(self) -> tuple[object, ...]:

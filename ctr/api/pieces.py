@@ -69,7 +69,7 @@ def build(settings: Settings, data: Prepared) -> TrainingRun:
 
 
 def train(run: TrainingRun) -> None:
-    """The rest of the pass, to its end: what a loop of one's own takes the place of.
+    """The rest of the pass, to its end: what a loop of one's own takes the place of::
 
         for batch in run.stream:
             loss, window = run.step(batch)  # window: loss and AUC of the last steps, or None

@@ -37,7 +37,7 @@ TOLERANCE = 1e-5  # of a logit, relative and absolute: another machine or backen
 
 
 class SavedModel:
-    """A trained model as it is served; `load` makes one.
+    """A trained model as it is served; `ctr.load` makes one.
 
     Attributes:
         folder: where it was loaded from.
@@ -165,10 +165,10 @@ class SavedModel:
         """What the model has kept, strongest first: one row for each embedding row that is not zero.
 
         Returns:
-            Columns ``field``, ``value`` (None: blank; a bucket, without a field, where values are hashed into buckets;
-            a hash where the values were not kept; "(others)": the row of a field's rare values), ``norm`` (||w||),
-            ``effect`` (||D w||, by which Group Adam ranks rows; D is the optimizer's denominator at the end of
-            training), ``count`` (occurrences in training rows).
+            Columns ``field``, ``value`` (None is blank; a bucket, without a field, where values are hashed into
+            buckets; a hash where the values were not kept; "(others)" is the row of a field's rare values), ``norm``
+            (||w||), ``effect`` (||D w||, by which Group Adam ranks rows; D is the optimizer's denominator at the end
+            of training), ``count`` (occurrences in training rows).
         """
         return self.feature_table().to_pandas()
 
@@ -232,21 +232,7 @@ def load(
     backend: Literal["auto", "native", "torch"] | None = None,
     threads: int | None = None,
 ) -> SavedModel:
-    """Loads a saved model and checks all of it, by its checksums and its golden rows.
-
-    Nothing in the folder is executed. A model or dataset of another package is code of that package, which the folder
-    only names: it is imported if you allow it.
-
-    Args:
-        path: the model's folder, or that of the run that left it.
-        allow_module: import the module that the model names, from the packages that are installed here.
-        backend: ``"auto"`` takes the compiled code where it serves the model; None: as the run, where that can be.
-        threads: of the compiled code; None: as the run. The run's own backend and threads give its own digits.
-
-    Raises:
-        ArgumentError: no saved model there, or it needs a module that is not allowed or not installed.
-        DataError: it is damaged, incomplete or of a newer version.
-    """
+    """Loads a saved model; see `ctr.load`."""
     folder = format.locate(path)
     return assemble(folder, format.read(folder), allow_module=allow_module, backend=backend, threads=threads)
 

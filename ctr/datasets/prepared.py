@@ -81,8 +81,14 @@ class Vocabulary(Protocol):
 class Prepared:
     """A complete folder of prepared rows, memory-mapped: it stays readable when the folder is replaced.
 
-    ``dataset``: the raw format, with what its files have settled. ``vocabulary``: see `read_vocabulary`; None where
-    ids are hashed. ``reused``: the folder existed before.
+    Attributes:
+        folder: where it is.
+        dataset: the raw format, with what its files have settled.
+        manifest: what the folder holds: counts, options and checksums.
+        split: which rows train and which test.
+        rows: ids, dense columns and labels.
+        vocabulary: the value of each id, see `read_vocabulary`; None where ids are hashed.
+        reused: the folder existed before.
     """
 
     folder: Path

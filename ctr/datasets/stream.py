@@ -19,8 +19,14 @@ READ_ROWS = 8192  # at a time: cutting batches out of them costs less than readi
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows: ids int32 [B, F], or bags of them where a field is multi-valued; dense float32 [B, K] or None
-    where K = 0; label float32 [B]; weight float32 [B], or None where each row counts 1."""
+    """Consecutive rows.
+
+    Attributes:
+        ids: int32 [B, F], or bags of them where a field is multi-valued.
+        dense: float32 [B, K]; None where K = 0.
+        label: float32 [B], 0 or 1.
+        weight: float32 [B], how much each row counts; None: 1 each.
+    """
 
     ids: Tensor | Bags
     dense: Tensor | None

@@ -37,7 +37,9 @@ class CrossLayers(nn.Module):
 
 
 class DCN(nn.Module):
-    """Embeddings and dense columns -> 2 cross layers beside FC 64, 64 -> one linear over both (paper, section 4.1 c).
+    """Embeddings and dense columns -> 2 cross layers beside FC 64, 64 -> one linear over both.
+
+    Source: Wang et al., arXiv:1708.05123; sizes: Yue et al., section 4.1 c.
 
     Args:
         num_features: number of feature ids.

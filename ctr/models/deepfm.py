@@ -17,7 +17,7 @@ def pair_sums(vectors: Tensor) -> Tensor:
 
 
 class DeepFM(nn.Module):
-    """Weights of first order + products of all pairs of vectors + deep net (Eqs. 1 to 4 of the paper).
+    """Weights of first order + products of all pairs of vectors + deep net (Guo et al., arXiv:1703.04247, Eqs. 1 to 4).
 
     A feature has two tables there: a weight of first order and a vector. Here they are number 0 and the rest of one
     row, so that they form one group, which lives and dies as a whole. Dense columns enter the weights of first order

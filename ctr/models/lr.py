@@ -20,7 +20,7 @@ class LR(nn.Module):
         num_fields: ids per row, F; any number is taken.
         num_dense: dense columns per row, K.
         embedding: the table, with rows of length 1; made if not given.
-        embedding_dim: 1.
+        embedding_dim: length of a row, which can only be 1.
         generator: not used: all weights beside the table start at 0.
 
     Shapes:

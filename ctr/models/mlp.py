@@ -36,7 +36,7 @@ def flat_inputs(rows: Tensor, dense: Tensor | None) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Embeddings -> FC 64, 32, 16 with ReLU -> FC 1 (paper, section 4.1 a).
+    """Embeddings -> FC 64, 32, 16 with ReLU -> FC 1 (Yue et al., section 4.1 a).
 
     Args:
         num_features: number of feature ids.

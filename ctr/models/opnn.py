@@ -52,7 +52,9 @@ def superposition(rows: Tensor) -> Tensor:
 
 
 class OPNN(nn.Module):
-    """Embeddings and their products -> FC 512, 256, 128 with ReLU and dropout -> FC 1 (paper, section 4.1 b).
+    """Embeddings and their products -> FC 512, 256, 128 with ReLU and dropout -> FC 1 (Qu et al., arXiv:1611.00144).
+
+    Sizes: Yue et al., section 4.1 b.
 
     Args:
         num_features: number of feature ids.
@@ -61,8 +63,8 @@ class OPNN(nn.Module):
         embedding: the table; made with ``embedding_dim`` if not given.
         embedding_dim: length k of an embedding row.
         hidden: sizes of the hidden layers.
-        kernel: ``"mat"`` takes :class:`PairProducts` (the authors' code), ``"sum"`` :func:`superposition` (their text).
-        dropout: rate after each activation, 0.5 or 0; see :mod:`ctr.models.dropout`.
+        kernel: ``"mat"`` takes ``PairProducts`` (the authors' code), ``"sum"`` ``superposition`` (their text).
+        dropout: rate after each activation, 0.5 or 0; see ``ctr.models.dropout``.
         generator: source of the initial values.
 
     Shapes:

@@ -44,9 +44,11 @@ def layers(model: nn.Module) -> list[Layer]:
 def summary(model: nn.Module) -> str:
     """A table for a reader, one line per layer; no line end behind the last.
 
-    with torch.device("meta"):  # the size of the paper without its 1 GiB table
-        model = DCN(33_762_577, num_fields=26, num_dense=13)
-    print(summary(model))
+    A model on the ``meta`` device costs no memory::
+
+        with torch.device("meta"):  # the size of the paper without its 1 GiB table
+            model = DCN(33_762_577, num_fields=26, num_dense=13)
+        print(summary(model))
     """
     found = layers(model)
     net = sum(layer.parameters for layer in found if not layer.embedding)

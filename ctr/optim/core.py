@@ -44,7 +44,7 @@ class GroupOptimizer(Optimizer):
     """What the grouped optimizers have in common; use one of the six classes, not this one.
 
     A subclass names its own state in ``buffers`` and gives :meth:`moments` and :meth:`root`. Where compiled code has
-    them too, ``rule`` says under which number (:mod:`ctr.optim.fused`).
+    them too, ``rule`` says under which number (``ctr.optim.fused``).
 
     State of a parameter:
 
@@ -60,7 +60,7 @@ class GroupOptimizer(Optimizer):
     * ``lambda1``, ``lambda21``, ``lambda2``: strength of l1, of l21 (group lasso) and of l2. The first two are
       held against z and have its unit, that of a gradient; lambda2 adds to D, a gradient per weight. They are meant
       for a mean loss: of a sum over the batch each would have to be larger by the batch size.
-    * ``norm``: which norm decides that a group dies, see :func:`group_norm`.
+    * ``norm``: which norm decides that a group dies, see :func:`~ctr.optim.shrinkage.group_norm`.
     * ``threshold``: ``"soft"`` or ``"hard"``, see :func:`shrink`.
     * ``group_dim``: k makes every slice at one index of dimension k a group (0: the rows of an embedding
       table; 1: the columns of ``nn.Linear.weight``, the outgoing weights of a unit); ``"all"`` makes the whole
@@ -93,7 +93,7 @@ class GroupOptimizer(Optimizer):
         """m of the touched rows at step t (Algorithm 1, line 4).
 
         Args:
-            grad: gradient of the touched rows.
+            grad: gradient of the touched rows, [rows, ...] or of the whole parameter's shape.
             rows: the same rows of u and of each tensor in ``buffers``; the latter to be updated in place.
             t: the global step, 1 at the first.
             group: the param group.
@@ -153,7 +153,12 @@ class GroupOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step on every parameter that has a gradient; returns the closure's loss if one is given."""
+        """One step on every parameter that has a gradient; returns the closure's loss if one is given.
+
+        Raises:
+            RuntimeError: a gradient of a wrong layout; or, before anything has moved, one with NaN or infinity under
+                ``check_finite``, or one that ``fused=True`` cannot serve.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

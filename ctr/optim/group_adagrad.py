@@ -25,7 +25,7 @@ class GroupAdagrad(GroupOptimizer):
         x   <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)     line 11
         u   <- z + D x
 
-    eps is beside the root, as in ``torch.optim.Adagrad``, which this is with all lambdas 0; print puts it under
+    eps is beside the root, as in ``torch.optim.Adagrad``, which this is with all lambdas 0; the paper puts it under
     the root at t = 1. With lambda21 = 0 and weights that start at 0 it is FTRL-Proximal (McMahan et al., "Ad Click
     Prediction", KDD 2013, with their lambda2 = 2 * lambda2 here).
 

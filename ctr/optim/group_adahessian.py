@@ -198,7 +198,7 @@ def hutchinson_diagonal(
         generator: source of the signs; give one for reproducible runs.
 
     Returns:
-        One tensor per gradient, of its shape and without a graph: dense, or sparse COO with the coalesced
+        One tensor per gradient, of its shape and without a graph; dense, or sparse COO with the coalesced
         gradient's rows.
     """
     if samples < 1:

@@ -26,7 +26,7 @@ class GroupAdam(GroupOptimizer):
         x     <- max(1 - sqrt(d) lambda21 / ||s||, 0) s / (D + 2 lambda2)   line 14
         u     <- z + D x
 
-    eps is in D at every step. Print adds it to Q at t = 1 only, with which Theorem 2 (lambdas 0 give Adam)
+    eps is in D at every step. The paper adds it to Q at t = 1 only, with which Theorem 2 (lambdas 0 give Adam)
     is not exact. ``eps_hat=True`` takes ``eps / sqrt(1 - beta2^t)`` in D instead, which is the rule of
     ``torch.optim.SparseAdam`` and of TensorFlow's Adam.
 

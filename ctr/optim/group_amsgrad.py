@@ -27,7 +27,7 @@ class GroupAMSGrad(GroupOptimizer):
         u     <- z + D x
 
     v_max is the largest of the moving averages, as in the AMSGrad paper (Reddi et al., ICLR 2018) and in
-    ``torch.optim.Adam(amsgrad=True)``, which this is with all lambdas 0. The V_t of print's Table 1 feeds the
+    ``torch.optim.Adam(amsgrad=True)``, which this is with all lambdas 0. The V_t of the paper's Table 1 feeds the
     maximum back into the average instead.
 
     Shapes: any; an embedding table is (rows, d) with ``group_dim=0``. Dense and sparse COO gradients.

@@ -19,14 +19,22 @@ from ctr.optim.validate import GroupDim
 
 
 def zero_rows(weight: Tensor, group_dim: GroupDim = 0) -> Tensor:
-    """Which groups are exactly zero: a bool per index of dimension group_dim (rows by default)."""
+    """Which groups are exactly zero: bool [groups], one for each index of dimension group_dim (rows by default).
+
+    Args:
+        weight: of any shape; an embedding table is [rows, d].
+        group_dim: as in :class:`~ctr.optim.GroupOptimizer`.
+    """
     return ~any_in_group(weight.detach() != 0, group_dim).flatten()
 
 
 def touched_rows(optimizer: GroupOptimizer, p: Tensor) -> Tensor:
-    """Which groups of p the optimizer has ever stepped: a bool per index of the param group's group_dim.
+    """Which groups of p the optimizer has ever stepped: bool [groups], one for each index of its group_dim.
 
     To read untouched rows as zero, as a serving look-up does: ``p * touched_rows(opt, p)[:, None]``.
+
+    Raises:
+        ValueError: p is not one of the optimizer's parameters.
     """
     group, state = optimizer.group_of(p), optimizer.state.get(p)
     if not state:
@@ -36,7 +44,11 @@ def touched_rows(optimizer: GroupOptimizer, p: Tensor) -> Tensor:
 
 
 def feature_rate(optimizer: GroupOptimizer, p: Tensor) -> float:
-    """Share of the touched groups of p that are not zero (the paper's sparsity); NaN if none was touched."""
+    """Share of the touched groups of p that are not zero (the paper's sparsity); NaN if none was touched.
+
+    Raises:
+        ValueError: p is not one of the optimizer's parameters.
+    """
     touched = touched_rows(optimizer, p)
     alive = touched & ~zero_rows(p, optimizer.group_of(p)["group_dim"])
     count = int(touched.sum())
@@ -47,7 +59,15 @@ def prox_path(optimizer: GroupOptimizer, p: Tensor, lambda21s: Iterable[float]) 
     """How many touched groups of p would survive if each lambda21 were applied to the present state.
 
     It is the count that ``apply_threshold_`` would leave, not that of a training run with that lambda21: groups are
-    ranked by the norm of ``z = u - D x``, with D as in :meth:`~ctr.optim.core.GroupOptimizer.stored_rows`.
+    ranked by the norm of ``z = u - D x``, with D as in :meth:`~ctr.optim.GroupOptimizer.stored_rows`.
+
+    Args:
+        optimizer: the one that trained p.
+        p: a parameter with groups.
+        lambda21s: values to try, each at least 0.
+
+    Returns:
+        The number of survivors for each of them.
 
     Raises:
         ValueError: p is not one of the optimizer's parameters or has no groups (group_dim None).
