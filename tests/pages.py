@@ -1,4 +1,4 @@
-"""What documentation pages show: their code blocks, links and headings."""
+"""What documentation pages show: their code blocks."""
 
 import re
 from pathlib import Path
@@ -21,10 +21,3 @@ def missing(shown: str, printed: str) -> list[str]:
     """The lines of a page that were not printed, numbers aside; ``...`` stands for others."""
     there = {masked(line) for line in printed.splitlines()}
     return [line for line in shown.splitlines() if line.strip() != "..." and masked(line) not in there]
-
-
-def anchors(page: str) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
-    titles = re.findall(r"^#+ +(.*?)\s*$", text, re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title).lower()).replace(" ", "-") for title in titles}
