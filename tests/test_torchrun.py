@@ -21,7 +21,15 @@ from tests.training.workers import torchrun
 pytestmark = pytest.mark.slow
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run"]
-LONG = ["batch_size=16", "epochs=12", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=20"]
+LONG = [
+    "batch_size=16",
+    "epochs=12",
+    "threads=1",
+    "tracking=none",
+    "save=none",
+    "report=false",
+    "checkpoint.every_steps=20",
+]
 
 
 @pytest.fixture(scope="module")
