@@ -46,7 +46,7 @@ def svg(title: str, draw: Callable[[Axes], None], *, x: str, y: str) -> str:
     with matplotlib.rc_context({**STYLE, **LOOK}):
         figure = Figure(figsize=(4.6, 2.9))
         # By hand: a layout that matplotlib works out takes longer than the drawing.
-        axes = figure.add_axes((0.16, 0.17, 0.81, 0.72))
+        axes = figure.add_axes((0.18, 0.17, 0.79, 0.72))
         draw(axes)
         axes.set_title(title)
         axes.set_xlabel(x)
@@ -156,7 +156,7 @@ def _percent(value: float, _: object = None) -> str:
 
 
 def _plain(value: float, _: object = None) -> str:
-    return f"{value:g}"
+    return f"{value:g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _percents(axis: Any, ends: Sequence[float]) -> None:

@@ -40,12 +40,12 @@ pre { background: var(--well); padding: .6rem .8rem; border-radius: 6px; white-s
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; max-width: 100% }
 th, td { padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top;
          overflow-wrap: anywhere }
-th { font-weight: 600; min-width: 7rem } .number { text-align: right; white-space: nowrap }
+th { font-weight: 600; min-width: 8rem } td { white-space: pre-wrap } .number { text-align: right; white-space: nowrap }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem 1.5rem }
 .panels section { min-width: 0; max-width: 36rem } .panels h2 { margin-top: 1rem }
 svg { width: 100%; height: auto; display: block } svg text { font-family: system-ui, "Liberation Sans", sans-serif }
-.bars { width: 30%; min-width: 5rem } .wide { width: 100%; max-width: 52rem }
-.wide th { min-width: 4.5rem }
+.bars { width: 30%; min-width: 4rem } .wide { width: 100%; max-width: 52rem }
+.wide th { min-width: 5.5rem } .wide th.number, th.bars { min-width: 0 } td.bars { white-space: normal }
 .bar { height: .55rem; border-radius: 2px; background: var(--first); margin-top: .1rem }
 .bar.of { background: var(--faint); opacity: .6 }
 """
@@ -138,7 +138,7 @@ def _courses(settings: Settings, result: Result, curve: np.ndarray) -> list[tupl
         f"lower is better; a curve that still falls at the end asks for more rows.{passes}",
         "auc": f"AUC of the same rows, mean of windows of {settings.window:,} steps: .5 is chance, 1 is best.{passes}",
         "living": f"Share of the rows touched so far that are not zero, of a sample of at most {SAMPLE:,} rows of the "
-        f"table. Of all rows it is {result.feature_rate:.4f} at the end.",
+        f"table. When the run was done it was {result.feature_rate:.4f} of all.",
         "lambda21": "How hard rows are pulled to zero: a row lives while its evidence exceeds it. It is set by the "
         + ("schedule" if result.budget is None else f"budget, so that {result.budget:,} features live at the end")
         + f"; there it is {result.lambda21:.3g}.",
@@ -190,13 +190,13 @@ def _sizes(model: Path, result: Result, details: Details) -> str:
     row = 4 * details.dim
     rows, all_rows = result.features_nonzero * row, result.features_present * row
     told = "Bytes of the model by part; it was not saved, and its values are not counted."
-    parts = {"embedding rows": (rows, all_rows), "net": (details.net_bytes, details.net_bytes)}
+    parts = {"rows": (rows, all_rows), "net": (details.net_bytes, details.net_bytes)}
     if (model / MANIFEST).is_file():
         values, rest = sum(_bytes(model / name) for name in (VOCABULARY, OTHERS)), _bytes(model / MANIFEST)
         net = _bytes(model / WEIGHTS) - rows
         parts["net"] = net, net
-        parts |= {"values": (values, details.dense_values_bytes), "description": (rest, rest)}
-        told = "Bytes of the saved model by part; values: which value each row is of."
+        parts |= {"values": (values, details.dense_values_bytes), "manifest": (rest, rest)}
+        told = "Bytes of the saved model by part; values: which value each row is of; manifest: what the model is."
     mine, whole = (sum(part[at] for part in parts.values()) for at in (0, 1))
     if _removes(result):
         told += (

@@ -12,7 +12,7 @@ from ctr.metrics import alive_rows
 from ctr.models import FeatureEmbedding
 
 COLUMNS = ("step", "rows", "loss", "auc", "lambda21", "living")
-SAMPLE, LOOKS = 1 << 14, 64  # rows of the table that are looked at, and how often in a run: at most, about
+SAMPLE, LOOKS = 1 << 14, 32  # rows of the table that are looked at; how often, at least, in a run of as many windows
 
 
 class Curve:
