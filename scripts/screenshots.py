@@ -129,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.run is not None:
-        with browser(1280, 1500, offline=True) as page:
+        with browser(1280, 1660, offline=True) as page:
             open_page(page, options.run)
             take(page, options.out / "run-page.png")
         return

@@ -40,7 +40,7 @@ pre { background: var(--well); padding: .6rem .8rem; border-radius: 6px; white-s
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; max-width: 100% }
 th, td { padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--grid); text-align: left; vertical-align: top;
          overflow-wrap: anywhere }
-th { font-weight: 600; min-width: 8rem } td { white-space: pre-wrap } .number { text-align: right; white-space: nowrap }
+th { font-weight: 600; min-width: 9rem } td { white-space: pre-wrap } .number { text-align: right; white-space: nowrap }
 .panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem 1.5rem }
 .panels section { min-width: 0; max-width: 36rem } .panels h2 { margin-top: 1rem }
 svg { width: 100%; height: auto; display: block } svg text { font-family: system-ui, "Liberation Sans", sans-serif }
