@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 BLOCKS = 100  # of test rows, by which the sampling error of an AUC is kept (`auc_blocks`)
+CHUNK = 1 << 18  # rows that are taken at a time where many figures of each are needed
+LEAST_OF_BIN = 50  # rows of a bin of `calibration_bins`
 
 
 def exact_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -148,6 +151,51 @@ def calibration(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | No
     clicks = float(np.sum(w * labels, dtype=np.float64))
     z = logits.astype(np.float64)
     return float((w * np.exp(-np.logaddexp(0.0, -z))).sum()) / clicks if clicks else float("nan")
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Rows whose predictions are alike.
+
+    Attributes:
+        predicted, observed: mean probability and share of the clicks, by the rows' weights.
+        rows: how many.
+        effective: rows of weight 1 that would say as much: the sum of the weights squared over that of their squares.
+    """
+
+    predicted: float
+    observed: float
+    rows: int
+    effective: float
+
+
+def calibration_bins(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, bins: int = 20
+) -> tuple[CalibrationBin, ...]:
+    """Rows in order of their predictions, in bins of about equal numbers of rows; the lowest bin first.
+
+    The limits are quantiles of up to 131,071 rows, evenly spread; equal logits are in one bin, so that there may be
+    fewer.
+
+    Args:
+        logits, labels: [n].
+        weights: [n]; None: 1 each. A bin whose weights are all 0 is left out.
+        bins: at most; each is to have at least `LEAST_OF_BIN` rows.
+    """
+    bins = max(min(bins, len(logits) // LEAST_OF_BIN), 1)
+    limits = np.quantile(logits[:: max(1, len(logits) >> 16)], np.arange(1, bins) / bins).astype(logits.dtype)
+    sums = np.zeros((5, bins))
+    for start in range(0, len(logits), CHUNK):  # a piece at a time: few temporary arrays, in the processor's cache
+        z, y = logits[start : start + CHUNK], labels[start : start + CHUNK]
+        w = np.ones(len(z)) if weights is None else weights[start : start + CHUNK].astype(np.float64)
+        place = np.searchsorted(limits, z, side="right")
+        p = np.exp(-np.logaddexp(0.0, -z.astype(np.float64)))
+        sums += [np.bincount(place, of, bins) for of in (None, w, w * w, w * p, w * y)]
+    return tuple(
+        CalibrationBin(float(predicted / total), float(clicks / total), int(rows), float(total**2 / squares))
+        for rows, total, squares, predicted, clicks in sums.T
+        if total
+    )
 
 
 def normalised_entropy(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:

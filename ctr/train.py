@@ -164,9 +164,12 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     if config.launcher != "local":
         raise ArgumentError(f"launcher={config.launcher} trains one run, not a sweep (-m); start each job by itself")
     _expect_one_process(config)
-    if not any(override.startswith("save") for override in HydraConfig.get().overrides.task):
+    given = resume.keys(HydraConfig.get().overrides.task)
+    if not any(key.startswith("save") for key in given):
         config.save = {"name": "none"}  # a sweep leaves models only if it is told to
-    settings, head = sparing(resolve(config), resume.keys(HydraConfig.get().overrides.task)), sweep.head()
+    if "report" not in given:
+        config.report = False
+    settings, head = sparing(resolve(config), given), sweep.head()
     key = run_key(settings.config_hash, open_data(settings.data).manifest.data_hash)
     cache = Cache(Path(config.jobs))
     cache.expect_writable()
@@ -192,13 +195,25 @@ def train_and_print(
     """
     from ctr.artifact import pyfunc
     from ctr.artifact.save import save_model
+    from ctr.report import run_page
     from ctr.training.checkpoint import complete
     from ctr.training.experiment import run_family
     from ctr.training.run import Follower, Run
 
     first = _group is None or _group.first
     kind = Run if first else Follower
-    one = kind(settings, folder, None, save_model, pyfunc.write, checkpoints=checkpoints, resume=resumes, group=_group)
+    one = kind(
+        settings,
+        folder,
+        None,
+        save_model,
+        pyfunc.write,
+        draw=run_page.write,
+        command=_started_by(folder),
+        checkpoints=checkpoints,
+        resume=resumes,
+        group=_group,
+    )
     if resumes and checkpoints is None and not complete(one.place):
         log.info("no checkpoint in %s yet: the run starts at its first row", one.place)
     try:
@@ -212,7 +227,16 @@ def train_and_print(
     if not first:
         return
     # At once: other jobs of a sweep may print too.
-    print("\n".join([*([head] if head else []), one.table()]), flush=True)
+    print("\n".join([head, one.table()] if head else [one.table(), one.origin()]), flush=True)
+
+
+def _started_by(folder: Path) -> str:
+    """The command that the run was started with."""
+    from ctr.config import workers
+
+    if _group is None or resume.value_of(_given, "launcher") == "ray":
+        return resume.started_by(folder)
+    return resume.started_by(folder, workers.program(_group))
 
 
 def _again(folder: str) -> str:

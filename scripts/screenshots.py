@@ -1,8 +1,9 @@
 """Takes the pictures of README: a study's runs, its dashboard and its report in MLflow, as a person sees them; without
-``--study`` the training curves of all runs.
+``--study`` the training curves of all runs; with ``--run`` the page of one run, without MLflow.
 
     python scripts/screenshots.py                                            mlflow.png
     python scripts/screenshots.py --study "table2 on criteo"                 from mlflow.db into docs/images/
+    python scripts/screenshots.py --run runs/mine                             run-page.png
     python scripts/screenshots.py --uri sqlite:///runs/mlflow.db --study "fig1 on avazu" --out /tmp/pictures
 
 Needs runs, or a study that `ctr.reproduce` published, playwright (extra `dev`) and a Chromium of the system, found on
@@ -23,6 +24,7 @@ from ctr.cli import run_command
 from ctr.dashboard import serving
 from ctr.errors import ArgumentError, CtrError
 from ctr.report.mlflow import Links, published
+from ctr.training.folder import PAGE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Frame, Page
@@ -93,6 +95,12 @@ def open_curves(page: Page, server: str) -> None:
     page.locator(SCATTER).first.wait_for(state="attached")
 
 
+def open_page(page: Page, folder: Path) -> None:
+    """The page of a run, from its folder."""
+    page.goto((folder / PAGE).resolve().as_uri())
+    page.locator("svg").first.wait_for()
+
+
 def take(page: Page, path: Path) -> None:
     page.wait_for_timeout(1500)  # until what slides and fades has come to rest
     page.screenshot(path=path)
@@ -116,9 +124,15 @@ def main() -> None:
     )
     parser.add_argument("--uri", default="sqlite:///mlflow.db", help="the database (default: %(default)s)")
     parser.add_argument("--study", help="how its title begins: table2 on criteo")
+    parser.add_argument("--run", type=Path, help="folder of a run that has left its page")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="folder (default: %(default)s)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.run is not None:
+        with browser(1280, 1660, offline=True) as page:
+            open_page(page, options.run)
+            take(page, options.out / "run-page.png")
+        return
     with serving(options.uri, 0) as (server, _):
         if options.study is None:
             with browser(1400, 760) as page:

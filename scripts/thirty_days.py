@@ -52,6 +52,7 @@ FIXED = (
     "dataset.test_fraction=0",
     "progressive=true",
     "tracking=none",
+    "report=false",
     "checkpoint.every_minutes=null",
 )
 ADMIT = ("admit=3", "dataset.unseen=row")

@@ -28,6 +28,7 @@ from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
 from ctr.jobs.plan import CHOSEN
+from ctr.report import run_page
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 
@@ -84,8 +85,14 @@ def command(folder: Path, module: str, *overrides: str) -> Done:
     return Forked(folder, execute, module, overrides).end()
 
 
+def without_page(module: str, overrides: Sequence[str]) -> list[str]:
+    """Overrides of a command, by which a run draws no page unless the test asks for one: that takes a second."""
+    asked = module not in ("ctr.train", "train") or any(word.startswith("report=") for word in overrides)
+    return [*overrides] if asked or "--help" in overrides else [*overrides, "report=false"]
+
+
 def execute(module: str, overrides: Sequence[str]) -> None:
-    sys.argv[1:] = overrides
+    sys.argv[1:] = without_page(module, overrides)
     sys.modules.pop(module, None)  # to be executed as `__main__`
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -111,7 +118,7 @@ def speaking(code: str, *arguments: object) -> tuple[subprocess.Popen[str], str]
 def new_process(folder: Path, module: str, *overrides: str) -> Done:
     """``python -m <module> <overrides>`` in a folder."""
     return subprocess.run(
-        [sys.executable, "-m", module, *overrides],
+        [sys.executable, "-m", module, *without_page(module, overrides)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -122,7 +129,7 @@ def new_process(folder: Path, module: str, *overrides: str) -> Done:
 
 def composed(name: str, *overrides: str) -> DictConfig:
     """The configuration that the command ``ctr.<name>`` would run with."""
-    return copy.deepcopy(_composed(name, overrides))
+    return copy.deepcopy(_composed(name, tuple(without_page(name, overrides))))
 
 
 @functools.cache
@@ -170,7 +177,8 @@ def jobs(
     """A family of runs within this process, as a worker does it; the error that ended each, or None."""
     planned = keys or [None] * len(configs)
     places = zip(configs, folders, planned, strict=True)
-    runs = [Run(resolve(config), folder, key, save_model, pyfunc.write) for config, folder, key in places]
+    functions = (save_model, pyfunc.write)
+    runs = [Run(resolve(config), folder, key, *functions, draw=run_page.write) for config, folder, key in places]
     run_family(runs, on_rows)
     return [run.error for run in runs]
 

@@ -9,6 +9,8 @@ import pytest
 from ctr.dashboard import serving
 from ctr.errors import CtrError
 from ctr.report import mlflow as report
+from tests.commands import composed, job
+from tests.datasets.criteo_text import arguments
 from tests.report import invented
 from tests.scripts import script
 
@@ -91,6 +93,33 @@ def test_mlflow(links: report.Links, page: Page) -> None:
 
     inside = look.open_report(page, links)
     assert inside.locator(look.POINTS).count() == RUNS + CELLS  # and a mean per method and lambda21
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its page."""
+    folder = tmp_path_factory.mktemp("run")
+    keys = ["tracking=none", "report=true", "window=2", "batch_size=32", "model.hidden=[4]", "opt.lr=0.01"]
+    job(composed("train", *arguments(folder, *keys)), folder)
+    return folder
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_page_of_a_run_fits_the_screen(run_folder: Path, width: int) -> None:
+    """Offline: nothing is asked for but the file."""
+    asked: list[str] = []
+    with look.browser(width, offline=True) as page:
+        page.on("request", lambda request: asked.append(request.url))
+        look.open_page(page, run_folder)
+        assert asked == [(run_folder / "report.html").as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        drawings = page.locator("svg")
+        assert drawings.count() >= 5
+        for box in [drawing.bounding_box() for drawing in drawings.all()]:
+            assert box is not None
+            assert 0 <= box["x"] < box["x"] + box["width"] <= width
+        smallest = "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
+        assert page.evaluate(smallest) >= 9  # pixels
 
 
 def test_the_page_alone_and_offline(links: report.Links, folder: Path) -> None:

@@ -14,6 +14,7 @@ from ctr.metrics import (
     auc_blocks,
     auc_by_day,
     calibration,
+    calibration_bins,
     exact_auc,
     feature_rate,
     logloss,
@@ -265,3 +266,26 @@ def test_feature_rate() -> None:
     assert feature_rate(weight, present) == 0.5
     assert feature_rate(weight) == 0.6
     assert math.isnan(feature_rate(weight, torch.zeros(5, dtype=torch.bool)))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_calibration_bins_hold_equal_numbers_of_rows_in_order_of_their_predictions(weighted: bool) -> None:
+    draw = np.random.default_rng(4)
+    logits = draw.normal(-2, 1, 10_000).astype(np.float32)
+    labels = (draw.random(10_000) < 0.2).astype(np.float32)
+    weights = draw.integers(1, 4, 10_000).astype(np.float32) if weighted else None
+    bins = calibration_bins(logits, labels, weights, 20)
+    assert [each.rows for each in bins] == [500] * 20
+    for each, rows in zip(bins, np.argsort(logits).reshape(20, 500), strict=True):
+        w = np.ones(500) if weights is None else weights[rows].astype(float)
+        assert each.predicted == pytest.approx(np.average(1 / (1 + np.exp(-logits[rows].astype(float))), weights=w))
+        assert each.observed == pytest.approx(np.average(labels[rows], weights=w))
+        assert each.effective == pytest.approx(w.sum() ** 2 / (w**2).sum())
+
+
+def test_calibration_bins_of_few_equal_or_weightless_rows() -> None:
+    few = calibration_bins(np.array([0.0, 1.0], np.float32), np.array([0, 1]))
+    assert [(each.rows, each.observed) for each in few] == [(2, 0.5)]
+    equal = calibration_bins(np.zeros(1000, np.float32), np.arange(1000) % 4 == 0)
+    assert [(each.rows, each.predicted, each.observed) for each in equal] == [(1000, 0.5, 0.25)]
+    assert calibration_bins(np.zeros(60, np.float32), np.ones(60), np.zeros(60)) == ()

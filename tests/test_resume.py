@@ -97,16 +97,20 @@ def test_a_signal_leaves_a_checkpoint_and_the_way_to_go_on(
     options = ["batch_size=32", "opt=adam"]
     done = stopped(tmp_path, number, 7, *arguments(log, "tracking=none", *options, "run_dir='my run'"))
     assert done.returncode == code
-    assert done.stderr.splitlines()[-1] == f"error: {said}; resume with: python -m ctr.train \"resume='my run'\""
+    *before, last = done.stderr.splitlines()
+    assert "writing a checkpoint; Ctrl-C again ends at once" in before  # on a line of its own, not behind the bar
+    assert last == f"error: {said}; resume with: python -m ctr.train \"resume='my run'\""
     (manifest,) = (tmp_path / "my run" / "checkpoints").glob("*/manifest.json")
     assert json.loads(manifest.read_text())["steps"] == 7
-    before = yaml.safe_load((tmp_path / "my run" / ".hydra" / "config.yaml").read_text())
+    recorded = yaml.safe_load((tmp_path / "my run" / ".hydra" / "config.yaml").read_text())
     again = command(tmp_path, "ctr.train", "resume='my run'")
     assert again.returncode == 0, again.stderr
     assert "goes on after step 7 (row 224 of 342)" in again.stderr
     assert figures(tmp_path / "my run") == whole(log, *options)
+    line = " ".join(["python -m ctr.train", *arguments(log, "tracking=none", *options), "report=false"])
+    assert again.stdout.splitlines()[-1] == f"  to repeat         {line}"
     after = yaml.safe_load((tmp_path / "my run" / ".hydra" / "config.yaml").read_text())
-    assert after == before
+    assert after == recorded
     assert list(tmp_path.iterdir()) == [tmp_path / "my run"]  # and nothing elsewhere
 
 

@@ -21,7 +21,15 @@ from tests.training.workers import torchrun
 pytestmark = pytest.mark.slow
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run"]
-LONG = ["batch_size=16", "epochs=12", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=20"]
+LONG = [
+    "batch_size=16",
+    "epochs=12",
+    "threads=1",
+    "tracking=none",
+    "save=none",
+    "report=false",
+    "checkpoint.every_steps=20",
+]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +94,8 @@ def test_two_launches_make_one_run(log: Path, tmp_path: Path) -> None:
         assert [first.returncode, second.returncode] == [0, 0], told
     (result,) = tmp_path.glob("runs/*/result.json")
     assert "2 workers of 1 thread" in json.loads(result.read_text())["machine"]
+    page = (result.parent / "report.html").read_text()  # by the first worker
+    assert "<pre>torchrun --nproc-per-node 1 -m ctr.train dataset=criteo" in page
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(log: Path, tmp_path: Path) -> None:

@@ -373,6 +373,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), test_fraction=0.0)
         config.dataset.update(label=label, weight=weight)
         config.checkpoint.update(every_minutes=None, final=True)
+        config.report = False
         config.init, config.progressive = None if origin is None else str(origin), False
         return resolve(config)
 

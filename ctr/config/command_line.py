@@ -10,10 +10,10 @@ from typing import cast
 
 def command_line(module: str, overrides: Mapping[str, object]) -> str:
     """What to type into a shell: ``python -m ctr.train dataset=criteo opt.lr=0.001``."""
-    return " ".join(["python", "-m", module, *(_quoted(override(key, value)) for key, value in overrides.items())])
+    return " ".join(["python", "-m", module, *(quoted(override(key, value)) for key, value in overrides.items())])
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """For a shell; in double quotes where the word has single ones, which is easier to read than shlex's way."""
     plain = "'" in word and not re.search(r'["$`\\!]', word)
     return f'"{word}"' if plain else shlex.quote(word)

@@ -93,7 +93,7 @@ def resolve(config: DictConfig) -> Settings:
         code={module: code_hash([parts.source(module)]) for module in _modules(values)},
         checkpoint=_checkpoint(values["checkpoint"]),
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
-        **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive")},
+        **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive", "report")},
         compile=_compile(values["compile"]),
         init=origin,
     )

@@ -12,15 +12,15 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.config.command_line import override
+from ctr.config.command_line import override, quoted
 from ctr.errors import ArgumentError, DataError
-from ctr.training.folder import CONFIG
+from ctr.training.folder import CONFIG, OVERRIDES
 
 RESUME = "resume"
 # What may be given with it: where things are, who watches, and what changes the last bits alone.
 FREE = (
     *("tracking", "checkpoint", "threads", "backend", "compile", "device", "init", "dataset.raw", "dataset.prepared"),
-    *("launcher", "ranks", "ray"),
+    *("report", "launcher", "ranks", "ray"),
 )
 
 
@@ -78,6 +78,16 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
             OmegaConf.update(config, key, OmegaConf.select(composed, key), merge=False)
     config.run_dir = composed.run_dir  # where it is now
     return config
+
+
+def started_by(folder: Path, program: str = "python") -> str:
+    """The line that a run was started with, without its folder; empty where nothing says that."""
+    try:
+        given = yaml.safe_load((folder / OVERRIDES).read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    own = [word for word in given or () if word.lstrip("+").partition("=")[0] not in ("run_dir", RESUME)]
+    return " ".join([program, "-m", "ctr.train", *map(quoted, own)])
 
 
 def value_of(arguments: Sequence[str], key: str) -> Any:

@@ -139,6 +139,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig
     resume: str | None
     save: SaveConfig
+    report: bool
     train_rows: int | None
     epochs: int
     holdout: float

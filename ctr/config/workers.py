@@ -107,5 +107,9 @@ def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
 
 def again(folder: str, group: Group) -> str:
     """The command that goes on with a run."""
-    line = override(resume.RESUME, folder)
-    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', group.size)} -m ctr.train {line}"
+    return f"{program(group)} -m ctr.train {override(resume.RESUME, folder)}"
+
+
+def program(group: Group) -> str:
+    """What starts as many workers on a machine as there are on this one."""
+    return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', group.size)}"

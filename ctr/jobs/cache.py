@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from ctr.errors import CtrError, warn_once
 from ctr.files import atomic_folder, expect_writable
-from ctr.training.folder import CHECKPOINTS, CONFIG, LOG, MODEL, RESULT, UNTRACKED, read_result
+from ctr.training.folder import CHECKPOINTS, CONFIG, LOG, MODEL, PAGE, RESULT, UNTRACKED, read_result
 from ctr.training.identity import confirm
 
 log = logging.getLogger("ctr")
@@ -96,7 +96,7 @@ class Cache:
             run()
             self._confirm(key, folder)
             with atomic_folder(self.folder(key)) as kept:
-                for name in (CONFIG, LOG, UNTRACKED, RESULT):
+                for name in (CONFIG, LOG, UNTRACKED, PAGE, RESULT):
                     if (folder / name).exists():
                         (kept / name).parent.mkdir(exist_ok=True)
                         shutil.copy2(folder / name, kept / name)

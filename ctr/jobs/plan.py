@@ -83,8 +83,8 @@ class Planner:
             CtrError: a raw log that is not as expected, or no learning rate recorded for ``opt.lr=auto``.
         """
         overrides = {**self._always, **overrides}
-        # A study leaves models only if it is told to.
-        settings = sparing(resolve(self._compose({"save": "none", **overrides})), overrides)
+        # A study leaves models and pages only if it is told to.
+        settings = sparing(resolve(self._compose({"save": "none", "report": False, **overrides})), overrides)
         data = self._open(settings)
         key = run_key(settings.config_hash, data.manifest.data_hash)
         rows_train = data.split.rows_train

@@ -30,6 +30,7 @@ from ctr.cli import Terminated, message, send_again
 from ctr.errors import CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Job
+from ctr.report import run_page
 from ctr.training.experiment import run_family
 from ctr.training.folder import CHECKPOINTS, LOG, RESULT
 from ctr.training.identity import expect_unchanged
@@ -140,7 +141,16 @@ def _run(jobs: Sequence[Job], cache: Cache, on_rows: OnRows, run_runs: RunFamily
     for job, folder in zip(jobs, folders, strict=True):
         _clear(folder, keep_checkpoints=job.settings.checkpoint is not None)
     runs = [
-        Run(job.settings, folder, job.key, save_model, pyfunc.write, resume=True)
+        Run(
+            job.settings,
+            folder,
+            job.key,
+            save_model,
+            pyfunc.write,
+            draw=run_page.write,
+            command=job.command,
+            resume=True,
+        )
         for job, folder in zip(jobs, folders, strict=True)
     ]
     with _logged(folders):

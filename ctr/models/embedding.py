@@ -139,6 +139,10 @@ class FeatureEmbedding(nn.Module):
         """
         return values
 
+    def summed(self, values: Tensor) -> Tensor:
+        """Numbers that each worker has found of its own rows, as those of all rows."""
+        return values
+
     def extra_repr(self) -> str:
         pool = "" if self.pool is None else f", pool={self.pool}"
         return f"{self.num_features:,} x {self.weight.shape[1]}, unseen={self.unseen}{pool}"

@@ -22,7 +22,6 @@ from typing import Any, Literal
 from ctr.datasets.checked import Checksum
 from ctr.errors import CtrError, DataError, system_message, warn_once
 from ctr.files import TMP_PREFIX, atomic_folder, read_sealed, sealed
-from ctr.progress import beside_bars
 from ctr.training import snapshot
 from ctr.training.compiled.step import NativeStep
 from ctr.training.folder import CHECKPOINTS, MODEL
@@ -269,8 +268,7 @@ class Checkpoints:
     def interrupted(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
         """Writes a checkpoint and acts, if an interruption is pending."""
         if self._interrupts.pending is not None:
-            with beside_bars():
-                log.info("writing a checkpoint; Ctrl-C again ends at once")
+            log.info("writing a checkpoint; Ctrl-C again ends at once")
             self.write(run, phase, trackers)
             self._interrupts.act()
 

@@ -25,11 +25,13 @@ from ctr.datasets.split import days_of
 from ctr.datasets.stream import RowStream
 from ctr.metrics import alive_rows
 from ctr.models import summary
-from ctr.progress import bar
+from ctr.progress import figures as shown
+from ctr.progress import run_bar
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
 from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase, complete
 from ctr.training.continuing import take_over_, under_known
+from ctr.training.details import BINS, Details, Norms, details, norms
 from ctr.training.folder import MODEL
 from ctr.training.history import History
 from ctr.training.identity import CODE, arithmetic
@@ -96,7 +98,7 @@ def _train_family(runs: list[Run], on_rows: Callable[[int], None] | None) -> Non
                 run.watch(data, history, interrupts, held)
                 if run.resume and (own := run.checkpoints.newest("fine-tune", "trained")):
                     training = _resumed(start(settings, data, group), own, on_rows)
-                    run.finish(_complete(run, training, data, history, on_rows, own.phase), training.steps)
+                    run.finish(*_complete(run, training, data, history, None, on_rows, own.phase), training.steps)
                     del training  # before the next one is built
         if together := [run for run in runs if not run.ended]:
             _train_together(together, data, base, history, on_rows)
@@ -110,6 +112,8 @@ def _train_together(
     if base is not None:
         take_over_(training, base)
     log.debug("the model:\n%s", summary(cast(nn.Module, training.model)))
+    paged = any(run.settings.report for run in runs)
+    before = norms(training.model.embedding, "rows of the table, at the start of the run") if paged else None
     batches = training.stream.num_batches
     leaves = {
         run: batches if run.settings.pruning is None else run.settings.pruning.first_phase(batches) for run in runs
@@ -128,7 +132,7 @@ def _train_together(
         def take() -> None:
             shared = training.seconds
             with failing([run]):
-                run.finish(_complete(run, training, data, history, on_rows), training.steps)
+                run.finish(*_complete(run, training, data, history, before, on_rows), training.steps)
             training.seconds = shared
 
         return Branch(leaves[run], take, alters=run.settings.pruning is not None)
@@ -165,7 +169,7 @@ def _advance(
         return
     began = time.perf_counter() - training.seconds
     done = stream.position - first
-    with bar(end - first, "rows", phase, initial=done, quiet=on_rows is not None) as progress:
+    with run_bar(end - first, phase, initial=done, quiet=on_rows is not None) as progress:
 
         def on_step(rows: int, _: float) -> None:
             (on_rows or progress.update)(rows)
@@ -174,7 +178,7 @@ def _advance(
                 checkpoints.after_step(training, phase, trackers, progress.set_postfix_str)
 
         def on_window(window: Window) -> None:
-            progress.set_postfix_str(f"loss={window.loss:.4f}, auc={window.auc:.4f}", refresh=False)
+            progress.set_postfix_str(shown(window.loss, window.auc, window.living), refresh=False)
             rate = window.rows / (time.perf_counter() - began)
             values = {"train/loss": window.loss, "train/auc": window.auc, "train/rows_per_second": rate}
             if training.schedule is not None:
@@ -195,29 +199,32 @@ def _complete(
     training: TrainingRun,
     data: Prepared,
     history: History | None,
+    before: Norms | None,
     on_rows: Callable[[int], None] | None,
     phase: Phase = "train",
-) -> Result:
+) -> tuple[Result, Details | None]:
     """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain; save.
 
-    With another phase than "train" it goes on from a checkpoint within that.
+    With another phase than "train" it goes on from a checkpoint within that. ``before`` are the norms of its rows at
+    the start. The details are those of its page, if it is to have one.
     """
     settings, split, pruning = run.settings, data.split, run.settings.pruning
+    bins = BINS if settings.report else 0
     embedding, stream = training.model.embedding, training.stream
     if pruning is not None and phase != "trained":
         if phase == "train":
-            _prune(pruning, training, data, history)
+            before = _prune(settings, pruning, training, data, history)
         if phase == "fine-tune" or stream.position < stream.num_rows:
             if phase == "train" and training.average is not None:
                 training.average.restart()
             first = pruning.first_phase(stream.num_batches) * stream.batch_size
             _advance(training, "fine-tune", [run.tracker], run.checkpoints, on_rows, first=first)
-            _prune(pruning, training, data, history)
+            before = _prune(settings, pruning, training, data, history)
     if phase != "trained":
         run.checkpoints.trained(training, [run.tracker])
     figures = progressive = None
     if split.rows_test:
-        with bar(split.rows_test, "rows", "test", quiet=on_rows is not None) as progress, training.averaged():
+        with run_bar(split.rows_test, "test", quiet=on_rows is not None) as progress, training.averaged():
             test = RowStream(data.rows, split.test, EVAL_BATCH)
             days = days_of(split.test, data.manifest.days)
 
@@ -226,34 +233,44 @@ def _complete(
                 with training.averaged():  # back: training goes on from the net's own weights
                     run.checkpoints.interrupted(training, "trained", [run.tracker])
 
-            figures = evaluate(training.learner, test, on_batch, days=days, negative_rate=data.dataset.negative_rate)
+            rate = data.dataset.negative_rate
+            figures = evaluate(training.learner, test, on_batch, days=days, negative_rate=rate, bins=bins)
     if training.scores is not None:
         days = days_of(split.train, data.manifest.days)
-        progressive = evaluate_progressive(training, days, data.dataset.negative_rate)
+        progressive = evaluate_progressive(training, days, data.dataset.negative_rate, bins)
     retrained = None
     if settings.retrain:
         retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
     result = summarise(settings, data, training, figures, progressive, history, retrained=retrained)
     if settings.save is not None:
         assert run.save is not None
-        with bar(split.rows_train, "rows", "save", quiet=on_rows is not None) as progress, training.averaged():
+        with run_bar(split.rows_train, "save", quiet=on_rows is not None) as progress, training.averaged():
             counts = None if history is None else history.counts
             run.save(run.folder / MODEL, settings, data, training, result, counts, progress.update)
-    return result
+    if not settings.report:
+        return result, None
+    hashes = settings.save is not None and settings.save.keys == "hash"
+    return result, details(data, training, figures or progressive, before, hashes=hashes)
 
 
-def _prune(pruning: Pruning, training: TrainingRun, data: Prepared, history: History | None) -> None:
-    """Keeps the best rows of a run as it is now."""
+def _prune(
+    settings: Settings, pruning: Pruning, training: TrainingRun, data: Prepared, history: History | None
+) -> Norms | None:
+    """Keeps the best rows of a run as it is now; returns the norms before that, if the run is to have a page."""
+    embedding = training.model.embedding
+    what = "rows that training has touched, before the last pruning"
+    before = norms(embedding, what, embedding.seen) if settings.report else None
     counts = sightings(data, training.stream, history) if pruning.score == "count" else None
     count = pruning.count(data.split.features_train)
-    prune_(training.model.embedding, training.learner.row_optimizer, count, pruning.score, counts)
+    prune_(embedding, training.learner.row_optimizer, count, pruning.score, counts)
+    return before
 
 
 def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int], None] | None) -> Evaluation:
     """The second training of a run, on the features that survived the first; returns its figures on the test rows."""
     checkpoints = run.checkpoints.within(RETRAIN)
     rows = data.split.rows_train * run.settings.epochs + data.split.rows_test
-    with bar(rows, "rows", "retrain", quiet=on_rows is not None) as progress:
+    with run_bar(rows, "retrain", quiet=on_rows is not None) as progress:
         report = on_rows or progress.update
 
         def before(training: TrainingRun) -> None:

@@ -12,8 +12,10 @@ from ctr.errors import CtrError
 from ctr.files import TMP_PREFIX, read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
+OVERRIDES = ".hydra/overrides.yaml"  # what the command line gave, by Hydra
 CHECKPOINTS = "checkpoints"  # `ctr.training.checkpoint`
 MODEL, MANIFEST = "model", "manifest.json"  # the folder of the saved model (`ctr.artifact`), and the file that marks it
+PAGE = "report.html"  # of the run, for a reader (`ctr.report.run_page`)
 UNTRACKED = "untracked.jsonl"  # what a run's tracking store did not take (`ctr.training.tracking.LastingTracker`)
 LOCK = ".lock"  # of a folder in use
 

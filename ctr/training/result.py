@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from ctr import __version__
 from ctr.datasets.admission import Admitted
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.rare import Gathered
@@ -23,6 +25,7 @@ from ctr.training.machine import machine
 from ctr.training.settings import Settings
 from ctr.training.trainer import Evaluation, TrainingRun
 
+GENERATED = "generated rows: says nothing about real clicks"
 LISTS = ("auc_blocks", "auc_retrained_blocks")  # figures of a run that are lists of numbers
 
 
@@ -229,8 +232,26 @@ def _blocks(figures: Evaluation | None) -> list[float]:
 
 
 def table(result: Result, folder: Path) -> str:
-    """The figures for a reader."""
-    generated = "  (generated rows: says nothing about real clicks)" if result.source == "generated" else ""
+    """The figures for a reader, where they are, and what is probably wrong."""
+    rows = [*readable(result).items(), ("result", os.path.relpath(folder / "result.json"))]
+    rows += [("warning", warning) for warning in result.warnings]
+    return "\n".join(line(*row) for row in rows)
+
+
+def line(name: str, value: str) -> str:
+    """One of the table."""
+    return f"  {name:<17} {value}"
+
+
+def versions(result: Result) -> str:
+    """What a run was made with: this package and its commit, Python, and what `machine` says."""
+    commit = f" ({result.git_sha[:12]}{'-dirty' * result.git_sha.endswith('-dirty')})" if result.git_sha else ""
+    return f"ctr {__version__}{commit}, Python {platform.python_version()}; {result.machine}"
+
+
+def readable(result: Result) -> dict[str, str]:
+    """The same without where they are and the warnings, by what they are."""
+    generated = f"  ({GENERATED})" if result.source == "generated" else ""
     auc = "undefined: the test rows are all of one class" if result.auc is None else f"{result.auc:.4f}"
     passes = f" in {result.epochs:,} passes" if result.epochs > 1 else ""
     lines = {
@@ -285,9 +306,7 @@ def table(result: Result, folder: Path) -> str:
         lines["bad rows"] = f"{result.rows_skipped:,} left out"
     if result.collision_rate:
         lines["hash collisions"] = f"{result.collision_rate:.4f} of the distinct values"
-    lines["result"] = os.path.relpath(folder / "result.json")
-    rows = [*lines.items(), *(("warning", warning) for warning in result.warnings)]
-    return "\n".join(f"  {name:<17} {value}" for name, value in rows)
+    return lines
 
 
 def _logs(count: int) -> str:

@@ -20,12 +20,24 @@ from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.provenance import git_sha
 from ctr.training.checkpoint import FINAL, Checkpoints, tracked
 from ctr.training.continuing import leave
+from ctr.training.details import Details
 from ctr.training.distributed import Group
-from ctr.training.folder import CHECKPOINTS, CONFIG, MANIFEST, MODEL, RESULT, UNTRACKED, claim, clear_model, model_bytes
+from ctr.training.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    MANIFEST,
+    MODEL,
+    PAGE,
+    RESULT,
+    UNTRACKED,
+    claim,
+    clear_model,
+    model_bytes,
+)
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
-from ctr.training.result import Result, table
+from ctr.training.result import Result, line, table, versions
 from ctr.training.settings import Settings
 from ctr.training.sharded_checkpoint import ShardedCheckpoints
 from ctr.training.store import how_to_look
@@ -59,6 +71,12 @@ class Save(Protocol):
     ) -> None: ...
 
 
+class Draw(Protocol):
+    """Writes a finished run's page: `ctr.report.run_page.write`."""
+
+    def __call__(self, path: Path, settings: Settings, result: Result, details: Details, command: str) -> None: ...
+
+
 class Run:
     """One run: its settings and folder, its record in MLflow, and how it ended.
 
@@ -69,6 +87,8 @@ class Run:
             None: the run was not planned.
         save: needed where the settings ask for a saved model.
         to_mlflow: needed where they ask for one in MLflow.
+        draw: needed where they ask for a page.
+        command: the line that makes the run again; for a reader.
         checkpoints: where they go; None: into the folder.
         resume: go on from the newest checkpoint there, if there is one.
         group: the workers that make it together; None: this process alone.
@@ -85,6 +105,8 @@ class Run:
         save: Save | None = None,
         to_mlflow: WriteModel | None = None,
         *,
+        draw: Draw | None = None,
+        command: str = "",
         checkpoints: Path | None = None,
         resume: bool = False,
         group: Group | None = None,
@@ -92,7 +114,10 @@ class Run:
         logs = settings.tracking is not None and settings.tracking.log_model
         if (settings.save is not None and save is None) or (logs and to_mlflow is None):
             raise ValueError("the settings ask for a saved model, but nothing was given that saves or logs it")
+        if settings.report and draw is None:
+            raise ValueError("the settings ask for a page, but nothing was given that draws it")
         self.settings, self.folder, self.key, self.save, self.to_mlflow = settings, folder, key, save, to_mlflow
+        self.draw, self.command = draw, command
         self.place, self.resume, self.group = checkpoints or folder / CHECKPOINTS, resume, group
         self.checkpoints: Checkpoints
         self.tracker: NoTracker | LastingTracker = NoTracker()
@@ -107,7 +132,7 @@ class Run:
         """Writes the configuration and starts the record; ``held`` keeps the folder for this run."""
         held.callback(claim(self.folder).release)
         composed = self.folder / CONFIG
-        for name in (RESULT,) if self.resume else (RESULT, UNTRACKED):
+        for name in (RESULT, PAGE) if self.resume else (RESULT, PAGE, UNTRACKED):
             (self.folder / name).unlink(missing_ok=True)  # of an older run here: this one may fail
         if self.settings.save is not None or (self.folder / MODEL / MANIFEST).is_file():
             clear_model(self.folder)
@@ -161,8 +186,8 @@ class Run:
         if self.key is not None:
             confirm(self.key, self.settings.config_hash, data_hash)
 
-    def finish(self, result: Result, steps: int) -> None:
-        """Closes the record and leaves ``result.json``: last, for with it the run counts as finished."""
+    def finish(self, result: Result, details: Details | None, steps: int) -> None:
+        """Closes the record and leaves ``result.json``: with it the run counts as finished. Its page comes after it."""
         self.confirm(result.data_hash)
         numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
         if result.features_nonzero:
@@ -182,6 +207,20 @@ class Run:
             self.tracker.finish("FINISHED")
         self.result = result
         self.checkpoints.finish(final)
+        if details is not None:
+            self._draw(result, details)
+
+    def _draw(self, result: Result, details: Details) -> None:
+        """Leaves the page; a run without one is done all the same."""
+        assert self.draw is not None
+        path = self.folder / PAGE
+        try:
+            self.draw(path, self.settings, result, details, self.command)
+        except Exception as error:
+            log.warning("warning: the run is done, but its page could not be drawn: %s", error)
+            log.debug("%s", error, exc_info=error)
+        else:
+            self.tracker.page(path)
 
     def fail(self, error: BaseException) -> None:
         self.error = error
@@ -194,16 +233,24 @@ class Run:
         if self.settings.save is not None:
             saved = model_bytes(self.folder)
             assert saved is not None
-            lines.append(f"  {'model':<17} {os.path.relpath(self.folder / MODEL)} ({size(saved)})")
+            lines.append(line("model", f"{os.path.relpath(self.folder / MODEL)} ({size(saved)})"))
+        if (self.folder / PAGE).is_file():
+            lines.append(line("page", os.path.relpath(self.folder / PAGE)))
         if self.settings.tracking is not None and isinstance(self.tracker, LastingTracker):
             uri = self.settings.tracking.uri
-            lines.append(f"  {'tracked in':<17} {uri}; to look: {how_to_look(uri)}")
+            lines.append(line("tracked in", f"{uri}; to look: {how_to_look(uri)}"))
             if self.tracker.error is not None:
                 rest = os.path.relpath(self.tracker.path)
-                lines.append(f"  {'not tracked':<17} {self.tracker.error}; what is missing there is in {rest}")
+                lines.append(line("not tracked", f"{self.tracker.error}; what is missing there is in {rest}"))
             if self.tracker.logged_model is not None:
-                lines.append(f"  {'logged model':<17} {self.tracker.logged_model}")
+                lines.append(line("logged model", self.tracker.logged_model))
         return "\n".join(lines)
+
+    def origin(self) -> str:
+        """What a finished run was made with and by, for a reader who wants to repeat it."""
+        assert self.result is not None
+        lines = [line("versions", versions(self.result))]
+        return "\n".join([*lines, line("to repeat", self.command)] if self.command else lines)
 
 
 class Follower(Run):
@@ -212,7 +259,7 @@ class Follower(Run):
     def open(self, held: ExitStack) -> None:
         """Nothing: the first worker has the folder and the record."""
 
-    def finish(self, result: Result, steps: int) -> None:
+    def finish(self, result: Result, details: Details | None, steps: int) -> None:
         self.result = result
 
     def fail(self, error: BaseException) -> None:

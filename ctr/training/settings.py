@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from ctr.training.known import Known
 
 # Keys that do not change what a run computes: where its files are, what is kept, and who watches.
-PLACES = ("run_dir", "tracking", "save", "jobs", "force", "checkpoint", "resume", "init", "launcher", "ranks", "ray")
+PLACES = (
+    *("run_dir", "tracking", "save", "report", "jobs", "force", "checkpoint", "resume", "init"),
+    *("launcher", "ranks", "ray"),
+)
 DATASET_PLACES = ("raw", "prepared")
 # Keys in which runs may differ that share their first part (`ctr.training.experiment`).
 OWN = ("prune", "retrain")
@@ -126,6 +129,7 @@ class Settings:
         code: hash of each module of another package that the run uses.
         checkpoint: None: no checkpoints.
         save: None for ``save=none``.
+        report: draw the run's page.
         slices: of each batch, computed one by one (`ctr.training.sharded`); None: one process, without them.
     """
 
@@ -152,6 +156,7 @@ class Settings:
     checkpoint: CheckpointSettings | None = None
     init: InitSettings | None = None
     save: SaveSettings | None = None
+    report: bool = False
     slices: int | None = None
 
     @property

@@ -95,6 +95,9 @@ class ShardedEmbedding(FeatureEmbedding):
             found[places[ids[rank] * self.group.size + rank]] = part
         return found
 
+    def summed(self, values: Tensor) -> Tensor:
+        return torch.stack(self.group.gather(values, [len(values)] * self.group.size)).sum(dim=0)
+
     def _counts(self) -> list[int]:
         return [len(range(rank, self.num_features, self.group.size)) for rank in range(self.group.size)]
 

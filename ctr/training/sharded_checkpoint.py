@@ -14,7 +14,6 @@ from dataclasses import asdict
 from typing import Any
 
 from ctr.errors import CtrError
-from ctr.progress import beside_bars
 from ctr.training import snapshot
 from ctr.training.checkpoint import Checkpoint, Checkpoints, Phase
 from ctr.training.distributed import Group
@@ -60,8 +59,7 @@ class ShardedCheckpoints(Checkpoints):
     def interrupted(self, run: TrainingRun, phase: Phase, trackers: Sequence[Tracker] = ()) -> None:
         if self._group.flags & STOPPED:
             if self._group.first:
-                with beside_bars():
-                    log.info("writing a checkpoint; Ctrl-C again ends at once")
+                log.info("writing a checkpoint; Ctrl-C again ends at once")
             self.write(run, phase, trackers)
             self._group.stopping = True
             self._interrupts.act()

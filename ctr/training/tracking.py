@@ -62,7 +62,10 @@ class Tracker(Protocol):
         """
 
     def finish(self, status: Status) -> None:
-        """Ends the run; nothing may follow."""
+        """Ends the run; nothing may follow but its page."""
+
+    def page(self, path: Path) -> None:
+        """Keeps the page of a run that has ended."""
 
 
 class NoTracker:
@@ -84,6 +87,9 @@ class NoTracker:
         pass
 
     def finish(self, status: Status) -> None:
+        pass
+
+    def page(self, path: Path) -> None:
         pass
 
 
@@ -309,6 +315,15 @@ class LastingTracker:
                 atomic_write_text(self.path, before + "".join(f"{json.dumps(line)}\n" for line in self._kept))
             except OSError as error:
                 log.warning("warning: what was not tracked is lost: %s", system_message(error))
+
+    def page(self, path: Path) -> None:
+        """As the others, but what is not kept is warned of alone: it is in the run's folder."""
+        if self.error is None:
+            try:
+                self._tracker.artifact(path)
+            except Exception as error:
+                log.warning("warning: the page is not logged: %s. It is %s", error, path)
+                log.debug("%s", error, exc_info=error)
 
     def _hand_on(self, send: Callable[[], None], record: dict[str, object]) -> None:
         if self.error is None:

@@ -16,9 +16,11 @@ from torch import Tensor
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import Diverged
 from ctr.metrics import (
+    CalibrationBin,
     auc_blocks,
     auc_by_day,
     calibration,
+    calibration_bins,
     exact_auc,
     logloss,
     normalised_entropy,
@@ -31,6 +33,7 @@ from ctr.native.keys import mark_ids
 from ctr.optim import BudgetSchedule, LambdaSchedule
 from ctr.training.admission import Admission
 from ctr.training.average import NetAverage
+from ctr.training.curve import Curve
 from ctr.training.step import RowModel, Step
 
 
@@ -42,12 +45,14 @@ class Window:
         step, rows: steps and rows trained so far.
         loss: mean logloss over the window, by the rows' weights.
         auc: exact AUC over the window, by the rows' weights; NaN if it holds one class only.
+        living: `Curve.living`.
     """
 
     step: int
     rows: int
     loss: float
     auc: float
+    living: float
 
 
 class WindowMetrics:
@@ -103,6 +108,7 @@ class TrainingRun:
         admission: which row each occurrence of the stream reads; None: the one that its id says.
 
     Attributes:
+        curve: the ends of its windows so far.
         changed: bool [N]: set it to be told which rows the steps change from then on; None: nobody asks.
         scores: of ``progressive``: float32, a logit for each training row so far, then zeros; else None.
     """
@@ -121,6 +127,7 @@ class TrainingRun:
     ) -> None:
         self.model, self.learner, self.stream, self.schedule = model, step, stream, schedule
         self.metrics, self.admission = WindowMetrics(window), admission
+        self.curve = Curve(model.embedding, stream.num_batches // window)
         net = [p for group in step.net_optimizer.param_groups for p in group["params"]]
         self.average = NetAverage(net, average, stream.num_batches) if average else None
         self.steps = 0
@@ -154,8 +161,10 @@ class TrainingRun:
         self.steps += 1
         if self.average is not None:
             self.average.step(self.steps)
-        measured = self.metrics.update(logits, batch, value)
-        return value, None if measured is None else Window(self.steps, self.stream.position, *measured)
+        if (measured := self.metrics.update(logits, batch, value)) is None:
+            return value, None
+        self.curve.add(self.steps, end, *measured, self.lambda21)
+        return value, Window(self.steps, end, *measured, self.curve.living)
 
     @property
     def lambda21(self) -> float:
@@ -186,6 +195,7 @@ class TrainingRun:
             "average": None if self.average is None else self.average.state_dict(),
             "admission": None if self.admission is None else self.admission.state_dict(),
             "metrics": self.metrics.state_dict(),
+            "curve": self.curve.state_dict(),
             "scores": None if self.scores is None else self.scores[: self.stream.position],
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
@@ -202,6 +212,7 @@ class TrainingRun:
         self.learner.load_state_dict(state["step"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
+        self.curve.load_state_dict(state.get("curve"))  # earlier versions had none
         if self.scores is not None:
             self.scores[: self.stream.position] = state["scores"]
         if self.average is not None:
@@ -254,6 +265,7 @@ class Evaluation:
         auc_by_day: day (YYYYMMDD) -> AUC; empty where the log names no days.
         auc_blocks: what each block of rows contributes to the AUC's sampling error (`ctr.metrics.auc_blocks`); empty
             where they were not asked for.
+        calibration_bins: `ctr.metrics.calibration_bins`; empty where they were not asked for.
     """
 
     auc: float
@@ -266,6 +278,7 @@ class Evaluation:
     click_rate: float
     auc_by_day: dict[int, float]
     auc_blocks: tuple[float, ...] = ()
+    calibration_bins: tuple[CalibrationBin, ...] = ()
 
 
 def evaluate(
@@ -275,6 +288,7 @@ def evaluate(
     *,
     days: np.ndarray | None = None,
     negative_rate: float = 1.0,
+    bins: int = 0,
 ) -> Evaluation:
     """Predicts all rows and measures, with the AUC's sampling error.
 
@@ -284,6 +298,7 @@ def evaluate(
         on_step: called after each batch with the rows in it.
         days: int [n], YYYYMMDD of each row; None where the log names no days.
         negative_rate: share of the negatives that the log holds; the figures are those of the whole log.
+        bins: of the calibration, at most.
 
     Raises:
         Diverged: a prediction is NaN or infinite.
@@ -298,16 +313,18 @@ def evaluate(
             on_step(len(batch))
     logits, truth = np.concatenate(scores), np.concatenate(labels)
     weight = np.concatenate(weights) if weights else None
-    figures = measure(logits, truth, days, weight, negative_rate)
+    figures = measure(logits, truth, days, weight, negative_rate, bins)
     return replace(figures, auc_blocks=tuple(auc_blocks(logits, truth, weight).tolist()))
 
 
-def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None, negative_rate: float = 1.0) -> Evaluation:
+def evaluate_progressive(
+    run: TrainingRun, days: np.ndarray | None = None, negative_rate: float = 1.0, bins: int = 0
+) -> Evaluation:
     """The figures of all training rows as each was scored before it was learned from (progressive validation).
 
     Args:
         run: at the end of its stream, with scores.
-        days, negative_rate: as for `evaluate`.
+        days, negative_rate, bins: as for `evaluate`.
 
     Raises:
         Diverged: a prediction is NaN or infinite.
@@ -315,7 +332,7 @@ def evaluate_progressive(run: TrainingRun, days: np.ndarray | None = None, negat
     assert run.scores is not None
     parts = [run.stream.rows[start:stop][2:] for start, stop in run.stream.ranges]
     labels, *weights = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return measure(run.scores.numpy(), labels, days, weights[0] if weights else None, negative_rate)
+    return measure(run.scores.numpy(), labels, days, weights[0] if weights else None, negative_rate, bins)
 
 
 def measure(
@@ -324,13 +341,14 @@ def measure(
     days: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     negative_rate: float = 1.0,
+    bins: int = 0,
 ) -> Evaluation:
     """The figures of float32 [n] logits against labels [n], 0 or 1.
 
     Args:
         logits: of the model as it was trained, on a log with this share of the negatives.
         truth: labels.
-        days, negative_rate: as for `evaluate`.
+        days, negative_rate, bins: as for `evaluate`.
         weights: float [n]; None: 1 each.
 
     Raises:
@@ -352,4 +370,5 @@ def measure(
         weight=None if weights is None else float(weights.sum(dtype=np.float64)),
         click_rate=weighted_mean(truth, weights),
         auc_by_day=by_day,
+        calibration_bins=calibration_bins(logits, truth, weights, bins) if bins else (),
     )

@@ -18,6 +18,7 @@ from ctr.datasets.prepared import read_vocabulary
 from ctr.errors import ArgumentError, CtrError
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
+from ctr.report import run_page
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 from tests.artifact.runs import log_of_test_rows, trained
@@ -190,14 +191,17 @@ def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Pa
         Run(resolve(composed("train", *arguments(tmp_path))), tmp_path)
 
 
-def test_a_sweep_leaves_models_only_if_it_is_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number, told in enumerate(([], ["save=model"])):
+def test_a_sweep_leaves_models_and_pages_only_if_it_is_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_page, "write", lambda path, *_: path.write_text("page"))
+    for number, told in enumerate(([], ["save=model", "report=true"])):
         place = [f"run_dir=sweep-{number}", "jobs=jobs", "opt.lambda21=1e-3,1e-2"]
         monkeypatch.setattr("sys.argv", ["ctr.train", "-m", *arguments(here, *SMALL, *place, *told)])
         train.main()
         for job_number in range(2):  # the second sweep does again what was finished without a model
             assert Path(f"sweep-{number}/{job_number}/result.json").exists()
             assert Path(f"sweep-{number}/{job_number}/model").exists() == bool(told)
+            assert Path(f"sweep-{number}/{job_number}/report.html").exists() == bool(told)
+    assert len([*Path("jobs").glob("*/report.html")]) == 2
     assert len([ctr.load(folder) for folder in Path("jobs").iterdir() if folder.is_dir()]) == 2
 
 

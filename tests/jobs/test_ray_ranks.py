@@ -23,7 +23,16 @@ from tests.training.runs import untimed
 from tests.training.test_workers import group
 from tests.training.workers import torchrun
 
-LONG = ["batch_size=16", "slices=4", "epochs=8", "threads=1", "tracking=none", "save=none", "checkpoint.every_steps=10"]
+LONG = [
+    "batch_size=16",
+    "slices=4",
+    "epochs=8",
+    "threads=1",
+    "tracking=none",
+    "save=none",
+    "report=false",
+    "checkpoint.every_steps=10",
+]
 RAY = {"address": None, "max_failures": 0}
 
 

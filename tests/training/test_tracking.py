@@ -93,6 +93,31 @@ def test_a_run_whose_store_fails_goes_on(
     assert not (tmp_path / "run" / "untracked.jsonl").exists()  # of the run before
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_page_of_a_run_is_kept_with_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
+    """After the run has ended; a store that does not take it is warned of, and costs nothing else."""
+
+    def artifact(watcher: Watcher, path: Path) -> None:
+        if path.name == "report.html":
+            if fails:
+                raise ConnectionError("the store is gone")
+            watcher.told.append(path.read_text())
+
+    monkeypatch.setattr(run, "MlflowTracker", Watcher)
+    monkeypatch.setattr(Watcher, "artifact", artifact, raising=False)
+    settings = resolve(configuration(tmp_path, "tracking=mlflow", "report=true"))
+    one = run.Run(settings, tmp_path / "run", draw=lambda path, *_: path.write_text("the page"))
+    experiment.run_family([one], lambda rows: None)
+    assert one.error is None
+    assert watchers[-1].told[-1] == ("FINISHED" if fails else "the page")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    page = tmp_path / "run" / "report.html"
+    assert warnings == [f"warning: the page is not logged: the store is gone. It is {page}"] * fails
+    assert not (tmp_path / "run" / "untracked.jsonl").exists()
+
+
 def test_a_table_that_cannot_be_printed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run has ended by then, and well."""
     with Path("/dev/full").open("w") as full, monkeypatch.context() as patched:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ctr.config import workers
 from ctr.config.compose import resolve
+from ctr.training.details import Details
 from ctr.training.distributed import Group
 from ctr.training.experiment import run_family
 from ctr.training.run import Follower, Run
@@ -99,6 +100,12 @@ class Trained:
         self.found["steps"], self.found["shard"] = state["step"], len(embedding.weight)
         self.found["lambda21"] = training.lambda21
 
+    def draw(self, path: Path, settings: Settings, result: Any, details: Details, command: str) -> None:
+        """In place of the page."""
+        histograms = {name: norms for name in ("before", "after") if (norms := getattr(details, name)) is not None}
+        self.found["norms"] = {name: [*norms.counts.tolist(), norms.zero] for name, norms in histograms.items()}
+        self.found["fields"] = [(field.seen, field.kept) for field in details.fields]
+
 
 def run(
     group: Group | None, log: Path, folder: Path, *overrides: str, resume: bool = False, stop: int | None = None
@@ -108,14 +115,15 @@ def run(
     Args:
         stop: the number of rows after which it is interrupted; then nothing is returned.
     """
-    config = configuration(log, "save=model", "threads=1", *overrides)
+    config = configuration(log, "save=model", "report=true", "threads=1", *overrides)
     trained = Trained()
+    how: dict[str, Any] = {"save": trained, "draw": trained.draw, "resume": resume}
     if group is None:
-        one = Run(resolve(config), folder, save=trained, resume=resume)
+        one = Run(resolve(config), folder, **how)
     else:
         workers.settle(config)
         settings = workers.for_workers(resolve(config), config.slices, group)
-        one = (Run if group.first else Follower)(settings, folder, save=trained, resume=resume, group=group)
+        one = (Run if group.first else Follower)(settings, folder, **how, group=group)
     done = 0
 
     def on_rows(rows: int) -> None:
@@ -162,6 +170,8 @@ def expect_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 
 def expect_near(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert [sum(counts) for counts in found["norms"].values()] == [sum(counts) for counts in expected["norms"].values()]
+    assert found["fields"] == expected["fields"]
     for table in ("weight", "u", "seen"):
         np.testing.assert_allclose(found[table].float(), expected[table].float(), atol=1e-6, rtol=1e-4)
     for parameter, value in expected["net"].items():
