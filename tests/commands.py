@@ -27,11 +27,12 @@ from ctr.config.compose import compose, resolve
 from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
+from ctr.jobs.local import PRELOAD
 from ctr.jobs.plan import CHOSEN
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 
-LIBRARIES = ["ctr.environment", "pytest", "ctr.jobs.worker", "ctr.train", "ctr.prepare", "ctr.reproduce"]
+LIBRARIES = [*PRELOAD, "pytest", "ctr.train", "ctr.prepare", "ctr.reproduce"]
 Done = subprocess.CompletedProcess[str]
 
 

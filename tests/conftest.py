@@ -20,13 +20,6 @@ import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from ctr.provenance import git_sha
-from ctr.training import result, run
-from tests.commands import LIBRARIES
-
-multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
-
-result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
 os.fsync = lambda descriptor: None  # no test cuts the power, and a busy disk takes long
 
 # A busy machine is no failure.
@@ -35,6 +28,20 @@ settings.load_profile("ctr")
 
 # A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_work() -> None:
+    """What would be done again and again. Imported here: the process of pytest-xdist that runs no test needs nothing of
+    it, and the others start after it has loaded this file."""
+    from ctr.jobs import local
+    from ctr.provenance import git_sha
+    from ctr.training import result, run
+    from tests.commands import LIBRARIES
+
+    local.PRELOAD = LIBRARIES  # a process has one forkserver, which loads what the first to need it names
+    multiprocessing.set_forkserver_preload(LIBRARIES)
+    result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
 
 
 @pytest.fixture(scope="session")
