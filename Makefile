@@ -8,16 +8,20 @@ BIN := .venv/bin
 .PHONY: run test test-all test-slow lint sanitize dashboard clean
 .DEFAULT_GOAL := run
 
-# A stamp is written only after a finished install, so an interrupted one is done again.
-.venv/.run: pyproject.toml setup.py ctr/native/sources.py $(wildcard ctr/native/src/*)
+# A stamp is written only after a finished install, so an interrupted one is done again. .dev has all of .run.
+INSTALLED := pyproject.toml setup.py ctr/native/sources.py $(wildcard ctr/native/src/*)
+
+.venv/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("ctr needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11" % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
+
+.venv/.run: $(INSTALLED) | .venv/bin/python
 	$(BIN)/python -m pip install -e ".[sweep,report]"
 	touch $@
 
-.venv/.dev: pyproject.toml .venv/.run
+.venv/.dev: $(INSTALLED) | .venv/bin/python
 	$(BIN)/python -m pip install -e ".[dev]"
-	touch $@
+	touch .venv/.run $@
 
 run: .venv/.run
 	$(BIN)/python -m ctr.train dataset=criteo dataset.source=sample opt=group_adam
@@ -35,7 +39,7 @@ test-slow: .venv/.dev
 	$(PYTEST) -m slow --durations=25
 
 test-all: .venv/.dev
-	$(PYTEST)
+	$(PYTEST) --durations=25
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -50,10 +54,11 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 	  -DCTR_SOURCES='"$(shell $(PYTHON) ctr/native/sources.py)"' \
 	  -fsanitize=address,undefined -fno-sanitize-recover=all ctr/native/src/*.cpp -o $@
 
-# Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours.
+# Python itself is not built for the sanitizer: its allocations at exit are no leaks of ours. The slow tests compare
+# figures over many steps; they reach no code that the others do not.
 sanitize: .venv/.dev build/sanitized.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider tests/native tests/training/compiled \
+	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider -m "not slow" tests/native tests/training/compiled \
 	  tests/optim/test_fused.py tests/training/test_rows_step.py
 
 clean:
