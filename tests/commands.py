@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -72,6 +73,7 @@ def _work(
 ) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    gc.freeze()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
