@@ -9,20 +9,24 @@ BIN := .venv/bin
 .PHONY: run test test-all test-slow lint docs sanitize dashboard clean
 .DEFAULT_GOAL := run
 
-# A stamp is written only after a finished install, so an interrupted one is done again.
-.venv/.run: pyproject.toml setup.py ctr/native/sources.py $(wildcard ctr/native/src/*)
+# A stamp is written only after a finished install, so an interrupted one is done again. .dev has all of the others.
+INSTALLED := pyproject.toml setup.py ctr/native/sources.py $(wildcard ctr/native/src/*)
+
+.venv/bin/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("ctr needs Python 3.11 or newer; this is %d.%d. Try: make PYTHON=python3.11" % v)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv
+
+.venv/.run: $(INSTALLED) | .venv/bin/python
 	$(BIN)/python -m pip install -e ".[sweep,report]"
 	touch $@
 
-.venv/.docs: pyproject.toml .venv/.run
+.venv/.docs: $(INSTALLED) | .venv/bin/python
 	$(BIN)/python -m pip install -e ".[docs]"
 	touch $@
 
-.venv/.dev: pyproject.toml .venv/.run
+.venv/.dev: $(INSTALLED) | .venv/bin/python
 	$(BIN)/python -m pip install -e ".[dev]"
-	touch $@
+	touch .venv/.run .venv/.docs $@
 
 run: .venv/.run
 	$(BIN)/python -m ctr.train dataset=criteo dataset.source=sample opt=group_adam
@@ -40,7 +44,7 @@ test-slow: .venv/.dev
 	$(PYTEST) -m slow --durations=25
 
 test-all: .venv/.dev
-	$(PYTEST)
+	$(PYTEST) --durations=25
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

@@ -40,7 +40,14 @@ def send_again(lost: sys.UnraisableHookArgs) -> None:
         sys.__unraisablehook__(lost)
         return
     number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
-    Timer(0.01, os.kill, (os.getpid(), number)).start()  # at once it would be raised in here, and lost too
+    handler, seconds = signal.getsignal(number), 0.01  # at once it would be raised in here, and lost too
+    while True:
+        try:
+            Timer(seconds, os.kill, (os.getpid(), number)).start()
+            break
+        except KeyboardInterrupt:  # on a busy machine it comes before the timer's thread is known to have started
+            signal.signal(number, handler)  # which may be for one time
+            seconds *= 2
 
 
 def message(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -27,12 +28,13 @@ from ctr.config.compose import compose, resolve
 from ctr.config.data import data_settings
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.source import open_data
+from ctr.jobs.local import PRELOAD
 from ctr.jobs.plan import CHOSEN
 from ctr.report import run_page
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 
-LIBRARIES = ["ctr.environment", "pytest", "ctr.jobs.worker", "ctr.train", "ctr.prepare", "ctr.reproduce"]
+LIBRARIES = [*PRELOAD, "pytest", "ctr.train", "ctr.prepare", "ctr.reproduce"]
 Done = subprocess.CompletedProcess[str]
 
 
@@ -72,6 +74,7 @@ def _work(
 ) -> None:
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    gc.freeze()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -11,22 +11,17 @@ import ctr.environment  # noqa: F401  # before torch
 # isort: split
 
 import functools
+import gc
 import multiprocessing
 import shutil
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from hypothesis import settings
 
-from ctr.provenance import git_sha
-from ctr.training import result, run
-from tests.commands import LIBRARIES
-
-multiprocessing.set_forkserver_preload(LIBRARIES)  # before any test forks
-
-result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
 os.fsync = lambda descriptor: None  # no test cuts the power, and a busy disk takes long
 
 # A busy machine is no failure.
@@ -35,6 +30,31 @@ settings.load_profile("ctr")
 
 # A shell's background jobs begin with Ctrl-C ignored, and hand that on: what the tests interrupt would not notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Libraries and tests never become garbage: the search for it leaves them out, now and later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_work() -> None:
+    """What would be done again and again. Imported here: the process of pytest-xdist that runs no test needs nothing of
+    it, and the others start after it has loaded this file."""
+    from ctr.jobs import local
+    from ctr.provenance import git_sha
+    from ctr.training import result, run
+    from tests.commands import LIBRARIES
+
+    local.PRELOAD = LIBRARIES  # a process has one forkserver, which loads what the first to need it names
+    multiprocessing.set_forkserver_preload(LIBRARIES)
+    result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
 
 
 @pytest.fixture(scope="session")

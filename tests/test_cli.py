@@ -4,6 +4,7 @@ import re
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -107,6 +108,23 @@ def test_a_signal_that_comes_while_an_object_is_cleared_away_is_not_lost(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert raised.type is error
+
+
+def test_a_signal_that_is_sent_again_too_early_is_sent_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its timer starts, as on a busy machine."""
+    waits = []
+
+    class Timer:
+        def __init__(self, seconds: float, *_: object) -> None:
+            waits.append(seconds)
+
+        def start(self) -> None:
+            if len(waits) < 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr("ctr.cli.Timer", Timer)
+    send_again(SimpleNamespace(exc_value=KeyboardInterrupt()))  # type: ignore[arg-type]
+    assert waits == [0.01, 0.02, 0.04]
 
 
 def test_other_errors_there_are_printed_as_ever(

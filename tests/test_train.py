@@ -3,10 +3,7 @@
 import json
 import math
 import re
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import torch
 from ctr.errors import CtrError
 from ctr.training.folder import read_result
 from ctr.training.result import Result
-from tests.commands import command, composed, job, new_process, refuses, result
+from tests.commands import Forked, command, composed, execute, job, new_process, refuses, result
 from tests.datasets.criteo_text import arguments, lines, write
 
 KEYS = {
@@ -180,19 +177,14 @@ def test_an_unforeseen_error_of_a_sweep_is_one_line_too(tmp_path: Path) -> None:
 def test_terminated_run_says_so(tmp_path: Path, database: Path) -> None:
     """SIGTERM, as schedulers send it: the run is recorded as killed, the exit code is 143."""
     overrides = arguments(tmp_path, f"tracking.uri=sqlite:///{database}", "dataset.source=sample")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ctr.train", *overrides, "dataset.sample_rows=3000000", "backend=torch"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    run = Forked(tmp_path, execute, "ctr.train", [*overrides, "dataset.sample_rows=3000000", "backend=torch"])
     deadline = time.monotonic() + 100
     while not runs(database) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=100)
-    assert process.returncode == 143
-    assert stderr.strip().endswith("error: terminated")
+    run.process.terminate()
+    done = run.end(100)
+    assert done.returncode == 143
+    assert done.stderr.strip().endswith("error: terminated")
     assert [status for _, status in runs(database)] == ["KILLED"]
 
 

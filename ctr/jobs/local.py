@@ -18,9 +18,9 @@ from ctr.jobs.worker import RunFamily, serve
 from ctr.processes import cause, end
 from ctr.training.experiment import run_family
 
-# Imported once, in the process that all workers are forked from.
+# Imported once, in the process that all workers are forked from; torch's optimizers import torch._dynamo, for seconds.
 METHOD = "forkserver"
-PRELOAD = ["ctr.jobs.forkserver", "ctr.environment", "ctr.jobs.worker", "mlflow.tracking"]
+PRELOAD = ["ctr.jobs.forkserver", "ctr.environment", "ctr.jobs.worker", "mlflow.tracking", "torch._dynamo"]
 
 
 class LocalLauncher:

@@ -87,7 +87,8 @@ def mutants(size: int, count: int, draw: random.Random) -> list[tuple[str, Calla
 
 @pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [ROWS, VOCABULARY, MANIFEST])
-def test_mutants(raw: Path, tmp_path: Path, name: str, count: int) -> None:
+def test_mutants(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
+    monkeypatch.setattr(text_lines, "BLOCK_BYTES", 12_000)  # three blocks: each takes time, in a hundred preparations
     folder, whole = tmp_path / "out", tmp_path / "whole"
     wanted = content(prepared(raw, folder))
     shutil.copytree(folder, whole)

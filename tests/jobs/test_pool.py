@@ -16,7 +16,7 @@ import pytest
 from ctr.cli import Terminated, run_command
 from ctr.errors import SPACE, ArgumentError, CtrError
 from ctr.files import sealed
-from ctr.jobs import worker
+from ctr.jobs import local, worker
 from ctr.jobs.cache import Cache
 from ctr.jobs.local import PRELOAD, LocalLauncher
 from ctr.jobs.pool import Pool
@@ -331,6 +331,8 @@ def study(window: int, jobs: int) -> Forked:
 
 
 def _study(window: int, jobs: int) -> None:
+    local.PRELOAD = PRELOAD[:3]  # without what tracking and training need, which load for seconds
+
     def main() -> None:
         with a_runner() as runner:
             runner.ask([a_job(seed, window=window) for seed in range(jobs)])

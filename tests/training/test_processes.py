@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from ctr.training import processes
 from ctr.training.store import PROCESS
 from ctr.training.tracking import MlflowTracker
-from tests.commands import speaking
+from tests.commands import Forked, speaking
 from tests.report import invented
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux's /proc")
@@ -46,14 +47,20 @@ def test_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not processes.ended(str(mark))
 
 
+def begin(uri: str) -> None:
+    """A run that does not end."""
+    MlflowTracker(uri, "ctr", "of another")
+    Path("begun").touch()
+    signal.pause()
+
+
 def test_the_next_run_closes_what_a_killed_process_left(ready_database: Path, tmp_path: Path) -> None:
     uri = invented.database(ready_database, tmp_path)
-    code = (
-        "import sys; from ctr.training.tracking import MlflowTracker\n"
-        "MlflowTracker(sys.argv[1], 'ctr', 'of another'); print('begun', flush=True); sys.stdin.read()"
-    )
-    process, said = speaking(code, uri)
-    assert said == "begun"
+    other = Forked(tmp_path, begin, uri)
+    until = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
     client = MlflowClient(uri)
     client.create_run("1", run_name="elsewhere", tags={PROCESS: "other/1/999999999/1"})
     client.create_run("1", run_name="by hand")
@@ -64,7 +71,7 @@ def test_the_next_run_closes_what_a_killed_process_left(ready_database: Path, tm
     running = {"of another": "RUNNING", "elsewhere": "RUNNING", "by hand": "RUNNING"}
     MlflowTracker(uri, "ctr", "mine").finish("FINISHED")
     assert states() == {**running, "mine": "FINISHED"}
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    other.process.kill()
+    other.end()
     MlflowTracker(uri, "ctr", "next")
     assert states() == {**running, "of another": "KILLED", "mine": "FINISHED", "next": "RUNNING"}
