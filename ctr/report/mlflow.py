@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
-from ctr.report import page, view
+from ctr.report import view
+from ctr.report.interactive import PALETTE
 from ctr.report.subject import SHOWN, TRIED, Subject, tag
 from ctr.training.store import explained, quiet
-from ctr.training.tracking import MlflowTracker, status_of
+from ctr.training.tracking import SOURCE, MlflowTracker, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -76,13 +77,14 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
         with explained(uri):
             experiment_id = client.get_run(tracker.run_id).info.experiment_id
             _mark_runs(client, experiment_id, findings, subject)
-            address = view.create(client, experiment_id, subject)
+            address = view.create(client, experiment_id, subject, rates=not findings.points.empty)
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
         for path in files:
             tracker.artifact(path)
         tracker.remove_artifacts(keep={path.name for path in files})
         about = {"study": subject.study, "dataset": subject.dataset, "source": subject.source}
         about |= {"data_hash": subject.data_hash, "subject": subject.key, "title": subject.title}
+        about |= {SOURCE: "ctr.reproduce"}
         # Last, so that what is called a report is a whole one.
         tracker.tags({**about, NOTE: _note(findings.text), "kind": "report"})
     except BaseException as error:
@@ -112,6 +114,19 @@ def published(uri: str) -> dict[str, tuple[str, Links]]:
             address = view.address(experiment_id, key)
             found.setdefault(key, (title, _links(address, experiment_id, run.info.run_id)))  # the latest comes first
     return dict(sorted(found.items()))
+
+
+def overviews(uri: str) -> list[str]:
+    """Makes a view of all training runs in each experiment of a database that has one; where they are, relative to the
+    server's root."""
+    quiet()
+    from mlflow.tracking import MlflowClient
+
+    with explained(uri):
+        client = MlflowClient(tracking_uri=uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        tracked = [one for one in experiments if client.search_runs([one], "tags.opt != ''", max_results=1)]
+        return [view.create_overview(client, one) for one in tracked]
 
 
 def _links(view: str, experiment_id: str, run_id: str) -> Links:
@@ -215,6 +230,6 @@ def _method(params: Mapping[str, str]) -> str:
 def _color(method: str, taken: dict[str, str]) -> str:
     """The method's colour in this experiment; a new method gets an unused one."""
     if method not in taken:
-        free = [color for color in page.PALETTE if color not in taken.values()]
-        taken[method] = free[0] if free else page.PALETTE[len(taken) % len(page.PALETTE)]
+        free = [color for color in PALETTE if color not in taken.values()]
+        taken[method] = free[0] if free else PALETTE[len(taken) % len(PALETTE)]
     return taken[method]

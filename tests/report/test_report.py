@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import sys
 import zlib
 from dataclasses import replace
@@ -16,8 +17,8 @@ from mlflow.tracking import MlflowClient
 
 from ctr.errors import CtrError
 from ctr.report import folder as files
+from ctr.report import interactive, page, view
 from ctr.report import mlflow as report
-from ctr.report import page, view
 from ctr.report.findings import Column, Findings
 from ctr.report.subject import Subject
 from tests.report import invented
@@ -64,13 +65,14 @@ def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert {run.data.tags["config_hash"] for run in marked} == {*done["config_hash"]}
     assert {run.data.tags["data_hash"] for run in marked} == {SUBJECT.data_hash}
     looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
-    assert looks == {("group_adam", page.PALETTE[0]), ("adam, pruned by norm", page.PALETTE[1])}
+    assert looks == {("group_adam", interactive.PALETTE[0]), ("adam, pruned by norm", interactive.PALETTE[1])}
     assert not caplog.records
     # Each run has a place on every axis, else MLflow would leave it out of the chart.
     for chart in view.state(SUBJECT)["compareRunCharts"]:
         for run in marked:
             assert {*chart.get("selectedParams", [])} <= {*run.data.params}
             assert {*chart.get("selectedMetrics", [])} <= {*run.data.metrics}
+    assert {run.data.metrics["log10_lr"] for run in marked} == {-3.0}
     found = {(run.data.tags["opt"], run.data.metrics["lambda21"], run.data.metrics["finetune"]) for run in marked}
     assert found == {("group_adam", value, 0) for value in invented.LAMBDAS} | {("adam", 0, x) for x in (0, 0.1, 0.2)}
 
@@ -132,7 +134,9 @@ def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> N
     assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
     assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
     colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
-    assert colors == dict(zip(("adam, pruned by norm", "group_adam"), page.PALETTE, strict=False))  # the shown first
+    assert colors == dict(
+        zip(("adam, pruned by norm", "group_adam"), interactive.PALETTE, strict=False)
+    )  # the shown first
     invented.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, SUBJECT)
     assert len(search(uri, view.run_filter(SUBJECT.key))) == 30  # a study without points shows all
 
@@ -196,6 +200,34 @@ def test_the_view_as_mlflow_reads_it(uri: str) -> None:
     assert json.loads(zlib.decompress(base64.b64decode(packed))) == view.state(FIG1)
 
 
+def test_the_view_draws_auc_against_what_the_study_compares_on_a_log_axis(uri: str, tmp_path: Path) -> None:
+    def axes(subject: Subject) -> list[str]:
+        saved = json.loads(MlflowClient(uri).get_experiment("1").tags[view.TAG + subject.key])
+        state = json.loads(zlib.decompress(base64.b64decode(saved["state"].partition(";")[2])))
+        return [chart["xaxis"]["key"] for chart in state["compareRunCharts"] if chart["type"] == "SCATTER"]
+
+    jobs = invented.rows().head(3)
+    invented.track(uri, jobs)
+    found = invented.findings(jobs)
+    invented.publish(found, tmp_path / "a", uri)
+    assert axes(SUBJECT) == ["log10_feature_rate"]
+    invented.publish(replace(found, points=found.points.head(0)), tmp_path / "a", uri)
+    assert axes(SUBJECT) == ["log10_lr"]
+
+
+def test_the_view_of_all_runs_shows_no_reports(uri: str, tmp_path: Path) -> None:
+    """An experiment without training runs gets none."""
+    assert report.overviews(uri) == []
+    jobs = invented.rows().head(3)
+    invented.track(uri, jobs)
+    publish(jobs, uri, tmp_path / "study")
+    (place,) = report.overviews(uri)
+    assert place.endswith("viewStateShareKey=all-runs")
+    assert len(search(uri, view.overview()["searchFilter"])) == 3
+    saved = json.loads(MlflowClient(uri).get_experiment("1").tags[f"{view.TAG}all-runs"])
+    assert saved["name"] == "All training runs"
+
+
 def test_another_mlflow_gets_no_view_and_says_so(
     uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,7 +258,7 @@ def test_a_page_without_points_has_no_figure_and_escapes_what_it_shows(tmp_path:
     page.write(findings([], table, "# Found\n\n<script>alert(1)</script>\n\n| a |\n|---|\n| 1 |\n"), path, "<title>")
     text = path.read_text()
     assert "<script" not in text
-    assert "<h1>&lt;title&gt;</h1>" in text
+    assert "<dt>study</dt><dd>&lt;title&gt;</dd>" in text
     assert "&lt;name&gt;" in text
     assert "a &amp; b" in text
     assert '<td class="number">0.25</td>' in text
@@ -234,18 +266,57 @@ def test_a_page_without_points_has_no_figure_and_escapes_what_it_shows(tmp_path:
     assert len(text) < 10_000
 
 
+def test_a_page_says_what_it_is_of_then_shows_its_table_then_the_figure_then_the_rest(tmp_path: Path) -> None:
+    found = replace(
+        invented.findings(invented.rows()),
+        text="# Table\n\nOf *all*.\n\n| a |\n|---|\n| 1 |\n\nMore.\n\n| b |\n|---|\n| 2 |\n",
+    )
+    path = tmp_path / "page.html"
+    page.write(found, path, "table2 on criteo", "python -m ctr.reproduce study=table2")
+    text = path.read_text()
+    wanted = [
+        "<h1>Table</h1>", "Generated rows: these figures say nothing about real clicks.", "<dd>table2 on criteo</dd>",
+        "<dt>dataset</dt><dd>criteo</dd>", "<dt>source</dt><dd>generated rows</dd>", "<dt>seeds</dt><dd>0, 1, 2</dd>",
+        "<code>python -m ctr.reproduce study=table2</code>", "<dt>machine</dt><dd>Invented, 2 cores</dd>",
+        '<div class="scroll"><table>', "<th>a</th>", '<div class="legend">', "Group Adam</button>", 'id="points"',
+        "<p>More.</p>", "<th>b</th>", "All columns (result.csv)",
+    ]  # fmt: skip
+    places = [text.index(one) for one in wanted]
+    assert places == sorted(places)
+    assert text.count("<table>") == text.count('<div class="scroll"><table>') == 3
+    assert text.count("<link") + text.count(" src=") == 0  # nothing is loaded
+    page.write(replace(found, runs=found.runs.assign(source="raw")), path)
+    text = path.read_text()
+    assert "<dd>the real log</dd>" in text
+    assert "say nothing about real clicks" not in text
+
+
+def test_a_study_of_learning_rates_is_drawn_against_these(tmp_path: Path) -> None:
+    rates = {"opt.lr": [0.1, 0.1, 0.001], "seed": [0, 1, 0], "auc": [0.5, 0.7, math.nan]}
+    runs = pd.DataFrame({"opt": ["adam", "adam", "adagrad"], **rates})
+    axis, shown = interactive.of(replace(findings([], pd.DataFrame(), ""), runs=runs))
+    assert axis.name == "learning rate"
+    assert shown[["method", "x", "auc"]].to_numpy().tolist() == [["adam", 0.1, 0.5], ["adam", 0.1, 0.7]]
+    single, mean = interactive._traces(axis, "adam", shown, 0)
+    assert (single.x, single.y) == ((0.1, 0.1), (0.5, 0.7))
+    assert (*mean.x, *mean.y) == pytest.approx((0.1, 0.6))
+
+
 def test_the_meaning_of_every_column_is_written_and_shown(tmp_path: Path) -> None:
     columns = [Column("auc", "test AUC, mean <over> seeds")]
     found = replace(findings([], pd.DataFrame({"auc": [0.5]}), "# Found\n"), columns=columns)
     files.write_findings(found, tmp_path, "a study")
     assert (tmp_path / "columns.md").read_text() == "# Columns of result.csv\n\n* `auc`: test AUC, mean <over> seeds\n"
-    assert "<td>auc</td><td>test AUC, mean &lt;over&gt; seeds</td>" in (tmp_path / "page.html").read_text()
+    assert (
+        '<td>auc</td><td class="meaning">test AUC, mean &lt;over&gt; seeds</td>' in (tmp_path / "page.html").read_text()
+    )
 
 
 def test_runs_without_a_rate_or_an_auc_are_left_out_of_the_figure(tmp_path: Path) -> None:
     seen = {"method": "adam", "lambda21": 1e-3, "seed": 0, "auc": 0.75, "feature_rate": 0.5}
     points = [seen, {**seen, "auc": None}, {**seen, "feature_rate": 0.0}, {**seen, "lambda21": None, "seed": 1}]
-    traces = page._traces("adam", findings(points, pd.DataFrame(), "").points.head(1), 0)
+    axis, shown = interactive.of(findings(points, pd.DataFrame(), ""))
+    traces = interactive._traces(axis, "adam", shown.head(1), 0)
     assert [len(trace.x) for trace in traces] == [1, 1]
     page.write(findings(points, pd.DataFrame(), ""), tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text()
