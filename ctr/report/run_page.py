@@ -17,6 +17,7 @@ from ctr.files import atomic_write_text, size
 from ctr.training.curve import COLUMNS, SAMPLE
 from ctr.training.details import Details, FieldCount, Norms
 from ctr.training.folder import MANIFEST, MODEL
+from ctr.training.naming import run_name
 from ctr.training.result import GENERATED, Result, readable, versions
 from ctr.training.settings import Settings
 
@@ -68,7 +69,7 @@ def write(path: Path, settings: Settings, result: Result, details: Details, comm
         _sizes(path.parent / MODEL, result, details),
         _fields(details.fields) if _removes(result) else "",
     ]
-    title = html.escape(f"{settings.run_name}: a run of ctr")
+    title = html.escape(f"{run_name(settings)}: a run of ctr")
     atomic_write_text(
         path,
         f"""<!DOCTYPE html>
@@ -102,7 +103,7 @@ def _head(settings: Settings, result: Result, command: str) -> str:
         "What the run printed; the same figures and more, with all their digits, are in result.json beside it."
     )
     return (
-        f"<h1>{html.escape(settings.run_name)}</h1>\n{told}{again}<h2>Figures</h2>\n{note}\n<table>\n{rows}</table>\n"
+        f"<h1>{html.escape(run_name(settings))}</h1>\n{told}{again}<h2>Figures</h2>\n{note}\n<table>\n{rows}</table>\n"
         "<h2>Drawings</h2>"
     )
 
