@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from ctr.cli import run_command
 from ctr.dashboard import serving
 from ctr.errors import ArgumentError, CtrError
-from ctr.report.mlflow import Links, published
+from ctr.report.mlflow import Links, overviews, published
 from ctr.training.folder import PAGE
 
 if TYPE_CHECKING:
@@ -88,10 +88,9 @@ def open_dashboard(page: Page, links: Links) -> None:
     page.locator(POINTS).first.wait_for(state="attached")
 
 
-def open_curves(page: Page, server: str) -> None:
-    """The training curves of all runs, once they are drawn."""
-    experiment = "1"  # the first after MLflow's own
-    goto(page, f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+def open_curves(page: Page, address: str) -> None:
+    """The view of all training runs, once their curves are drawn."""
+    goto(page, address)
     page.locator(SCATTER).first.wait_for(state="attached")
 
 
@@ -136,7 +135,7 @@ def main() -> None:
     with serving(options.uri, 0) as (server, _):
         if options.study is None:
             with browser(1400, 760) as page:
-                open_curves(page, server)
+                open_curves(page, server + overviews(options.uri)[0])
                 take(page, options.out / "mlflow.png")
             return
         studies = dict(published(options.uri).values())

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ctr.report.findings import Findings
 
 NOTE, COLOR = "mlflow.note.content", "mlflow.runColor"
+LEGEND = "legend"  # the kind of a run that names a method's colour
 MAX_NOTE = 7900  # MLflow cuts a tag at 8,000
 
 log = logging.getLogger("ctr")
@@ -33,7 +34,7 @@ class Links:
     """The links of a study in MLflow, relative to the server's root.
 
     Attributes:
-        runs: the study's runs as a list, folded by optimizer.
+        runs: the study's runs as a list, folded by method.
         dashboard: the same runs in the ready-made charts.
         report: the report run: table, text, files.
         page: the interactive page among its artifacts.
@@ -56,7 +57,8 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     * One report run, with every file of ``folder`` and the text as its description. An earlier report on the same
       subject is updated, so that its links stay valid.
     * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
-      ``method`` and one colour per method; a run that is no longer part of the study loses the tag.
+      ``method`` and one colour per method; a run that is no longer part of the study loses the tag. A run without
+      figures for each method names its colour in the charts' legends.
     * A dashboard view of the runs that are points of its figures (`ctr.report.view`).
 
     Args:
@@ -76,7 +78,8 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     try:
         with explained(uri):
             experiment_id = client.get_run(tracker.run_id).info.experiment_id
-            _mark_runs(client, experiment_id, findings, subject)
+            colors = _mark_runs(client, experiment_id, findings, subject)
+            _name_methods(client, experiment_id, subject, colors)
             address = view.create(client, experiment_id, subject, rates=not findings.points.empty)
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
         for path in files:
@@ -138,7 +141,14 @@ def _links(view: str, experiment_id: str, run_id: str) -> Links:
 
 
 def _note(text: str) -> str:
-    """The text as a run's description, cut between paragraphs if it is longer than MLflow allows."""
+    """The text as a run's description: its first table first, as MLflow folds all but some lines away, and without its
+    heading, which is the run's name; cut between paragraphs if it is longer than MLflow allows."""
+    heading = "# " if text.startswith("# ") else ""
+    parts = text.split("\n\n")[1 if heading else 0 :]
+    first = next((i for i, part in enumerate(parts) if part.startswith(("|", "#"))), 0)
+    if parts and parts[first].startswith("|"):
+        parts.insert(0, parts.pop(first))
+    text = "\n\n".join(parts)
     if len(text) <= MAX_NOTE:
         return text
     ending = "\n\n*Cut here; the whole text is in `result.md` and `page.html`.*\n"
@@ -157,9 +167,9 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
             return
 
 
-def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
+def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> dict[str, str]:
     """Gives the study's runs, and no others, the tags by which its dashboard finds, groups and colours them, and the
-    metrics that its charts need of every run."""
+    metrics that its charts need of every run; returns the colours of the methods that it shows."""
     from mlflow.entities import Metric, RunTag
 
     roles, mark = _roles(findings), tag(subject.key)
@@ -194,6 +204,25 @@ def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, sub
             len(missing),
             len(roles),
         )
+    return {method: colors[method] for (tried, _), method in sorted(ours) if not tried}
+
+
+def _name_methods(client: MlflowClient, experiment_id: str, subject: Subject, colors: Mapping[str, str]) -> None:
+    """Keeps a run for each method, without figures: MLflow's legends list runs, these first (`view.state`), and so tell
+    which colour is which method's. All studies of an experiment share them."""
+    mark, named = tag(subject.key), dict[str, str]()
+    for run in _search(client, [experiment_id], f"tags.kind = '{LEGEND}'"):
+        named[run.info.run_name] = run.info.run_id
+        if mark in run.data.tags and run.info.run_name not in colors:
+            client.delete_tag(run.info.run_id, mark)
+    for method, color in colors.items():
+        if method not in named:
+            about = {"kind": LEGEND, COLOR: color, SOURCE: "ctr.reproduce", NOTE: "The name of a colour in charts."}
+            run = client.create_run(experiment_id, run_name=method, tags=about)
+            client.log_param(run.info.run_id, "seed", view.BEFORE_SEEDS)
+            client.set_terminated(run.info.run_id)
+            named[method] = run.info.run_id
+        client.set_tag(named[method], mark, SHOWN)
 
 
 HASHES = ("config_hash", "data_hash", "code_hash")  # what a run computed: other code has other figures

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUPPORTED = ("3.17",)  # major and minor versions of MLflow whose interface is known to open the view
 TAG = "mlflow.sharedViewState."
+BEFORE_SEEDS = "-"  # in place of a seed: before all digits, so that MLflow loads such a run among the first
 OVERVIEW = "all-runs"  # the key of the view of all training runs
 
 log = logging.getLogger("ctr")
@@ -112,14 +113,11 @@ def state(subject: Subject, rates: bool = True) -> dict[str, Any]:
         "searchFilter": run_filter(subject.key),
         "orderByKey": "params.`seed`",
         "orderByAsc": True,
-        "selectedColumns": [
-            *(f"attributes.`{name}`" for name in ("Source", "Dataset")),
-            *(f"metrics.`{name}`" for name in ("auc", "feature_rate", "lambda21", "finetune")),
-            "params.`opt.lr`",
-            *(f"tags.`{name}`" for name in ("method", "seed")),
-        ],
-        # The list is folded by method; the charts show the single runs.
+        **_columns(metrics=["lambda21", "finetune"], params=["opt.lr", "seed"]),
+        # The list is folded by method; the charts show the single runs. Legends begin with the list's last runs: those
+        # that name the methods, which have no tag to be grouped by.
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "method"}]},
+        "groupsExpanded": {"tag.method": True},
         "useGroupedValuesInCharts": False,
     }
 
@@ -136,12 +134,21 @@ def overview() -> dict[str, Any]:
         "searchFilter": "tags.`opt` != ''",  # no reports
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": [
-            *(f"attributes.`{name}`" for name in ("Source", "Dataset")),
-            *(f"metrics.`{name}`" for name in ("auc", "feature_rate", "logloss")),
-            *(f"tags.`{name}`" for name in ("model", "opt", "seed")),
-        ],
+        **_columns(metrics=["logloss"], params=["opt.lr", "seed"]),
     }
+
+
+def _columns(metrics: Sequence[str], params: Sequence[str]) -> dict[str, Any]:
+    """Columns of the list of runs, and their widths in pixels: AUC and feature rate beside the name, then these."""
+    name = "attributes.`Run Name`"  # always there
+    widths = {
+        **{f"metrics.`{metric}`": 95 for metric in ("auc", "feature_rate")},
+        "attributes.`Dataset`": 170,
+        "attributes.`Source`": 80,
+        **{f"metrics.`{metric}`": 80 for metric in metrics},
+        **{f"params.`{param}`": 70 for param in params},
+    }
+    return {"selectedColumns": [*widths], "columnOrder": [name, *widths], "columnWidths": {name: 330, **widths}}
 
 
 def _charts(sections: Mapping[str, list[dict[str, Any]]], columns: int) -> dict[str, Any]:

@@ -18,28 +18,30 @@ USUAL = {
 
 
 def run_name(settings: Settings) -> str:
-    """The optimizer with its learning rate, whatever else is not as usual, the seed, the data and the model: "adam
-    lr=0.001 prune.feature_rate=0.0123 prune.score=norm seed=0 criteo dcn embedding_dim=8"."""
+    """The optimizer, whatever is not as usual, learning rate and seed, then the data and the model: "adam pruned=0.0123
+    by=norm lr=0.001 seed=0 criteo dcn embedding_dim=8". Lists cut names, so that what differs comes first."""
     values, optimizer = settings.values, settings.optimizer
     usual = parts.options("opt", parts.find("opt", optimizer.name, optimizer.module))
-    shown = {"lr": optimizer.options["lr"]}
-    shown |= {key: value for key, value in optimizer.options.items() if not _same(value, usual[key].default)}
-    shown |= {key: values["opt"][key] for key in ("budget",) if optimizer.budget is not None}
-    shown |= {"lambda_schedule": optimizer.schedule} if optimizer.schedule != "constant" else {}
+    shown = {
+        key.replace("lambda", "λ"): value
+        for key, value in optimizer.options.items()
+        if key != "lr" and not _same(value, usual[key].default)
+    }
+    if optimizer.budget is not None:
+        shown = {"budget": values["opt"]["budget"], **shown}
+    if optimizer.schedule != "constant":
+        shown["λ_schedule"] = optimizer.schedule
     if settings.pruning is not None:
-        pruning = settings.pruning
-        shown |= {"prune.feature_rate": pruning.feature_rate, "prune.score": pruning.score}
-        shown |= {"prune.finetune": pruning.finetune} if pruning.finetune else {}
+        shown |= {"pruned": settings.pruning.feature_rate, "by": settings.pruning.score}
+        shown |= {"finetune": settings.pruning.finetune} if settings.pruning.finetune else {}
     given = {key: _at(values, key) for key in USUAL}
     shown |= {key.removeprefix("dataset."): value for key, value in given.items() if value not in (None, USUAL[key])}
     if given["dataset.encoding"] == "hash":
         shown["num_buckets"] = values["dataset"]["num_buckets"]
-    shown["seed"] = settings.seed
-    told = " ".join(
-        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()
-    )
+    shown |= {"lr": optimizer.options["lr"], "seed": settings.seed}
+    told = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()]
     model = settings.model
-    return f"{optimizer.name} {told} {settings.data.name} {model.name} embedding_dim={model.embedding_dim}"
+    return " ".join([optimizer.name, *told, settings.data.name, model.name, f"embedding_dim={model.embedding_dim}"])
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

@@ -177,7 +177,7 @@ class Run:
             }
         )
         generated = ", generated rows" if manifest.recipe.source == "generated" else ""
-        self.tracker.data(settings.data.name + generated, data_hash, manifest.input.path, manifest.rows)
+        self.tracker.data(settings.data.name + generated, data_hash[:8], manifest.input.path, manifest.rows)
 
     def watch(self, data: Prepared, history: History | None, interrupts: Interrupts, held: ExitStack) -> None:
         """Begins with checkpoints; ``held`` ends what a thread still writes."""

@@ -34,6 +34,11 @@ def search(uri: str, query: str) -> list[Run]:
     return list(MlflowClient(uri).search_runs(["1"], query))
 
 
+def shown(uri: str, subject: Subject = SUBJECT) -> list[Run]:
+    """The training runs that a study's view shows."""
+    return [run for run in search(uri, view.run_filter(subject.key)) if "opt.name" in run.data.params]
+
+
 FIG1 = replace(SUBJECT, study="fig1")
 
 
@@ -56,12 +61,13 @@ def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert {path.name for path in folder.iterdir()} == names
     assert {artifact.path for artifact in MlflowClient(uri).list_artifacts(run.info.run_id)} == names
     assert run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.note.content"] == (folder / "result.md").read_text()
+    assert run.data.tags["mlflow.note.content"].startswith("| method | lambda21 | AUC | paper |")
+    assert "Invented figures, *not* measured." in run.data.tags["mlflow.note.content"]
     report_id = run.info.run_id
     assert report_id in first.report
     assert len(pd.read_csv(folder / "runs.csv")) == len(jobs)
 
-    marked = search(uri, view.run_filter(SUBJECT.key))
+    marked = shown(uri)
     assert {run.data.tags["config_hash"] for run in marked} == {*done["config_hash"]}
     assert {run.data.tags["data_hash"] for run in marked} == {SUBJECT.data_hash}
     looks = {(run.data.tags["method"], run.data.tags["mlflow.runColor"]) for run in marked}
@@ -81,8 +87,8 @@ def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     (folder / "fig1.svg").rename(folder / "fig2.svg")
     (folder / "fig1.png").unlink()
     second = invented.publish(replace(invented.findings(jobs.head(10)), figures={}), folder, uri, SUBJECT)
-    assert len(search(uri, view.run_filter(FIG1.key))) == 5
-    assert len(search(uri, view.run_filter(SUBJECT.key))) == 10
+    assert len(shown(uri, FIG1)) == 5
+    assert len(shown(uri)) == 10
     assert {run.data.tags["study"] for run in search(uri, "tags.kind = 'report'")} == {"table2", "fig1"}
     assert len(search(uri, "tags.kind = 'report'")) == 2
     assert second == first  # links that were printed stay alive
@@ -108,7 +114,7 @@ def test_other_data_has_a_report_and_a_view_of_its_own(uri: str, tmp_path: Path)
     assert dict(report.published(uri).values()) == titles
     assert len({first.dashboard, other.dashboard, first.report, other.report}) == 4
     for subject, count in ((SUBJECT, 30), (made, 12)):
-        found = search(uri, view.run_filter(subject.key))
+        found = shown(uri, subject)
         assert [run.data.tags["data_hash"] for run in found] == [subject.data_hash] * count
     saved = MlflowClient(uri).get_experiment("1").tags
     names = {json.loads(saved_view)["name"] for name, saved_view in saved.items() if name.startswith(view.TAG)}
@@ -120,7 +126,7 @@ def test_the_same_run_of_other_code_is_not_taken_for_the_studys(uri: str, tmp_pa
     invented.track(uri, jobs)
     invented.track(uri, jobs.assign(code_hash="later", auc=0.1))
     publish(jobs, uri, tmp_path / "study")
-    (found,) = search(uri, view.run_filter(SUBJECT.key))
+    (found,) = shown(uri)
     assert found.data.metrics["auc"] == jobs["auc"][0]
 
 
@@ -130,7 +136,7 @@ def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> N
     invented.track(uri, jobs)
     chosen = replace(invented.findings(jobs), points=invented.findings(jobs.iloc[15:30]).points)
     invented.publish(chosen, tmp_path / "study", uri, SUBJECT)
-    found = search(uri, view.run_filter(SUBJECT.key))
+    found = shown(uri)
     assert {run.data.tags["config_hash"] for run in found} == {*jobs["config_hash"].iloc[15:30]}
     assert len(search(uri, f"tags.`study.{SUBJECT.key}` = 'tried'")) == 15
     colors = {run.data.tags["method"]: run.data.tags["mlflow.runColor"] for run in search(uri, "metrics.auc > 0")}
@@ -138,7 +144,7 @@ def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> N
         zip(("adam, pruned by norm", "group_adam"), interactive.PALETTE, strict=False)
     )  # the shown first
     invented.publish(replace(chosen, points=chosen.points.head(0)), tmp_path / "study", uri, SUBJECT)
-    assert len(search(uri, view.run_filter(SUBJECT.key))) == 30  # a study without points shows all
+    assert len(shown(uri)) == 30  # a study without points shows all
 
 
 @pytest.mark.slow
@@ -182,6 +188,11 @@ def test_a_long_text_is_cut_between_lines() -> None:
     assert report._note("short\n") == "short\n"
 
 
+def test_a_description_begins_with_the_table_where_it_stands_before_other_headings() -> None:
+    assert report._note("# Title\n\nWhat.\n\n| a |\n| 1 |\n\nMore.\n") == "| a |\n| 1 |\n\nWhat.\n\nMore.\n"
+    assert report._note("# Title\n\nWhat.\n\n## Part\n\n| a |\n") == "What.\n\n## Part\n\n| a |\n"
+
+
 def test_links_as_addresses() -> None:
     links = report.Links("/#/r", "/#/d", "/#/report", "/#/p").at("http://127.0.0.1:5000/")
     assert links == report.Links(*(f"http://127.0.0.1:5000/#/{name}" for name in ("r", "d", "report", "p")))
@@ -198,6 +209,28 @@ def test_the_view_as_mlflow_reads_it(uri: str) -> None:
     kind, _, packed = saved["state"].partition(";")
     assert kind == "deflate"
     assert json.loads(zlib.decompress(base64.b64decode(packed))) == view.state(FIG1)
+
+
+def test_each_method_of_the_figures_has_a_run_that_names_its_colour(uri: str, tmp_path: Path) -> None:
+    """One for all studies of the experiment: MLflow's legends list runs."""
+
+    def legend(subject: Subject) -> dict[str, str]:
+        found = search(uri, f"{view.run_filter(subject.key)} AND tags.kind = 'legend'")
+        assert all(run.data.params == {"seed": "-"} and not run.data.metrics for run in found)
+        return {run.info.run_name: run.data.tags["mlflow.runColor"] for run in found}
+
+    jobs = invented.rows()
+    invented.track(uri, jobs)
+    publish(jobs, uri, tmp_path / "a")
+    publish(jobs.head(5), uri, tmp_path / "b", FIG1)
+    first, second = interactive.PALETTE[:2]
+    assert legend(SUBJECT) == {"group_adam": first, "adam, pruned by norm": second}
+    assert legend(FIG1) == {"group_adam": first}
+    publish(jobs.iloc[15:20], uri, tmp_path / "a")
+    assert legend(SUBJECT) == {"adam, pruned by norm": second}
+    assert len(search(uri, "tags.kind = 'legend'")) == 2
+    (first_loaded, *_) = MlflowClient(uri).search_runs(["1"], view.run_filter(FIG1.key), order_by=["params.`seed` ASC"])
+    assert first_loaded.info.run_name == "group_adam"
 
 
 def test_the_view_draws_auc_against_what_the_study_compares_on_a_log_axis(uri: str, tmp_path: Path) -> None:
