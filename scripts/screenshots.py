@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from ctr.errors import ArgumentError, CtrError
 from ctr.report.mlflow import Links, overviews, published
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Frame, Page
+    from playwright.sync_api import ElementHandle, Frame, Page
 
 TIMEOUT = 30_000  # milliseconds until something is to be seen
 
@@ -92,9 +93,10 @@ def open_curves(page: Page, address: str) -> None:
     page.locator(SCATTER).first.wait_for(state="attached")
 
 
-def take(page: Page, path: Path) -> None:
-    page.wait_for_timeout(1500)  # until what slides and fades has come to rest
-    page.screenshot(path=path)
+def take(shown: Page | ElementHandle, path: Path) -> None:
+    """A picture of a page, or of one of its parts."""
+    time.sleep(1.5)  # until what slides and fades has come to rest
+    shown.screenshot(path=path)
     print(path)
 
 
@@ -131,9 +133,11 @@ def main() -> None:
             raise ArgumentError(f"--study {options.study}: {len(named)} titles begin so; published: {there}")
         links = studies[named[0]].at(server)
         with browser() as page:
-            for name, show in {"runs": open_runs, "dashboard": open_dashboard, "report": open_report}.items():
+            for name, show in {"runs": open_runs, "dashboard": open_dashboard}.items():
                 show(page, links)
                 take(page, options.out / f"{name}.png")
+        with browser(1500, 1400) as page:
+            take(open_report(page, links).frame_element(), options.out / "report.png")
 
 
 if __name__ == "__main__":
