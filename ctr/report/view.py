@@ -143,9 +143,9 @@ def _columns(metrics: Sequence[str], params: Sequence[str]) -> dict[str, Any]:
     name = "attributes.`Run Name`"  # always there
     widths = {
         **{f"metrics.`{metric}`": 95 for metric in ("auc", "feature_rate")},
-        "attributes.`Dataset`": 170,
+        "attributes.`Dataset`": 190,
         "attributes.`Source`": 80,
-        **{f"metrics.`{metric}`": 80 for metric in metrics},
+        **{f"metrics.`{metric}`": 85 for metric in metrics},
         **{f"params.`{param}`": 70 for param in params},
     }
     return {"selectedColumns": [*widths], "columnOrder": [name, *widths], "columnWidths": {name: 330, **widths}}
