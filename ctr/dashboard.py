@@ -115,6 +115,8 @@ def main() -> None:
     with serving(options.uri, options.port) as (address, server):
         try:
             print(f"MLflow on {options.uri}: {address}   (Ctrl-C ends it)")
+            for place in report.overviews(options.uri):
+                print(f"  {'all runs':<9}  {address}{place}")
             for title, links in report.published(options.uri).values():
                 whole = links.at(address)
                 print(f"\n{title}\n  dashboard  {whole.dashboard}\n  report     {whole.report}")

@@ -38,12 +38,14 @@ SERVER = "http://127.0.0.1:5000"  # of make dashboard
 CORES = {"slurm": "cpus_per_task", "ray": "num_cpus"}  # the launcher's parameter for the cores of a job
 
 
-def reproduce(config: DictConfig, given: list[str], study: Study | None = None, taken: set[Path] | None = None) -> None:
+def reproduce(
+    config: DictConfig, overrides: list[str], study: Study | None = None, taken: set[Path] | None = None
+) -> None:
     """Runs a study; writes its folder and its report.
 
     Args:
         config: as composed.
-        given: keys of the command line.
+        overrides: of the command line.
         study: what to run; None for the one that the configuration names.
         taken: folders of the same sweep's earlier jobs; this one's is added.
 
@@ -51,6 +53,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
         ArgumentError: a value that cannot work, or a folder that is taken; nothing was run then.
         CtrError: runs failed; the rest of the study is done.
     """
+    from ctr.config.command_line import typed
     from ctr.config.data import data_settings
     from ctr.provenance import git_sha
     from ctr.report import folder as files
@@ -58,6 +61,7 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
     from ctr.studies import request
     from ctr.studies.study import find
 
+    given = [override.partition("=")[0] for override in overrides]
     options, own = request.resolve(config, given)
     if config.workers is not None and config.workers < 1:
         raise ArgumentError(f"workers={config.workers}; expected at least 1")
@@ -79,7 +83,8 @@ def reproduce(config: DictConfig, given: list[str], study: Study | None = None, 
             raise CtrError(f"{error}; {_summary(pool.failures, pool)}") from error
 
     subject = _subject(config, given, data)
-    files.write(findings, folder, subject.title, pool.commands.values(), settings)
+    command = typed("ctr.reproduce", overrides)
+    files.write(findings, folder, subject.title, command, pool.commands.values(), settings)
     if config.name == "table5":
         _record_rates(pool, options, findings)
     print(findings.text)
@@ -199,8 +204,7 @@ _taken: set[Path] = set()  # by the jobs of a sweep, which run in this process o
 @hydra.main(config_path="pkg://ctr.conf", config_name="reproduce", version_base="1.3")
 def main(config: DictConfig) -> None:
     try:
-        given = [override.partition("=")[0] for override in HydraConfig.get().overrides.task]
-        reproduce(config, given, taken=_taken)
+        reproduce(config, list(HydraConfig.get().overrides.task), taken=_taken)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt):
             print("\nthe same command continues from here", file=sys.stderr)

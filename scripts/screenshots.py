@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +24,11 @@ from typing import TYPE_CHECKING
 from ctr.cli import run_command
 from ctr.dashboard import serving
 from ctr.errors import ArgumentError, CtrError
-from ctr.report.mlflow import Links, published
+from ctr.report.mlflow import Links, overviews, published
 from ctr.training.folder import PAGE
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Frame, Page
+    from playwright.sync_api import ElementHandle, Frame, Page
 
 TIMEOUT = 30_000  # milliseconds until something is to be seen
 
@@ -88,10 +89,9 @@ def open_dashboard(page: Page, links: Links) -> None:
     page.locator(POINTS).first.wait_for(state="attached")
 
 
-def open_curves(page: Page, server: str) -> None:
-    """The training curves of all runs, once they are drawn."""
-    experiment = "1"  # the first after MLflow's own
-    goto(page, f"{server}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+def open_curves(page: Page, address: str) -> None:
+    """The view of all training runs, once their curves are drawn."""
+    goto(page, address)
     page.locator(SCATTER).first.wait_for(state="attached")
 
 
@@ -101,9 +101,10 @@ def open_page(page: Page, folder: Path) -> None:
     page.locator("svg").first.wait_for()
 
 
-def take(page: Page, path: Path) -> None:
-    page.wait_for_timeout(1500)  # until what slides and fades has come to rest
-    page.screenshot(path=path)
+def take(shown: Page | ElementHandle, path: Path) -> None:
+    """A picture of a page, or of one of its parts."""
+    time.sleep(1.5)  # until what slides and fades has come to rest
+    shown.screenshot(path=path)
     print(path)
 
 
@@ -136,7 +137,7 @@ def main() -> None:
     with serving(options.uri, 0) as (server, _):
         if options.study is None:
             with browser(1400, 760) as page:
-                open_curves(page, server)
+                open_curves(page, server + overviews(options.uri)[0])
                 take(page, options.out / "mlflow.png")
             return
         studies = dict(published(options.uri).values())
@@ -146,9 +147,11 @@ def main() -> None:
             raise ArgumentError(f"--study {options.study}: {len(named)} titles begin so; published: {there}")
         links = studies[named[0]].at(server)
         with browser() as page:
-            for name, show in {"runs": open_runs, "dashboard": open_dashboard, "report": open_report}.items():
+            for name, show in {"runs": open_runs, "dashboard": open_dashboard}.items():
                 show(page, links)
                 take(page, options.out / f"{name}.png")
+        with browser(1500, 1400) as page:
+            take(open_report(page, links).frame_element(), options.out / "report.png")
 
 
 if __name__ == "__main__":

@@ -15,4 +15,4 @@ def no_study(ask: Ask, options: Options, **own: object) -> Findings:
 
 
 def reproduced(study: Any, *overrides: str) -> None:
-    reproduce(composed("reproduce", *overrides), [o.partition("=")[0] for o in overrides], study)
+    reproduce(composed("reproduce", *overrides), list(overrides), study)

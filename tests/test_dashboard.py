@@ -23,14 +23,16 @@ def test_prints_the_links_and_ends_with_ctrl_c(ready_database: Path, tmp_path: P
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(6)]
+    lines = [process.stdout.readline() for _ in range(7)]
     process.send_signal(signal.SIGINT)
     rest, errors = process.communicate(timeout=60)
     assert lines[0].startswith("MLflow on sqlite:///mlflow.db: http://127.0.0.1:")
     server = lines[0].split()[3]
-    assert lines[2] == "table2 on criteo (1,234 rows)\n"
+    runs = f"{server}/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART"
+    assert lines[1].split() == ["all", "runs", f"{runs}&viewStateShareKey=all-runs"]
+    assert lines[3] == "table2 on criteo (1,234 rows)\n"
     whole = links.at(server)
-    assert [line.split() for line in lines[3:]] == [
+    assert [line.split() for line in lines[4:]] == [
         ["dashboard", whole.dashboard],
         ["report", whole.report],
         ["page", whole.page],

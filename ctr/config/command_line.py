@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 
 def command_line(module: str, overrides: Mapping[str, object]) -> str:
     """What to type into a shell: ``python -m ctr.train dataset=criteo opt.lr=0.001``."""
-    return " ".join(["python", "-m", module, *(quoted(override(key, value)) for key, value in overrides.items())])
+    return typed(module, [override(key, value) for key, value in overrides.items()])
+
+
+def typed(module: str, overrides: Sequence[str]) -> str:
+    """The same of overrides as Hydra reads them."""
+    return " ".join(["python", "-m", module, *map(quoted, overrides)])
 
 
 def quoted(word: str) -> str:

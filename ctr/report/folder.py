@@ -55,16 +55,21 @@ def warn_of_replacing(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 def write(
-    findings: Findings, folder: Path, title: str, commands: Iterable[str], settings: Mapping[str, object]
+    findings: Findings,
+    folder: Path,
+    title: str,
+    command: str,
+    commands: Iterable[str],
+    settings: Mapping[str, object],
 ) -> None:
-    """Replaces the folder by the findings, the command of every run and the settings."""
+    """Replaces the folder by the findings, the command of every run and the settings; ``command`` is the study's."""
     with atomic_folder(folder) as tmp:
         atomic_write_text(tmp / COMMANDS, "".join(f"{line}\n" for line in commands))
         atomic_write_text(tmp / SETTINGS, json.dumps(settings, indent=2) + "\n")
-        write_findings(findings, tmp, title)
+        write_findings(findings, tmp, title, command)
 
 
-def write_findings(findings: Findings, folder: Path, title: str) -> None:
+def write_findings(findings: Findings, folder: Path, title: str, command: str = "") -> None:
     """Writes ``result.csv``, ``columns.md``, ``result.md``, ``runs.csv``, ``page.html``, figures as PNG and SVG.
 
     Raises:
@@ -82,4 +87,4 @@ def write_findings(findings: Findings, folder: Path, title: str) -> None:
             figure.savefig(tmp, format="png", dpi=200)
         with atomic_path(folder / f"{name}.svg") as tmp:
             figure.savefig(tmp, format="svg", metadata={"Date": None})
-    page.write(findings, folder / "page.html", title)
+    page.write(findings, folder / "page.html", title, command)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
-from ctr.report import page, view
+from ctr.report import view
+from ctr.report.interactive import PALETTE
 from ctr.report.subject import SHOWN, TRIED, Subject, tag
 from ctr.training.store import explained, quiet
-from ctr.training.tracking import MlflowTracker, status_of
+from ctr.training.tracking import SOURCE, MlflowTracker, status_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ctr.report.findings import Findings
 
 NOTE, COLOR = "mlflow.note.content", "mlflow.runColor"
+LEGEND = "legend"  # the kind of a run that names a method's colour
 MAX_NOTE = 7900  # MLflow cuts a tag at 8,000
 
 log = logging.getLogger("ctr")
@@ -32,7 +34,7 @@ class Links:
     """The links of a study in MLflow, relative to the server's root.
 
     Attributes:
-        runs: the study's runs as a list, folded by optimizer.
+        runs: the study's runs as a list, folded by method.
         dashboard: the same runs in the ready-made charts.
         report: the report run: table, text, files.
         page: the interactive page among its artifacts.
@@ -55,7 +57,8 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     * One report run, with every file of ``folder`` and the text as its description. An earlier report on the same
       subject is updated, so that its links stay valid.
     * The study's training runs, found by the hashes of their configuration, data and code, get the subject's tag,
-      ``method`` and one colour per method; a run that is no longer part of the study loses the tag.
+      ``method`` and one colour per method; a run that is no longer part of the study loses the tag. A run without
+      figures for each method names its colour in the charts' legends.
     * A dashboard view of the runs that are points of its figures (`ctr.report.view`).
 
     Args:
@@ -75,14 +78,16 @@ def publish(findings: Findings, folder: Path, uri: str, experiment: str, subject
     try:
         with explained(uri):
             experiment_id = client.get_run(tracker.run_id).info.experiment_id
-            _mark_runs(client, experiment_id, findings, subject)
-            address = view.create(client, experiment_id, subject)
+            colors = _mark_runs(client, experiment_id, findings, subject)
+            _name_methods(client, experiment_id, subject, colors)
+            address = view.create(client, experiment_id, subject, rates=not findings.points.empty)
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
         for path in files:
             tracker.artifact(path)
         tracker.remove_artifacts(keep={path.name for path in files})
         about = {"study": subject.study, "dataset": subject.dataset, "source": subject.source}
         about |= {"data_hash": subject.data_hash, "subject": subject.key, "title": subject.title}
+        about |= {SOURCE: "ctr.reproduce"}
         # Last, so that what is called a report is a whole one.
         tracker.tags({**about, NOTE: _note(findings.text), "kind": "report"})
     except BaseException as error:
@@ -114,6 +119,19 @@ def published(uri: str) -> dict[str, tuple[str, Links]]:
     return dict(sorted(found.items()))
 
 
+def overviews(uri: str) -> list[str]:
+    """Makes a view of all training runs in each experiment of a database that has one; where they are, relative to the
+    server's root."""
+    quiet()
+    from mlflow.tracking import MlflowClient
+
+    with explained(uri):
+        client = MlflowClient(tracking_uri=uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        tracked = [one for one in experiments if client.search_runs([one], "tags.opt != ''", max_results=1)]
+        return [view.create_overview(client, one) for one in tracked]
+
+
 def _links(view: str, experiment_id: str, run_id: str) -> Links:
     runs = f"/#/experiments/{experiment_id}/runs"
     run, training = f"{runs}/{run_id}", "?workflowType=machine_learning"  # else MLflow shows its menu for agents
@@ -123,7 +141,14 @@ def _links(view: str, experiment_id: str, run_id: str) -> Links:
 
 
 def _note(text: str) -> str:
-    """The text as a run's description, cut between paragraphs if it is longer than MLflow allows."""
+    """The text as a run's description: its first table first, as MLflow folds all but some lines away, and without its
+    heading, which is the run's name; cut between paragraphs if it is longer than MLflow allows."""
+    heading = "# " if text.startswith("# ") else ""
+    parts = text.split("\n\n")[1 if heading else 0 :]
+    first = next((i for i, part in enumerate(parts) if part.startswith(("|", "#"))), 0)
+    if parts and parts[first].startswith("|"):
+        parts.insert(0, parts.pop(first))
+    text = "\n\n".join(parts)
     if len(text) <= MAX_NOTE:
         return text
     ending = "\n\n*Cut here; the whole text is in `result.md` and `page.html`.*\n"
@@ -142,9 +167,9 @@ def _search(client: MlflowClient, experiments: list[str], query: str) -> Iterato
             return
 
 
-def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> None:
+def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, subject: Subject) -> dict[str, str]:
     """Gives the study's runs, and no others, the tags by which its dashboard finds, groups and colours them, and the
-    metrics that its charts need of every run."""
+    metrics that its charts need of every run; returns the colours of the methods that it shows."""
     from mlflow.entities import Metric, RunTag
 
     roles, mark = _roles(findings), tag(subject.key)
@@ -179,6 +204,25 @@ def _mark_runs(client: MlflowClient, experiment_id: str, findings: Findings, sub
             len(missing),
             len(roles),
         )
+    return {method: colors[method] for (tried, _), method in sorted(ours) if not tried}
+
+
+def _name_methods(client: MlflowClient, experiment_id: str, subject: Subject, colors: Mapping[str, str]) -> None:
+    """Keeps a run for each method, without figures: MLflow's legends list runs, these first (`view.state`), and so tell
+    which colour is which method's. All studies of an experiment share them."""
+    mark, named = tag(subject.key), dict[str, str]()
+    for run in _search(client, [experiment_id], f"tags.kind = '{LEGEND}'"):
+        named[run.info.run_name] = run.info.run_id
+        if mark in run.data.tags and run.info.run_name not in colors:
+            client.delete_tag(run.info.run_id, mark)
+    for method, color in colors.items():
+        if method not in named:
+            about = {"kind": LEGEND, COLOR: color, SOURCE: "ctr.reproduce", NOTE: "The name of a colour in charts."}
+            run = client.create_run(experiment_id, run_name=method, tags=about)
+            client.log_param(run.info.run_id, "seed", view.BEFORE_SEEDS)
+            client.set_terminated(run.info.run_id)
+            named[method] = run.info.run_id
+        client.set_tag(named[method], mark, SHOWN)
 
 
 HASHES = ("config_hash", "data_hash", "code_hash")  # what a run computed: other code has other figures
@@ -215,6 +259,6 @@ def _method(params: Mapping[str, str]) -> str:
 def _color(method: str, taken: dict[str, str]) -> str:
     """The method's colour in this experiment; a new method gets an unused one."""
     if method not in taken:
-        free = [color for color in page.PALETTE if color not in taken.values()]
-        taken[method] = free[0] if free else page.PALETTE[len(taken) % len(page.PALETTE)]
+        free = [color for color in PALETTE if color not in taken.values()]
+        taken[method] = free[0] if free else PALETTE[len(taken) % len(PALETTE)]
     return taken[method]

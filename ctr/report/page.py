@@ -1,4 +1,4 @@
-"""A study as one HTML file: an interactive figure above its table and text. It loads nothing, so that it
+"""A study as one HTML file: what it is of, its table, an interactive figure, its text. It loads nothing, so that it
 works offline and in MLflow's viewer of artifacts, which runs it in a sandbox.
 
 Plotly and the Markdown reader come with the extra ``report``. Without them there is no page:
@@ -8,37 +8,44 @@ Plotly and the Markdown reader come with the extra ``report``. Without them ther
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
 from ctr.files import atomic_write_text
+from ctr.report.interactive import draw, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ctr.report.findings import Column, Findings
 
-# Okabe and Ito's colours, which the colour-blind can distinguish; black is for text, yellow is too faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F")
-SYMBOLS = ("circle", "square", "triangle-up", "star", "triangle-down", "pentagon", "hexagon")
-PAPER = "paper"  # methods whose name starts so are printed values, not runs
+GENERATED = "generated"  # the source of rows that were made
 
 STYLE = """
 :root { color-scheme: light }
+* { box-sizing: border-box }
 body { font: 16px/1.5 system-ui, "Segoe UI", "Liberation Sans", sans-serif; color: #1b1f24; background: #fff;
-       max-width: 72rem; margin: 0 auto; padding: 1.5rem }
+       max-width: 72rem; margin: 0 auto; padding: 1.5rem; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-.hint { color: #57606a; margin: 0 0 .5rem; font-size: .9rem }
-.scroll, .text { overflow-x: auto }
+.generated { background: #fff4e5; border-left: 4px solid #D55E00; padding: .5rem .75rem; margin: .5rem 0 }
+.facts { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1rem; margin: .5rem 0 1rem;
+         font-size: .875rem } .facts dt { color: #57606a } .facts dd { margin: 0 }
+.hint { color: #57606a; margin: 1.5rem 0 .5rem; font-size: .9rem }
+.scroll { overflow-x: auto; max-width: 100% }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; margin: 1rem 0 }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #d8dee4; text-align: left; white-space: nowrap }
+td.meaning { white-space: normal; overflow-wrap: normal }
 thead th { border-bottom: 2px solid #57606a } tbody tr:hover { background: #f6f8fa }
 td.number, th.number { text-align: right }
 code { background: #f6f8fa; padding: .1em .3em; border-radius: 4px; font-size: .875em }
 details { margin-top: 2rem } summary { cursor: pointer; font-weight: 600 }
+.legend { display: flex; flex-wrap: wrap; gap: .25rem .5rem }
+.legend button { font: inherit; font-size: .875rem; text-align: left; color: inherit; background: none; cursor: pointer;
+                 border: 1px solid #d8dee4; border-radius: 4px; padding: .1rem .5rem }
+.legend button[aria-pressed=false] { opacity: .45 } .legend svg { margin-right: .35rem }
+@media (max-width: 40rem) { body { padding: 1rem .75rem } h1 { font-size: 1.3rem } }
 """
 
 
@@ -55,24 +62,25 @@ def require() -> None:
         ) from error
 
 
-def write(findings: Findings, path: Path, title: str = "Study") -> None:
-    """Writes the page: single runs and their means per lambda21, AUC against feature rate on a log axis, with every
-    run's details under the pointer and a toggle per method; then the text, then every column of the table.
+def write(findings: Findings, path: Path, title: str = "Study", command: str = "") -> None:
+    """Writes the page: what the study is of, its first table, the figure, the rest of the text, every column of the
+    table.
+
+    Figures show single runs and their means, with every run's details under the pointer and a legend that hides and
+    shows methods (`ctr.report.interactive`).
 
     Args:
         findings: of ``points``, those with an AUC and a rate above 0 are shown; rows whose method starts with "paper"
-            are printed values, as diamonds, shown on a click, because AUCs depend on the amount of data. Without points
-            there is no figure.
-        path: the HTML file, 5 MB: it includes plotly.
-        title: heading.
+            are printed values, as diamonds, shown on a click, because AUCs depend on the amount of data.
+        path: the HTML file, 5 MB where it has a figure: it includes plotly.
+        title: what the study is of.
+        command: that made it.
 
     Raises:
         CtrError: the extra ``report`` is not installed.
     """
     require()
-    from markdown_it import MarkdownIt
-
-    text = MarkdownIt("commonmark", {"html": False}).enable("table").render(findings.text)
+    heading, first, rest = _parts(findings.text)
     atomic_write_text(
         path,
         f"""<!DOCTYPE html>
@@ -84,11 +92,11 @@ def write(findings: Findings, path: Path, title: str = "Study") -> None:
 <style>{STYLE}</style>
 </head>
 <body>
-<h1>{html.escape(title)}</h1>
-{_figure(findings.points)}
-<div class="text">
-{text}
-</div>
+{heading or f"<h1>{html.escape(title)}</h1>"}
+{_about(findings.runs, title, command)}
+{first}
+{draw(findings)}
+{rest}
 <details open>
 <summary>All columns (result.csv)</summary>
 <div class="scroll">{_table(findings.table)}</div>
@@ -100,95 +108,49 @@ def write(findings: Findings, path: Path, title: str = "Study") -> None:
     )
 
 
-def _figure(points: pd.DataFrame) -> str:
-    shown = points[(points["auc"].notna()) & (points["feature_rate"] > 0)]
-    if shown.empty:
-        return ""
-    import plotly.graph_objects as go
+def _parts(text: str) -> tuple[str, str, str]:
+    """The text as HTML: its heading, what follows up to the end of its first table, the rest."""
+    from markdown_it import MarkdownIt
 
-    figure = go.Figure()
-    methods = list(dict.fromkeys(shown["method"]))
-    for number, method in enumerate(sorted(methods, key=lambda name: str(name).startswith(PAPER))):
-        for trace in _traces(str(method), shown[shown["method"] == method], number):
-            figure.add_trace(trace)
-    figure.update_layout(
-        template="plotly_white",
-        font={"size": 14},
-        height=520,
-        margin={"l": 70, "r": 20, "t": 10, "b": 60},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        hovermode="closest",
-    )
-    figure.update_xaxes(
-        title="feature rate (share of the features kept)",
-        type="log",
-        dtick=1,
-        minor={"dtick": "D1", "showgrid": True, "gridcolor": "#f2f2f2"},
-        exponentformat="power",
-    )
-    figure.update_yaxes(title="test AUC", tickformat=".4~f")
-    drawing = figure.to_html(
-        full_html=False,
-        include_plotlyjs=True,
-        div_id="points",
-        config={"displaylogo": False, "responsive": True, "toImageButtonOptions": {"format": "svg"}},
-    )
-    hint = "Small: single runs. Large: their mean per lambda21. A click on a method hides or shows it, a double click "
-    return f'<p class="hint">{hint}shows it alone; drag to zoom in, double click to zoom out.</p>\n{drawing}'
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = reader.parse(text)
+    kinds = [token.type for token in tokens]
+    begin = kinds.index("heading_close") + 1 if kinds[:1] == ["heading_open"] else 0
+    end = kinds.index("table_close") + 1 if "table_close" in kinds else begin
+    parts = (tokens[:begin], tokens[begin:end], tokens[end:])
+    heading, first, rest = (reader.renderer.render(part, reader.options, {}) for part in parts)
+    return heading, _scrolling(first), _scrolling(rest)
 
 
-def _traces(method: str, points: pd.DataFrame, number: int) -> list[Any]:
-    """The single runs, and unless they are the paper's, a line through their means."""
-    import numpy as np
-    import plotly.graph_objects as go
-
-    color, symbol = PALETTE[number % len(PALETTE)], SYMBOLS[number % len(SYMBOLS)]
-    paper = method.startswith(PAPER)
-    runs = go.Scatter(
-        name=method,
-        legendgroup=method,
-        x=points["feature_rate"].tolist(),
-        y=points["auc"].tolist(),
-        mode="markers",
-        marker={
-            "color": color,
-            "symbol": "diamond-open" if paper else symbol,
-            "size": 12 if paper else 7,
-            "opacity": 1 if paper else 0.55,
-        },
-        customdata=[[_number(row.lambda21), _number(row.seed)] for row in points.itertuples()],
-        hovertemplate=f"<b>{html.escape(method)}</b><br>AUC %{{y:.4f}}<br>feature rate %{{x:.3g}}"
-        + "<br>lambda21 %{customdata[0]}"
-        + ("" if paper else "<br>seed %{customdata[1]}")
-        + "<extra></extra>",
-        showlegend=paper or bool(points["lambda21"].isna().all()),
-        visible="legendonly" if paper else True,
-    )
-    if runs.showlegend:
-        return [runs]
-    cells = points.assign(log_rate=np.log10(points["feature_rate"])).groupby("lambda21", sort=True)
-    means = cells.agg(auc=("auc", "mean"), std=("auc", "std"), log_rate=("log_rate", "mean"), runs=("auc", "size"))
-    means = means.sort_values("log_rate")
-    line = go.Scatter(
-        name=method,
-        legendgroup=method,
-        x=(10 ** means["log_rate"]).tolist(),
-        y=means["auc"].tolist(),
-        error_y={"array": means["std"].fillna(0).tolist(), "thickness": 1.2, "width": 3},
-        mode="lines+markers",
-        line={"color": color, "width": 2},
-        marker={"symbol": symbol, "size": 11, "line": {"color": "white", "width": 1}},
-        customdata=[[_number(row.Index), row.runs, _number(row.std, ".4f")] for row in means.itertuples()],
-        hovertemplate=f"<b>{html.escape(method)}</b>, mean of %{{customdata[1]}}<br>AUC %{{y:.4f}} ± %{{customdata[2]}}"
-        "<br>feature rate %{x:.3g}<br>lambda21 %{customdata[0]}<extra></extra>",
-    )
-    return [runs, line]
+def _scrolling(text: str) -> str:
+    """Each table in a box of its own, which scrolls where the page is narrower."""
+    return text.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 
 
-def _number(value: object, form: str = ".6g") -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return format(value, form)
+def _about(runs: pd.DataFrame, title: str, command: str) -> str:
+    """What the finished runs are of: data and where they are from, seeds, machine; and the command of all."""
+    done = runs[runs["source"].notna()] if "source" in runs else runs.head(0)
+
+    def every(column: str) -> str:
+        return ", ".join(str(value) for value in dict.fromkeys(done[column].dropna())) if column in done else ""
+
+    generated = GENERATED in {*done["source"]} if "source" in done else False
+    facts = {
+        "study": title,
+        "dataset": every("dataset"),
+        "source": "" if done.empty else "generated rows" if generated else "the real log",
+        "seeds": every("seed"),
+        "command": command,
+        "machine": every("machine"),
+    }
+    lines = [
+        f"<dt>{name}</dt><dd>{f'<code>{html.escape(value)}</code>' if name == 'command' else html.escape(value)}</dd>"
+        for name, value in facts.items()
+        if value
+    ]
+    warning = "Generated rows: these figures say nothing about real clicks."
+    banner = f'<p class="generated">{warning}</p>\n' if generated else ""
+    return f'{banner}<dl class="facts">{"".join(lines)}</dl>'
 
 
 def _table(table: pd.DataFrame) -> str:
@@ -203,7 +165,7 @@ def _table(table: pd.DataFrame) -> str:
         return "".join(f"<{tag}{number if right else ''}>{html.escape(text)}</{tag}>" for text, right in cells)
 
     lines = [
-        row("td", [_number(value) if right else _text(value) for value, right in zip(values, numeric, strict=True)])
+        row("td", [number_text(value) if right else _text(value) for value, right in zip(values, numeric, strict=True)])
         for values in table.itertuples(index=False)
     ]
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
@@ -213,8 +175,11 @@ def _table(table: pd.DataFrame) -> str:
 def _meanings(columns: Sequence[Column]) -> str:
     if not columns:
         return ""
-    lines = (f"<tr><td>{html.escape(one.name)}</td><td>{html.escape(one.meaning)}</td></tr>" for one in columns)
-    table = f"<table><tbody>{''.join(lines)}</tbody></table>"
+    lines = [
+        f'<tr><td>{html.escape(one.name)}</td><td class="meaning">{html.escape(one.meaning)}</td></tr>'
+        for one in columns
+    ]
+    table = f'<div class="scroll"><table><tbody>{"".join(lines)}</tbody></table></div>'
     return f"<details>\n<summary>What the columns mean</summary>\n{table}\n</details>"
 
 

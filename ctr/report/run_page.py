@@ -17,6 +17,7 @@ from ctr.files import atomic_write_text, size
 from ctr.training.curve import COLUMNS, SAMPLE
 from ctr.training.details import Details, FieldCount, Norms
 from ctr.training.folder import MANIFEST, MODEL
+from ctr.training.naming import run_name
 from ctr.training.result import GENERATED, Result, readable, versions
 from ctr.training.settings import Settings
 
@@ -68,7 +69,7 @@ def write(path: Path, settings: Settings, result: Result, details: Details, comm
         _sizes(path.parent / MODEL, result, details),
         _fields(details.fields) if _removes(result) else "",
     ]
-    title = html.escape(f"{settings.run_name}: a run of ctr")
+    title, body = html.escape(f"{run_name(settings)}: a run of ctr"), "\n".join(part for part in parts if part)
     atomic_write_text(
         path,
         f"""<!DOCTYPE html>
@@ -80,7 +81,8 @@ def write(path: Path, settings: Settings, result: Result, details: Details, comm
 <style>{STYLE}</style>
 </head>
 <body>
-{"".join(f"{part}{chr(10)}" for part in parts if part)}</body>
+{body}
+</body>
 </html>
 """,
     )
@@ -102,7 +104,7 @@ def _head(settings: Settings, result: Result, command: str) -> str:
         "What the run printed; the same figures and more, with all their digits, are in result.json beside it."
     )
     return (
-        f"<h1>{html.escape(settings.run_name)}</h1>\n{told}{again}<h2>Figures</h2>\n{note}\n<table>\n{rows}</table>\n"
+        f"<h1>{html.escape(run_name(settings))}</h1>\n{told}{again}<h2>Figures</h2>\n{note}\n<table>\n{rows}</table>\n"
         "<h2>Drawings</h2>"
     )
 
@@ -133,27 +135,32 @@ def _courses(settings: Settings, result: Result, curve: np.ndarray) -> list[tupl
     from ctr.report.run_figures import course
 
     passes = " A thin line ends each pass; from the second on rows were learned from before." * (result.epochs > 1)
-    notes = {
-        "loss": f"Logloss of the training rows before they are learned from, over {settings.window:,} steps or more: "
-        f"lower is better; a curve that still falls at the end asks for more rows.{passes}",
-        "auc": f"AUC of the same rows, mean of windows of {settings.window:,} steps: .5 is chance, 1 is best.{passes}",
-        "living": f"Share of the rows touched so far that are not zero, of a sample of at most {SAMPLE:,} rows of the "
-        f"table. When the run was done it was {result.feature_rate:.4f} of all.",
-        "lambda21": "How hard rows are pulled to zero: a row lives while its evidence exceeds it. It is set by the "
-        + ("schedule" if result.budget is None else f"budget, so that {result.budget:,} features live at the end")
-        + f"; there it is {result.lambda21:.3g}.",
+    by = "schedule" if result.budget is None else f"budget, so that {result.budget:,} features live at the end"
+    # Of each column its title, its unit, whether it applies, and how to read it.
+    columns: dict[str, tuple[str, str, bool, str]] = {
+        "loss": (
+            *("Training loss", "logloss", _points(curve, "loss") > 1),
+            f"Logloss of the training rows before they are learned from, over {settings.window:,} steps or more: lower "
+            f"is better; a curve that still falls at the end asks for more rows.{passes}",
+        ),
+        "auc": (
+            *("Training AUC", "AUC", _points(curve, "auc") > 1),
+            f"AUC of the same rows, mean of windows of {settings.window:,} steps: .5 is chance, 1 is best.{passes}",
+        ),
+        "living": (
+            *("Living rows", "feature rate", _points(curve, "living") > 1 and _removes(result)),
+            f"Share of the rows touched so far that are not zero, of a sample of at most {SAMPLE:,} rows of the table. "
+            f"When the run was done it was {result.feature_rate:.4f} of all.",
+        ),
+        "lambda21": (
+            *("lambda21", "lambda21", _varies(curve, "lambda21")),
+            "How hard rows are pulled to zero: a row lives while its evidence exceeds it. It is set by the "
+            f"{by}; there it is {result.lambda21:.3g}.",
+        ),
     }
-    names = {"loss": "Training loss", "auc": "Training AUC", "living": "Living rows", "lambda21": "lambda21"}
-    shown = {
-        "loss": _points(curve, "loss") > 1,
-        "auc": _points(curve, "auc") > 1,
-        "living": _points(curve, "living") > 1 and _removes(result),
-        "lambda21": _varies(curve, "lambda21"),
-    }
-    units = {"loss": "logloss", "auc": "AUC", "living": "feature rate", "lambda21": "lambda21"}
     return [
-        (course(curve, name, title=names[name], y=units[name], rows=result.rows_train), notes[name])
-        for name, applies in shown.items()
+        (course(curve, name, title=title, y=unit, rows=result.rows_train), note)
+        for name, (title, unit, applies, note) in columns.items()
         if applies
     ]
 
@@ -189,7 +196,7 @@ def _sizes(model: Path, result: Result, details: Details) -> str:
     """Bytes of the saved model by part, beside one that had removed no row."""
     row = 4 * details.dim
     rows, all_rows = result.features_nonzero * row, result.features_present * row
-    told = "Bytes of the model by part; it was not saved, and its values are not counted."
+    told, estimated = "Bytes of the model by part; it was not saved, and its values are not counted.", ""
     parts = {"rows": (rows, all_rows), "net": (details.net_bytes, details.net_bytes)}
     if (model / MANIFEST).is_file():
         values, rest = sum(_bytes(model / name) for name in (VOCABULARY, OTHERS)), _bytes(model / MANIFEST)
@@ -197,11 +204,12 @@ def _sizes(model: Path, result: Result, details: Details) -> str:
         parts["net"] = net, net
         parts |= {"values": (values, details.dense_values_bytes), "manifest": (rest, rest)}
         told = "Bytes of the saved model by part; values: which value each row is of; manifest: what the model is."
+        estimated = " (its values are estimated)"
     mine, whole = (sum(part[at] for part in parts.values()) for at in (0, 1))
     if _removes(result):
         told += (
-            f" Beside it the same model with all {result.features_present:,} rows that training has touched, "
-            f"its values estimated: {whole / max(mine, 1):.3g} times as much. Bars: this model over that one."
+            f" Beside it the same model with all {result.features_present:,} rows that training has touched"
+            f"{estimated}: {whole / max(mine, 1):.3g} times as much. Bars: this model over that one."
         )
     most = max(map(max, parts.values()))
 

@@ -37,11 +37,14 @@ from ctr.training.folder import (
 from ctr.training.history import History
 from ctr.training.identity import CODE, confirm
 from ctr.training.interrupts import Interrupts
+from ctr.training.naming import run_name
 from ctr.training.result import Result, line, table, versions
 from ctr.training.settings import Settings
 from ctr.training.sharded_checkpoint import ShardedCheckpoints
 from ctr.training.store import how_to_look
 from ctr.training.tracking import (
+    COMMIT,
+    SOURCE,
     LastingTracker,
     MlflowTracker,
     NoTracker,
@@ -143,7 +146,7 @@ class Run:
             tracker = MlflowTracker(
                 tracking.uri,
                 tracking.experiment,
-                self.settings.run_name,
+                run_name(self.settings),
                 tracking.tags if begun is None else {**tracking.tags, "resumed_from": begun["run_id"]},
                 parameters=flatten(self.settings.values),
                 files=[composed],
@@ -154,8 +157,9 @@ class Run:
 
     def tag(self, data: Prepared) -> None:
         """Notes in the record what the run can be found by."""
-        settings, data_hash = self.settings, data.manifest.data_hash
+        settings, manifest, data_hash = self.settings, data.manifest, data.manifest.data_hash
         self.confirm(data_hash)  # now already: training may take hours
+        commit = git_sha() or "unknown"
         self.tracker.tags(
             {
                 "dataset": settings.data.name,
@@ -163,13 +167,17 @@ class Run:
                 "opt": settings.optimizer.name,
                 "prune": "none" if settings.pruning is None else "magnitude",
                 "seed": str(settings.seed),
-                "source": data.manifest.recipe.source,
+                "source": manifest.recipe.source,
                 "config_hash": settings.config_hash,
                 "data_hash": data_hash,
                 "code_hash": CODE,
-                "git_sha": git_sha() or "unknown",
+                "git_sha": commit,
+                SOURCE: "ctr.train",
+                COMMIT: commit,
             }
         )
+        generated = ", generated rows" if manifest.recipe.source == "generated" else ""
+        self.tracker.data(settings.data.name + generated, data_hash[:8], manifest.input.path, manifest.rows)
 
     def watch(self, data: Prepared, history: History | None, interrupts: Interrupts, held: ExitStack) -> None:
         """Begins with checkpoints; ``held`` ends what a thread still writes."""

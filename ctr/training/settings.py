@@ -184,9 +184,3 @@ class Settings:
             kept.pop("slices", None)
         dataset = {key: value for key, value in self.values["dataset"].items() if key not in DATASET_PLACES}
         return {**kept, "dataset": dataset}
-
-    @property
-    def run_name(self) -> str:
-        """For a reader: "criteo dcn group_adam seed 0"."""
-        name = f"{self.data.name} {self.model.name} {self.optimizer.name} seed {self.seed}"
-        return name if self.pruning is None else f"{name} pruned to {self.pruning.feature_rate:.4g}"

@@ -27,6 +27,10 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 MODEL = "model"  # name of a run's model
+SOURCE, COMMIT = (
+    "mlflow.source.name",
+    "mlflow.source.git.commit",
+)  # tags: the columns "Source" and "Version" of the list
 
 log = logging.getLogger("ctr")
 
@@ -42,6 +46,9 @@ class Tracker(Protocol):
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Notes what the run can be found by."""
+
+    def data(self, name: str, digest: str, place: str, rows: int) -> None:
+        """Notes what the run is on, for the column "Dataset" of MLflow's list: see `MlflowTracker.data`."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Notes a point of each curve."""
@@ -72,6 +79,9 @@ class NoTracker:
     """Keeps nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
+        pass
+
+    def data(self, name: str, digest: str, place: str, rows: int) -> None:
         pass
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -174,6 +184,25 @@ class MlflowTracker:
         with explained(self.uri):
             self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
+    def data(self, name: str, digest: str, place: str, rows: int) -> None:
+        """Notes what the run is on.
+
+        Args:
+            name: of the log, for a reader; ``digest``: of its prepared rows, at most 36 characters.
+            place: of the raw log.
+            rows: of the whole log.
+        """
+        from mlflow.entities import Dataset, DatasetInput
+        from mlflow.exceptions import MlflowException
+
+        source, profile = json.dumps({"uri": place}), json.dumps({"num_rows": rows})
+        inputs = [DatasetInput(Dataset(name, digest, "local", source, profile=profile))]
+        with explained(self.uri):
+            try:
+                self._client.log_inputs(self.run_id, inputs)
+            except MlflowException:  # a run that began at the same time has noted the same data meanwhile
+                self._client.log_inputs(self.run_id, inputs)
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Notes a point of each curve; if that fails they are not taken, and earlier ones are `unsent`."""
         from mlflow.entities import Metric
@@ -256,8 +285,8 @@ class LastingTracker:
 
     The file is written when the run ends, after what it holds already, a JSON object on each line: first ``run``
     (``uri``, ``run_id`` and the ``error``), then in their order ``metrics`` (``values``, ``step``, ``time`` in
-    milliseconds), ``tags`` (``values``), ``text`` (``name``, ``text``), ``model`` (``folder``, ``registered``) and
-    ``finish`` (``status``), each named by ``kind``.
+    milliseconds), ``tags`` (``values``), ``data`` (``name``, ``digest``, ``place``, ``rows``), ``text`` (``name``,
+    ``text``), ``model`` (``folder``, ``registered``) and ``finish`` (``status``), each named by ``kind``.
 
     Args:
         tracker: of a run that has begun.
@@ -281,6 +310,10 @@ class LastingTracker:
 
     def tags(self, values: Mapping[str, str]) -> None:
         self._hand_on(lambda: self._tracker.tags(values), {"kind": "tags", "values": dict(values)})
+
+    def data(self, name: str, digest: str, place: str, rows: int) -> None:
+        record = {"kind": "data", "name": name, "digest": digest, "place": place, "rows": rows}
+        self._hand_on(lambda: self._tracker.data(name, digest, place, rows), record)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         record = {"kind": "metrics", "values": dict(values), "step": step, "time": _milliseconds()}

@@ -88,13 +88,21 @@ def test_what_cannot_be_written_or_read_is_said_before_anything_else(
     assert capsys.readouterr().out == ""  # nothing is replaced
 
 
+def test_the_page_names_the_command_as_a_shell_takes_it(tmp_path: Path) -> None:
+    reproduced(nothing, "study=table2", *SAMPLE, "folder=out", "tracking=none", "seeds=[4,7]", "select=test")
+    said = "python -m ctr.reproduce study=table2 dataset=criteo dataset.source=sample dataset.sample_rows=2000 "
+    assert (
+        f"<code>{said}dataset.prepared=data/prepared folder=out tracking=none &#x27;seeds=[4,7]&#x27; select=test"
+        in (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    )
+
+
 def test_jobs_of_a_sweep_do_not_replace_one_another(tmp_path: Path) -> None:
     taken: set[Path] = set()
 
     def job(lambda21: str, folder: str) -> None:
         given = ["study=table2", *SAMPLE, f"lambda21=[{lambda21}]", f"folder={folder}", "tracking=none"]
-        keys = [key.partition("=")[0] for key in given]
-        reproduce(composed("reproduce", *given), keys, nothing, taken)
+        reproduce(composed("reproduce", *given), given, nothing, taken)
 
     job("1e-3", "out/a")
     with pytest.raises(ArgumentError, match="holds the result of an earlier job of this sweep"):

@@ -143,7 +143,10 @@ def test_a_page_is_one_small_file_that_loads_nothing(avazu: Seen, page: Page) ->
 
 
 def test_a_page_says_what_the_run_was(avazu: Seen, page: Page) -> None:
-    assert "avazu mlp group_adam seed 0" in page.text
+    assert (
+        "group_adam budget=0.2 threshold=hard batch_size=64 lr=0.005 seed=0 avazu mlp embedding_dim=4: a run of ctr"
+        in page.text
+    )
     assert COMMAND in page.text
     assert "Generated rows: says nothing about real clicks." in page.text
     assert ["test AUC", f"{avazu.result.auc:.4f}"] in page.rows
@@ -250,7 +253,7 @@ def test_what_does_not_apply_is_left_out(avazu: Seen, tmp_path: Path, monkeypatc
     page = Page(tmp_path / "page.html")
     assert page.drawings == ["Training loss", "Norms of the rows"]
     assert page.addresses == []
-    assert f"{hostile} mlp group_adam seed 0" in page.text
+    assert f"seed=0 {hostile} mlp embedding_dim=4" in page.text
     assert f"Warning: {hostile}" in page.text
     assert "Generated" not in page.text
     assert "command" not in page.text

@@ -133,7 +133,8 @@ def test_each_member_has_its_own_record(tmp_path: Path, ready_database: Path) ->
             for run, _, _ in found
         ]
     assert [(name, status) for _, name, status in found] == [
-        (f"criteo dcn adam seed 0{pruned}", "FINISHED") for pruned in ("", " pruned to 0.1", " pruned to 0.2")
+        (f"adam {pruned}batch_size=32 lr=0.001 seed=0 criteo dcn embedding_dim=8", "FINISHED")
+        for pruned in ("", *(f"pruned={rate} by=norm finetune=0.3 " for rate in (0.1, 0.2)))
     ]
     assert [sorted(curve) for curve in curves] == [[(2,), (4,), (6,), (8,), (10,)]] * 3
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from ctr.config.compose import resolve
 from ctr.errors import CtrError
@@ -195,6 +197,36 @@ def test_a_result_that_is_not_as_planned_is_never_there(tmp_path: Path, monkeypa
 
 def tracker(path: Path) -> MlflowTracker:
     return MlflowTracker(f"sqlite:///{path}", "ctr", "a run")
+
+
+def test_the_list_of_runs_has_data_source_and_commit(
+    tmp_path: Path, ready_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of two runs that note the same new data at once: the second fails once, as the first has done it."""
+    shutil.copy(ready_database, tmp_path / "mlflow.db")
+    uri, calls = f"sqlite:///{tmp_path / 'mlflow.db'}", list[str]()
+    log_inputs = MlflowClient.log_inputs
+
+    def taken_once(client: MlflowClient, run_id: str, *inputs: Any) -> None:
+        calls.append(run_id)
+        if len(calls) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.name")
+        log_inputs(client, run_id, *inputs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", taken_once)
+    generated = configuration(
+        tmp_path, "tracking=mlflow", f"tracking.uri={uri}", "dataset.source=sample", "dataset.sample_rows=500"
+    )
+    for config in (configuration(tmp_path, "tracking=mlflow", f"tracking.uri={uri}"), generated):
+        job(config, tmp_path / "run")
+        (found,) = MlflowClient(uri).search_runs(["1"], order_by=["attributes.start_time DESC"], max_results=1)
+        (noted,) = found.inputs.dataset_inputs
+        name = "criteo" + (", generated rows" if config is generated else "")
+        assert (noted.dataset.name, noted.dataset.digest) == (name, found.data.tags["data_hash"][:8])
+        assert json.loads(noted.dataset.profile) == {"num_rows": 500 if config is generated else 400}
+        assert found.data.tags["mlflow.source.name"] == "ctr.train"
+        assert found.data.tags["mlflow.source.git.commit"] == found.data.tags["git_sha"]
+    assert len(calls) == 3
 
 
 def test_a_database_is_made_under_another_name(
