@@ -98,6 +98,17 @@ def test_the_rows_lives_are_those_of_the_papers_algorithm(run: dict[str, Any]) -
         np.testing.assert_allclose(row["norm"], norm, rtol=1e-3, atol=1e-9)
 
 
+@pytest.mark.slow
+def test_the_script_makes_the_data_with_group_adam() -> None:
+    look = script("row_life")
+    (expected,) = (run for run in row_life()["runs"] if run["lambda21"] == 0.2)
+    found = look.life(look.problem(), 0.2)
+    assert found["alive"] == expected["alive"]
+    for row, wanted in zip(found["rows"], expected["rows"], strict=True):
+        for name in ("score", "norm"):
+            np.testing.assert_allclose(row[name], wanted[name], rtol=1e-3, atol=1e-9)
+
+
 def test_the_page_says_what_its_figure_shows() -> None:
     data, text = row_life(), " ".join((DOCS / "how-it-works.md").read_text().split())
     runs = {run["lambda21"]: run for run in data["runs"]}
