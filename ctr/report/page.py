@@ -138,7 +138,7 @@ def _about(runs: pd.DataFrame, title: str, command: str) -> str:
     facts = {
         "study": title,
         "dataset": every("dataset"),
-        "source": "" if done.empty else "generated rows" if generated else "the real log",
+        "source": "" if done.empty else "generated rows" if generated else "real rows",
         "seeds": every("seed"),
         "command": command,
         "machine": every("machine"),

@@ -320,7 +320,7 @@ def test_a_page_says_what_it_is_of_then_shows_its_table_then_the_figure_then_the
     assert text.count("<link") + text.count(" src=") == 0  # nothing is loaded
     page.write(replace(found, runs=found.runs.assign(source="raw")), path)
     text = path.read_text()
-    assert "<dd>the real log</dd>" in text
+    assert "<dd>real rows</dd>" in text
     assert "say nothing about real clicks" not in text
 
 
