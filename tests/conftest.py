@@ -43,6 +43,11 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first: it takes minutes, in which the other processes do all the others."""
+    items.sort(key=lambda item: item.path.name != "test_chaos.py")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_work() -> None:
     """What would be done again and again. Imported here: the process of pytest-xdist that runs no test needs nothing of
