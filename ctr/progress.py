@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ def run_bar(total: int, description: str, *, initial: int = 0, quiet: bool = Fal
 def figures(loss: float, auc: float, living: float) -> str:
     """Figures of a run for its bar, short; one that is not known (NaN) is left out."""
     known = {"loss": f"{loss:.4f}", "AUC": f"{auc:.4f}", "living": f"{100 * living:.3g}%"}
-    return ", ".join(f"{name} {text.removeprefix('0')}" for name, text in known.items() if "nan" not in text)
+    # ".4523", but "0%"
+    return ", ".join(f"{name} {re.sub('^0[.]', '.', text)}" for name, text in known.items() if "nan" not in text)
 
 
 class ScreenHandler(logging.StreamHandler[TextIO]):

@@ -30,6 +30,10 @@ def test_figures_that_are_not_known_are_left_out() -> None:
     assert figures(loss=1.25, auc=math.nan, living=math.nan) == "loss 1.2500"
 
 
+def test_a_run_without_living_rows_says_so() -> None:
+    assert figures(loss=0.5, auc=0.5, living=0.0) == "loss .5000, AUC .5000, living 0%"
+
+
 def test_a_message_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr("sys.stderr", screen)

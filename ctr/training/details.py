@@ -32,7 +32,7 @@ class Norms:
     Attributes:
         what: which rows, and when.
         counts: int64 [buckets], rows of a length between 10^(LOWEST + b / PER_DECADE) and the next; those beyond the
-            ends are in the outermost.
+            ends are in the outermost, NaN in the last.
         zero: rows that are exactly zero.
     """
 
@@ -85,6 +85,7 @@ def norms(embedding: FeatureEmbedding, what: str, which: Tensor | None = None) -
         length = torch.linalg.vector_norm(embedding.weight[start : start + CHUNK], dim=1)
         if which is not None:
             length = length[which[start : start + CHUNK]]
+        length = length.nan_to_num(torch.inf)
         place = ((length.log10() - LOWEST) * PER_DECADE).clamp(0, size - 1).long().masked_fill(length == 0, size)
         found += place.cpu().bincount(minlength=size + 1)
     counts = embedding.summed(found).numpy()

@@ -10,6 +10,7 @@ from ctr import parts
 if TYPE_CHECKING:
     from ctr.training.settings import Settings
 
+MAX_NAME = 250  # characters that MLflow's databases take
 # What runs are often compared by, beside the optimizer's options, with the value that a name leaves out.
 USUAL = {
     "train_rows": None, "epochs": 1, "holdout": 0.0, "retrain": False, "init": None, "admit": 1, "average": 0.0,
@@ -41,7 +42,8 @@ def run_name(settings: Settings) -> str:
     shown |= {"lr": optimizer.options["lr"], "seed": settings.seed}
     told = [f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()]
     model = settings.model
-    return " ".join([optimizer.name, *told, settings.data.name, model.name, f"embedding_dim={model.embedding_dim}"])
+    name = " ".join([optimizer.name, *told, settings.data.name, model.name, f"embedding_dim={model.embedding_dim}"])
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
 
 
 def _at(values: Mapping[str, Any], key: str) -> Any:

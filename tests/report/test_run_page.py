@@ -20,9 +20,10 @@ from ctr.datasets.prepared import read_vocabulary
 from ctr.datasets.stream import RowStream
 from ctr.jobs.cache import Cache
 from ctr.jobs.plan import Planner
+from ctr.models import FeatureEmbedding
 from ctr.report import run_figures, run_page
 from ctr.training.curve import COLUMNS
-from ctr.training.details import Details
+from ctr.training.details import Details, norms
 from ctr.training.experiment import run_family
 from ctr.training.result import Result
 from ctr.training.run import Run
@@ -220,6 +221,14 @@ def test_norms_are_those_of_all_rows_at_the_start_and_of_the_touched_ones_at_the
     assert after.zero == int((lengths == 0).sum()) == avazu.result.features_present - avazu.result.features_nonzero
     edges = 10.0 ** np.arange(-10, 4.001, 1 / 8)
     assert np.abs(after.counts - np.histogram(lengths[lengths > 0], edges)[0]).sum() <= 2  # one at an edge, by rounding
+
+
+def test_norms_without_end_and_nan_are_in_the_last_bucket() -> None:
+    embedding = FeatureEmbedding(4, 2)
+    with torch.no_grad():
+        embedding.weight[:] = torch.tensor([[math.nan, 1], [math.inf, 1], [0, 0], [3, 4]])
+    found = norms(embedding, "rows")
+    assert (found.zero, found.counts[-1], found.counts.sum()) == (1, 2, 3)
 
 
 def test_the_curve_has_a_point_for_each_window(avazu: Seen) -> None:

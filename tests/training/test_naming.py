@@ -1,5 +1,6 @@
 """Names of runs in MLflow: those of a study or a sweep differ where the runs do."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ GROUP, OF = "group_adam λ21=0.001", "lr=0.001 seed=0 criteo dcn embedding_dim=8
 )  # fmt: skip
 def test_a_name_tells_what_is_not_as_usual(tmp_path: Path, overrides: list[str], name: str) -> None:
     assert run_name(resolve(configuration(tmp_path, "batch_size=512", *overrides))) == name
+
+
+def test_a_long_name_is_cut_to_what_a_database_takes(tmp_path: Path) -> None:
+    settings = resolve(configuration(tmp_path))
+    long = replace(settings, data=replace(settings.data, name="x" * 300))
+    assert len(run_name(long)) == 250
+    assert run_name(long).startswith(f"{GROUP} ")
+    assert run_name(long).endswith("x…")
