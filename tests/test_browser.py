@@ -82,7 +82,7 @@ def test_mlflow(links: report.Links, page: Page) -> None:
     expect(page.get_by_text(f"{LOADED} matching runs")).to_be_visible()
     expect(page.get_by_role("link", name="group_adam seed 0").first).to_be_visible()
     for column in ("Run Name", "auc", "feature_rate", "Dataset", "Source"):
-        expect(page.get_by_role("columnheader", name=column, exact=True)).to_be_in_viewport()
+        expect(page.get_by_role("columnheader", name=column, exact=True).first).to_be_in_viewport()
 
     page.add_init_script(COUNT_LINES)
     look.open_dashboard(page, links)
