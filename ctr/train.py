@@ -75,6 +75,11 @@ def _train(config: DictConfig, folder: Path, *, resumes: bool = False) -> None:
     """Trains in this process, as one worker of several, or by workers of Ray."""
     if _group is not None or config.launcher == "local":
         _expect_one_process(config)
+        if not resumes and (_group is None or _group.first) and (folder / RESULT).is_file():
+            log.warning(
+                "warning: %s holds the result and the model of an earlier run, which this one replaces; "
+                "another run_dir= keeps both", os.path.relpath(folder),
+            )  # fmt: skip
         train_and_print(_resolved(config), folder, resumes=resumes)
         return
     if code := _launch(config, folder, resumes=resumes):

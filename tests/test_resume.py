@@ -297,3 +297,14 @@ def test_a_study_goes_on_when_it_is_asked_to(log: Path, tmp_path: Path) -> None:
     found = {path.parent.name: untimed(json.loads(path.read_text())) for path in jobs.glob("*/result.json")}
     assert found == expected
     assert not list(jobs.rglob("checkpoints"))
+
+
+def test_the_line_to_repeat_a_run_names_where_its_parts_are_found(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- model=nfm\n- run_dir=out\n")
+    found = {"hydra": {"overrides": {"hydra": ["hydra.mode=RUN", "hydra.searchpath=[pkg://shop.conf]"]}}}
+    (tmp_path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(found))
+    expected = "python -m ctr.train 'hydra.searchpath=[pkg://shop.conf]' model=nfm"
+    assert resume.started_by(tmp_path) == expected
+    (tmp_path / ".hydra" / "hydra.yaml").unlink()
+    assert resume.started_by(tmp_path) == ""

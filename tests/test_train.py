@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ctr import train
 from ctr.errors import CtrError
 from ctr.training.folder import read_result
 from ctr.training.result import Result
@@ -161,6 +162,14 @@ def test_log_file_holds_the_summary_of_the_model(tmp_path: Path) -> None:
     (rows,) = re.findall(r"^embedding +FeatureEmbedding +weight ([0-9,]+) x 8 ", written, re.MULTILINE)
     assert int(rows.replace(",", "")) >= features
     assert "FeatureEmbedding" not in done.stdout + done.stderr
+
+
+def test_a_run_in_the_folder_of_an_earlier_one_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = composed("train", *arguments(tmp_path, "tracking=none"))
+    train.run(config, tmp_path / "out")
+    assert "earlier run" not in caplog.text
+    train.run(config, tmp_path / "out")
+    assert "out holds the result and the model of an earlier run, which this one replaces" in caplog.text
 
 
 def test_an_unforeseen_error_of_a_sweep_is_one_line_too(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ctr.config.command_line import override, quoted
 from ctr.errors import ArgumentError, DataError
-from ctr.training.folder import CONFIG, OVERRIDES
+from ctr.training.folder import CONFIG, HYDRA, OVERRIDES
 
 RESUME = "resume"
 # What may be given with it: where things are, who watches, and what changes the last bits alone.
@@ -84,9 +84,11 @@ def started_by(folder: Path, program: str = "python") -> str:
     """The line that a run was started with, without its folder; empty where nothing says that."""
     try:
         given = yaml.safe_load((folder / OVERRIDES).read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
+        by_hydra = yaml.safe_load((folder / HYDRA).read_bytes())["hydra"]["overrides"]["hydra"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""
-    own = [word for word in given or () if word.lstrip("+").partition("=")[0] not in ("run_dir", RESUME)]
+    own = [word for word in by_hydra if word.startswith("hydra.searchpath=")]  # where a package's parts are found
+    own += [word for word in given or () if word.lstrip("+").partition("=")[0] not in ("run_dir", RESUME)]
     return " ".join([program, "-m", "ctr.train", *map(quoted, own)])
 
 

@@ -203,7 +203,7 @@ def _guessed(name: str, values: pa.Array, wanted: Wanted) -> Column:
         why = f"text, {distinct:,} values"
     elif pc.any(pc.match_substring_regex(values, "^0[0-9]")).as_py():
         why = f"digits with leading zeros, {distinct:,} values"
-    elif _ID_NAME.search(name):
+    elif _ID_NAME.search(name) and pc.all(pc.match_substring_regex(values, r"^-?[0-9]+(\.0+)?$")).as_py():
         why = f"numbers, but an id by its name; {distinct:,} values"
     elif distinct > (MANY_INTEGERS if whole else MANY_NUMBERS):
         role, why = "dense", f"numbers, {distinct:,} values"

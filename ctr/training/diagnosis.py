@@ -16,6 +16,7 @@ from ctr.training.trainer import Evaluation
 LARGE = 100.0  # absolute value of an input from which it drowns the others
 ID_SHARE, ID_ROWS = 0.8, 1000  # values per row from which a field is an id, in at least this many rows
 NEW_OF_FIELD, NEW_OF_ALL = 0.9, 0.5  # share of test values that training has not seen
+TOO_GOOD, ENOUGH = 0.98, 1000  # an AUC that no log of clicks reaches, on at least this many test rows
 _CHUNK = 1 << 18
 
 
@@ -61,7 +62,8 @@ def diagnose(
 
 
 def of_predictions(figures: Evaluation, numbers: bool) -> list[str]:
-    """AUC and normalised entropy that a constant prediction reaches; ``numbers``: the model has numeric inputs."""
+    """AUC and normalised entropy that a constant prediction reaches, or no log of clicks; ``numbers``: the model has
+    numeric inputs."""
     if math.isnan(figures.auc):
         if 0 < figures.positives < figures.rows:
             return ["AUC is undefined: all test rows of one label have weight 0; look at dataset.weight"]
@@ -74,6 +76,11 @@ def of_predictions(figures: Evaluation, numbers: bool) -> list[str]:
         remedy = "scale the numeric columns, or try another opt.lr" if numbers else "try another opt.lr"
         entropy = figures.normalised_entropy
         found.append(f"normalised entropy is {entropy:.4g}, above 1: worse than the click rate alone; {remedy}")
+    if figures.auc > TOO_GOOD and figures.rows >= ENOUGH:
+        found.append(
+            f"AUC is {figures.auc:.4f}, too good for clicks: a column probably knows the click, such as what comes "
+            "after it; leave such a column out (of your own log: dataset.ignore=[NAME])"
+        )
     return found
 
 

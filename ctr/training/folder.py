@@ -13,6 +13,7 @@ from ctr.files import TMP_PREFIX, read_sealed
 
 RESULT, CONFIG, LOG = "result.json", ".hydra/config.yaml", "train.log"
 OVERRIDES = ".hydra/overrides.yaml"  # what the command line gave, by Hydra
+HYDRA = ".hydra/hydra.yaml"  # Hydra's own settings
 CHECKPOINTS = "checkpoints"  # `ctr.training.checkpoint`
 MODEL, MANIFEST = "model", "manifest.json"  # the folder of the saved model (`ctr.artifact`), and the file that marks it
 PAGE = "report.html"  # of the run, for a reader (`ctr.report.run_page`)

@@ -101,6 +101,14 @@ def test_random_numbers_of_ten_digits_are_no_times() -> None:
     assert column.role == "categorical"
 
 
+def test_numbers_with_decimals_are_no_ids_whatever_their_name() -> None:
+    draw = random.Random(0)
+    bids: list[object] = [f"{draw.random():.3f}" for _ in range(1000)]
+    ids: list[object] = [f"{draw.randint(1, 5000)}.0" for _ in range(1000)]
+    roles = {c.name: c.role for c in found(columns={"y": [0, 1] * 500, "bid": bids, "adid": ids}).columns}
+    assert (roles["bid"], roles["adid"]) == ("dense", "categorical")
+
+
 def opened(raw: Path, out: Path, **options: object) -> Prepared:
     return prepare(csv.make(**options), raw, out, split=SplitRule(test_fraction=0.3))  # type: ignore[arg-type]
 

@@ -37,6 +37,14 @@ def test_predictions() -> None:
     assert weightless.startswith("AUC is undefined: all test rows of one label have weight 0")
 
 
+def test_an_auc_that_no_log_of_clicks_reaches() -> None:
+    (leak,) = diagnosis.of_predictions(replace(SOUND, auc=0.9993, rows=1000), True)
+    assert leak.startswith("AUC is 0.9993, too good for clicks")
+    assert "dataset.ignore=[NAME]" in leak
+    for sound in (replace(SOUND, auc=0.9993, rows=999), replace(SOUND, auc=0.98, rows=1000)):
+        assert diagnosis.of_predictions(sound, True) == []
+
+
 def test_features() -> None:
     assert diagnosis.of_features(10, 5, 1e-3) == diagnosis.of_features(10, 10, 0.0) == []
     assert diagnosis.of_features(10, 0, 0.5) == ["no feature is left of 10: opt.lambda21=0.5 is too large; lower it"]
