@@ -261,18 +261,18 @@ def make_step(
     Raises:
         CtrError: ``backend="native"`` or ``"rows"`` where it does not serve the case; the message says why.
     """
-    if backend in ("auto", "native"):
-        reason = unsupported(model, row_optimizer, net_optimizer)
-        if reason is None:
-            return NativeStep(model, row_optimizer, net_optimizer, threads)
-        if backend == "native":
-            raise CtrError(f"backend=native cannot serve this run: {reason}; use backend=auto")
-        log.info("the compiled step cannot serve this run: %s", reason)
+    compiled = None if backend in ("rows", "torch") else unsupported(model, row_optimizer, net_optimizer)
+    if backend in ("auto", "native") and compiled is None:
+        return NativeStep(model, row_optimizer, net_optimizer, threads)
+    if backend == "native":
+        raise CtrError(f"backend=native cannot serve this run: {compiled}; use backend=auto")
     if backend != "torch":
         reason = unsupported_rows(row_optimizer)
         if reason is None:
+            if compiled is not None:
+                log.info("backend=rows, as the compiled step cannot serve this run: %s", compiled)
             return RowsStep(model, row_optimizer, net_optimizer)  # type: ignore[arg-type]
         if backend == "rows":
             raise CtrError(f"backend=rows cannot serve this run: {reason}; use backend=auto")
-        log.info("backend=torch: compiled rows cannot serve this run: %s", reason)
+        log.info("backend=torch, as compiled rows cannot serve this run: %s", reason)
     return TorchStep(model, row_optimizer, net_optimizer)  # type: ignore[arg-type]

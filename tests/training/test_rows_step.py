@@ -83,10 +83,16 @@ class Own(GroupAdam):
     """An optimizer of one's own, of which there is no compiled rule."""
 
 
-def test_rows_that_it_cannot_serve_are_refused_and_auto_takes_torch() -> None:
+def test_rows_that_it_cannot_serve_are_refused_and_auto_takes_torch(caplog: pytest.LogCaptureFixture) -> None:
     model = DeepFM(9, 2, embedding_dim=3, hidden=(4,))
     net = torch.optim.Adam([p for name, p in model.named_parameters() if name != "embedding.weight"])
     rows = Own([model.embedding.weight])
     with pytest.raises(CtrError, match=r"backend=rows cannot serve this run: .* the rule of Own; use backend=auto"):
         make_step("rows", model, rows, net, threads=1)
-    assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
+    with caplog.at_level("INFO", "ctr"):
+        assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
+        known = GroupAdam([model.embedding.weight])
+        assert type(make_step("auto", model, known, net, threads=1)) is RowsStep
+    first, second = caplog.messages
+    assert first.startswith("backend=torch, as compiled rows cannot serve this run: ")
+    assert second == "backend=rows, as the compiled step cannot serve this run: it does not know this DeepFM"
