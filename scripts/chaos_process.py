@@ -33,6 +33,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from tqdm import tqdm
+
 import ctr.jobs.local
 import ctr.prepare
 import ctr.reproduce
@@ -93,6 +95,7 @@ class Process:
         code = 1
         try:
             os.setsid()
+            tqdm._instances.clear()  # the campaign's bar, which messages of the command would draw again
             os.chdir(work)
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(pipes[0], 1)

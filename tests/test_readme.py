@@ -96,9 +96,11 @@ def number(text: str, before: str) -> float:
 
 @pytest.mark.slow
 def test_a_first_run_and_a_prediction_print_what_the_pages_show(tmp_path: Path) -> None:
-    done = command(tmp_path, "ctr.train", *made_by_make_run(), "run_dir=runs/mine", "tracking=none")
+    done = command(tmp_path, "ctr.train", *made_by_make_run(), "run_dir=runs/mine", "tracking=none", "report=true")
     shown = FIRST.replace(re.findall(r"runs/\S+?(?=/)", FIRST)[0], "runs/mine")
-    assert [line for line in missing(shown, done.stdout) if "tracked in" not in line] == []
+    other = ("tracked in", "versions", "to repeat")  # of this machine, and with the options above
+    assert [line for line in missing(shown, done.stdout) if not line.strip().startswith(other)] == []
+    assert all(re.search(rf"^  {name}  ", done.stdout, re.MULTILINE) for name in other[1:])
     for name in ("test AUC", "test logloss", "norm. entropy"):
         assert number(done.stdout, name) == pytest.approx(number(FIRST, name), abs=0.001)
     assert number(done.stdout, "calibration") == pytest.approx(number(FIRST, "calibration"), abs=0.01)
