@@ -13,12 +13,12 @@ def command_line(module: str, overrides: Mapping[str, object]) -> str:
     return typed(module, [override(key, value) for key, value in overrides.items()])
 
 
-def typed(module: str, overrides: Sequence[str]) -> str:
+def typed(module: str, overrides: Sequence[str], program: str = "python") -> str:
     """The same of overrides as Hydra reads them."""
-    return " ".join(["python", "-m", module, *map(quoted, overrides)])
+    return " ".join([program, "-m", module, *map(_quoted, overrides)])
 
 
-def quoted(word: str) -> str:
+def _quoted(word: str) -> str:
     """For a shell; in double quotes where the word has single ones, which is easier to read than shlex's way."""
     plain = "'" in word and not re.search(r'["$`\\!]', word)
     return f'"{word}"' if plain else shlex.quote(word)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ctr.config.command_line import override, quoted
+from ctr.config.command_line import override, typed
 from ctr.errors import ArgumentError, DataError
 from ctr.training.folder import CONFIG, HYDRA, OVERRIDES
 
@@ -89,7 +89,7 @@ def started_by(folder: Path, program: str = "python") -> str:
         return ""
     own = [word for word in by_hydra if word.startswith("hydra.searchpath=")]  # where a package's parts are found
     own += [word for word in given or () if word.lstrip("+").partition("=")[0] not in ("run_dir", RESUME)]
-    return " ".join([program, "-m", "ctr.train", *map(quoted, own)])
+    return typed("ctr.train", own, program)
 
 
 def value_of(arguments: Sequence[str], key: str) -> Any:

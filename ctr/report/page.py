@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctr.errors import CtrError
-from ctr.files import atomic_write_text
+from ctr.report import document
 from ctr.report.interactive import draw, number_text
 
 if TYPE_CHECKING:
@@ -81,18 +81,7 @@ def write(findings: Findings, path: Path, title: str = "Study", command: str = "
     """
     require()
     heading, first, rest = _parts(findings.text)
-    atomic_write_text(
-        path,
-        f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{heading or f"<h1>{html.escape(title)}</h1>"}
+    body = f"""{heading or f"<h1>{html.escape(title)}</h1>"}
 {_about(findings.runs, title, command)}
 {first}
 {draw(findings)}
@@ -101,11 +90,8 @@ def write(findings: Findings, path: Path, title: str = "Study", command: str = "
 <summary>All columns (result.csv)</summary>
 <div class="scroll">{_table(findings.table)}</div>
 </details>
-{_meanings(findings.columns)}
-</body>
-</html>
-""",
-    )
+{_meanings(findings.columns)}"""
+    document.write(path, title, STYLE, body)
 
 
 def _parts(text: str) -> tuple[str, str, str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ctr.artifact.format import OTHERS, VOCABULARY, WEIGHTS
-from ctr.files import atomic_write_text, size
+from ctr.files import size
+from ctr.report import document
 from ctr.training.curve import COLUMNS, SAMPLE
 from ctr.training.details import Details, FieldCount, Norms
 from ctr.training.folder import MANIFEST, MODEL
@@ -69,23 +70,8 @@ def write(path: Path, settings: Settings, result: Result, details: Details, comm
         _sizes(path.parent / MODEL, result, details),
         _fields(details.fields) if _removes(result) else "",
     ]
-    title, body = html.escape(f"{run_name(settings)}: a run of ctr"), "\n".join(part for part in parts if part)
-    atomic_write_text(
-        path,
-        f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-""",
-    )
+    body = "\n".join(part for part in parts if part)
+    document.write(path, f"{run_name(settings)}: a run of ctr", STYLE, body)
 
 
 def _head(settings: Settings, result: Result, command: str) -> str:

@@ -27,10 +27,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow takes about 200 single metrics a second, and 9,000 in batches of up to 1,000.
 MAX_BATCH = 1000
 MODEL = "model"  # name of a run's model
-SOURCE, COMMIT = (
-    "mlflow.source.name",
-    "mlflow.source.git.commit",
-)  # tags: the columns "Source" and "Version" of the list
+# Tags: the columns "Source" and "Version" of the list.
+SOURCE, COMMIT = "mlflow.source.name", "mlflow.source.git.commit"
 
 log = logging.getLogger("ctr")
 
