@@ -6,11 +6,15 @@ rows get the places of the least important ones. Taken from it: the importance, 
 rows with a place are trained; that a row which gets one begins at zero. Left out: that importance is compared with that
 of the row's own table (95th percentile), as all fields share one table here; the test on a sample of rows whether a new
 choice pays; and the memory manager, as the table has room for all rows.
+
+``importance="share"`` is that of CAFE (Zhang et al., SIGMOD 2024, https://doi.org/10.1145/3639306) as far as it goes
+row by row: norms are divided by their mean over the batch, so that every batch counts as much. Left out: the sketch
+that holds the sums in little memory, and that rows without a place share hashed ones.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +26,7 @@ from ctr.optim.ranking import top_rows
 from ctr.optim.validate import GroupDim
 
 _OWN_STATE = ("importance", "owns")
+Importance = Literal["norm", "share"]
 
 
 class GroupAdaEmbed(GroupOptimizer):
@@ -30,7 +35,7 @@ class GroupAdaEmbed(GroupOptimizer):
     Step t, with g the gradient of a row over the whole batch, whose norm is that of the mean over the row's occurrences
     times their number::
 
-        importance <- importance + ||g||        every row of the batch
+        importance <- importance + ||g||        every row of the batch; "share": ||g|| / mean of the batch's norms
         x          <- Adam's step               rows that own a place; the others are zero
         every ``every`` steps: the ``features`` rows of the largest importance own a place; rows that lose theirs are
         zero, as is their optimizer's state; importance <- decay * importance
@@ -46,6 +51,7 @@ class GroupAdaEmbed(GroupOptimizer):
         features: how many rows may live; None: all.
         every: steps from one choice to the next.
         decay: of the importance at each choice.
+        importance: what a step adds to it: ``norm`` (AdaEmbed) or ``share`` (CAFE).
         group_dim: 0, the rows.
 
     Raises:
@@ -67,6 +73,7 @@ class GroupAdaEmbed(GroupOptimizer):
         features: int | None = None,
         every: int = 10,
         decay: float = 0.99,
+        importance: Importance = "norm",
         group_dim: GroupDim = 0,
         lazy: bool = True,
         maximize: bool = False,
@@ -78,12 +85,14 @@ class GroupAdaEmbed(GroupOptimizer):
             raise ValueError(f"GroupAdaEmbed: every must be at least 1, got {every!r}")
         if not 0 <= decay <= 1:
             raise ValueError(f"GroupAdaEmbed: decay must be from 0 to 1, got {decay!r}")
+        if importance not in get_args(Importance):
+            raise ValueError(f"GroupAdaEmbed: importance must be norm or share, got {importance!r}")
         if group_dim != 0:
             raise ValueError(f"GroupAdaEmbed: group_dim must be 0, the rows, got {group_dim!r}")
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "eps_hat": False,
             "lambda1": 0.0, "lambda21": 0.0, "lambda2": 0.0, "norm": "s", "threshold": "soft",
-            "features": features, "every": every, "decay": decay,
+            "features": features, "every": every, "decay": decay, "importance": importance,
             "group_dim": group_dim, "lazy": lazy, "maximize": maximize, "check_finite": check_finite,
         }  # fmt: skip
         super().__init__(params, defaults)
@@ -109,7 +118,10 @@ class GroupAdaEmbed(GroupOptimizer):
         rows, grad = super()._touched(p, group)
         state = self.ensure_state(p)
         rows = torch.arange(len(p), device=p.device) if rows is None else rows
-        state["importance"].index_add_(0, rows, torch.linalg.vector_norm(grad.flatten(1), dim=1))
+        norms = torch.linalg.vector_norm(grad.flatten(1), dim=1)
+        if group["importance"] == "share" and (mean := norms.mean()) > 0:
+            norms /= mean
+        state["importance"].index_add_(0, rows, norms)
         owned = state["owns"][rows]
         p.index_fill_(0, rows[~owned], 0)  # a row that occurs for the first time holds its initial value
         return rows[owned], grad[owned]

@@ -1,8 +1,8 @@
 """Beyond the paper: its method and its rivals at equal numbers of features and at equal bytes.
 
 Group Adam (a budget, alone or with a row for each field's rare values; lambda21 with the soft rule or the hard one
-ramped), l1 alone, FTRL, AdaEmbed-style, Adam pruned by norm, effect or count, a count cut-off before training, hashing
-and a smaller dimension; each with and without the net averaged.
+ramped), l1 alone, FTRL, AdaEmbed- and CAFE-style, Adam pruned by norm, effect or count, a count cut-off before
+training, hashing and a smaller dimension; each with and without the net averaged.
 """
 
 from __future__ import annotations

@@ -90,6 +90,13 @@ METHODS: dict[str, Method] = {
     "adaembed": Method(
         "AdaEmbed-style", "in", MOST, lambda target: {"opt.features": target.features}, opt="group_adaembed"
     ),
+    "cafe": Method(
+        "CAFE-style importance",
+        "in",
+        MOST,
+        lambda target: {"opt.features": target.features, "opt.importance": "share"},
+        opt="group_adaembed",
+    ),
     "cut": _cut_off("count cut-off, unseen as zero", "zero"),
     "cut_row": _cut_off("count cut-off, unseen as rare", "row"),
     "hash": Method(
@@ -101,7 +108,10 @@ METHODS: dict[str, Method] = {
     "dim": Method("smaller dimension", "before", WEIGHTS, lambda target: {"model.embedding_dim": target.embedding_dim}),
 }
 PRUNED = ("norm", "effect", "count")
-NAMES = ("budget", "soft", "ramp", "l1", "ftrl", *PRUNED, "cut", "cut_row", "hash", "dim", "adaembed", "budget_row")
+NAMES = (
+    *("budget", "soft", "ramp", "l1", "ftrl", *PRUNED),
+    *("cut", "cut_row", "hash", "dim", "adaembed", "cafe", "budget_row"),
+)
 
 
 def chosen(names: Sequence[str], finetune: Sequence[float]) -> list[Method]:

@@ -10,7 +10,7 @@ import torch
 from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
 from ctr.models import MLP
-from ctr.optim.group_adaembed import GroupAdaEmbed
+from ctr.optim.group_adaembed import GroupAdaEmbed, Importance
 from ctr.training import build
 from ctr.training.settings import OptimizerSettings
 from tests.optim.family import sparse
@@ -31,13 +31,14 @@ def touches(steps: int, seed: int = 0) -> Touches:
     ]
 
 
-def rule(x: np.ndarray, steps: Touches) -> tuple[np.ndarray, np.ndarray, set[int]]:
+def rule(x: np.ndarray, steps: Touches, importance_is: str) -> tuple[np.ndarray, np.ndarray, set[int]]:
     """Weights, importance and owners after all steps."""
     x, m, v = x.copy(), np.zeros_like(x), np.zeros_like(x)
     importance, owners, seen = np.zeros(N), set(range(N)), set()
     for t, rows in enumerate(steps, start=1):
         for r, g in rows.items():
-            importance[r] += np.linalg.norm(g)
+            mean = np.mean([np.linalg.norm(each) for each in rows.values()]) if importance_is == "share" else 1
+            importance[r] += np.linalg.norm(g) / mean
             seen.add(r)
             if r not in owners:
                 x[r] = 0
@@ -54,8 +55,10 @@ def rule(x: np.ndarray, steps: Touches) -> tuple[np.ndarray, np.ndarray, set[int
     return x, importance, owners
 
 
-def made(p: torch.Tensor) -> GroupAdaEmbed:
-    return GroupAdaEmbed([p], lr=LR, betas=BETAS, eps=EPS, features=COUNT, every=EVERY, decay=DECAY)
+def made(p: torch.Tensor, importance: Importance = "norm") -> GroupAdaEmbed:
+    return GroupAdaEmbed(
+        [p], lr=LR, betas=BETAS, eps=EPS, features=COUNT, every=EVERY, decay=DECAY, importance=importance
+    )
 
 
 def step(opt: GroupAdaEmbed, p: torch.Tensor, rows: dict[int, np.ndarray], dense: bool) -> None:
@@ -66,13 +69,14 @@ def step(opt: GroupAdaEmbed, p: torch.Tensor, rows: dict[int, np.ndarray], dense
 
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 20])
-def test_it_is_its_rule_row_by_row(steps: int, dense: bool) -> None:
+@pytest.mark.parametrize("importance_is", ["norm", "share"])
+def test_it_is_its_rule_row_by_row(importance_is: Importance, steps: int, dense: bool) -> None:
     start = np.linspace(-1, 1, N * DIM).reshape(N, DIM)
     p = torch.nn.Parameter(torch.tensor(start))
-    opt = made(p)
+    opt = made(p, importance_is)
     for rows in touches(steps):
         step(opt, p, rows, dense)
-    x, importance, owners = rule(start, touches(steps))
+    x, importance, owners = rule(start, touches(steps), importance_is)
     np.testing.assert_allclose(p.detach().numpy(), x, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(opt.state[p]["importance"].numpy(), importance, rtol=1e-9)
     assert set(opt.state[p]["owns"].nonzero().flatten().tolist()) == owners
@@ -122,7 +126,15 @@ def test_the_state_of_another_table_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [{"features": 0}, {"every": 0}, {"decay": 1.5}, {"decay": float("nan")}, {"group_dim": None}]
+    "option",
+    [
+        {"features": 0},
+        {"every": 0},
+        {"decay": 1.5},
+        {"decay": float("nan")},
+        {"group_dim": None},
+        {"importance": "sum"},
+    ],
 )
 def test_options_out_of_range_are_named(option: dict[str, object]) -> None:
     (name,) = option

@@ -77,6 +77,7 @@ def test_what_each_method_is_given() -> None:
     assert given["hashing"] == ["dataset.encoding=hash", "dataset.num_buckets=100"]
     assert given["smaller dimension"] == ["model.embedding_dim=1"]  # 0.8
     assert given["AdaEmbed-style"] == ["opt.features=100"]
+    assert given["CAFE-style importance"] == ["opt.features=100", "opt.importance=share"]
     rare = given["Group Adam, budget, rare as one"]
     assert rare == ["opt.budget=100", "dataset.min_count=5", "dataset.unseen=row"]
     opts = {job["opt"] for job in oracle.jobs if job.get("opt.lambda21") == 0 and job.get("opt.lambda1")}
