@@ -102,7 +102,8 @@ def life(stream: Problem, lambda21: float) -> dict[str, Any]:
         for each in (opt, net):
             each.step()
         losses.append(loss.item())
-        ((x, u, D, _),) = opt.stored_rows(table.weight)
+        ((x, u, _, stored),) = opt.stored_rows(table.weight)
+        D = stored(None)
         score = scores(u - D * x, D, opt.param_groups[0]).flatten() / math.sqrt(DIM)
         for i in np.flatnonzero(present[:, : len(CHOSEN)].any(0)):
             rows[i]["score"].append(float(f"{score[i]:.4g}"))

@@ -85,8 +85,12 @@ def _contents(
     """None in a worker that does not save; all exchange what they have."""
     embedding, optimizer = training.model.embedding, training.learner.row_optimizer
     mine = alive_rows(embedding.weight, embedding.seen)
-    of_mine = [torch.linalg.vector_norm(D * x, dim=1) for x, _, D, _ in optimizer.stored_rows(embedding.weight)]
-    effects = embedding.kept(torch.cat(of_mine)[mine], mine).cpu()
+    of_mine = [
+        torch.linalg.vector_norm(D(rows) * x[rows], dim=1)
+        for x, _, seen, D in optimizer.stored_rows(embedding.weight)
+        for rows in [alive_rows(x, seen.flatten()).nonzero().squeeze(1)]
+    ]
+    effects = embedding.kept(torch.cat(of_mine), mine).cpu()
     rows = embedding.kept(embedding.weight.detach()[mine], mine).cpu()
     alive, present = embedding.whole(mine).cpu(), embedding.whole(embedding.seen).cpu()
     places = np.zeros(len(alive), np.int32)  # 0: not kept

@@ -27,7 +27,7 @@ from torch.optim.optimizer import ParamsT
 
 import ctr.optim.fused as compiled  # by its own name: the package imports this module
 from ctr.optim.histogram import StrengthHistogram
-from ctr.optim.shrinkage import any_in_group, clip, denominator, may_vanish, proximal_step, seen_shape
+from ctr.optim.shrinkage import any_in_group, clip, denominator, may_vanish, proximal_step, scores, seen_shape
 from ctr.optim.validate import (
     check_gradient,
     check_keys,
@@ -37,7 +37,7 @@ from ctr.optim.validate import (
     check_state,
 )
 
-CHUNK = 1 << 20  # rows of a table looked at together where a whole copy of it would be too much
+CHUNK = 1 << 16  # rows of a table looked at together: no copy of the whole table, and pieces that caches hold
 
 
 class GroupOptimizer(Optimizer):
@@ -200,10 +200,10 @@ class GroupOptimizer(Optimizer):
         for group in self.param_groups:
             group_dim = group["group_dim"]
             for p in group["params"]:
-                for x, u, D, seen in self.stored_rows(p):
+                for x, u, seen, D in self.stored_rows(p):
                     if not seen.any():
                         continue  # nor is their memory touched
-                    new, left = proximal_step(x, u, D, group, flat=True)
+                    new, left = proximal_step(x, u, D(None), group, flat=True)
                     new = torch.where(seen, new, x)
                     died += int((any_in_group(x != 0, group_dim) & ~any_in_group(new != 0, group_dim)).sum())
                     x.copy_(new)
@@ -223,23 +223,47 @@ class GroupOptimizer(Optimizer):
             lambda21: below the norm over sqrt(d) of all groups that stay.
         """
         group, first = {**self.group_of(p), "lambda21": lambda21}, 0
-        for x, u, D, seen in self.stored_rows(p):
+        for x, u, seen, D in self.stored_rows(p):
             stays = keep[first : first + seen.numel()].view_as(seen)
             first += seen.numel()
             if not seen.any():
                 continue  # nor is their memory touched
-            alive = any_in_group(x != 0, group["group_dim"])
-            new, left = proximal_step(x, u, D, group, flat=True)
-            new = torch.where(stays, torch.where(alive, x, new), 0.0)
-            left = torch.where(stays, torch.where(alive, u, left), torch.addcmul(u, D, x, value=-1))
-            x.copy_(torch.where(seen, new, x))
-            u.copy_(torch.where(seen, left, u))
+            # A group that lives and stays is left alone; so is one that is zero and dies, whose z is its u.
+            changes = seen & (any_in_group(x != 0, group["group_dim"]) != stays)
+            rows = changes.flatten().nonzero().squeeze(1) if group["group_dim"] == 0 else None
+            was, pull, root = _read(x, rows), _read(u, rows), D(rows)
+            new, left = proximal_step(was, pull, root, group, flat=True)
+            stay, change = _read(stays, rows), _read(changes, rows)
+            new = torch.where(stay, new, 0.0)
+            left = torch.where(stay, left, torch.addcmul(pull, root, was, value=-1))
+            _write(x, rows, torch.where(change, new, was))
+            _write(u, rows, torch.where(change, left, pull))
 
-    def stored_rows(self, p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """p piece by piece, whole groups at a time: views of the weights, of their u, their D, and of ``seen``.
+    def norms_of(self, p: Tensor) -> Iterator[Tensor]:
+        """The norm of every group of p with z = u - D x, 0 where untouched, piece by piece, [groups of the piece].
 
-        D has the present moments and step, and the last learning rate above 0: it is finite, also where a schedule
-        has ended at 0. Before the first such step it is sqrt(V). Nothing comes of a parameter without state.
+        D is that of :meth:`stored_rows`.
+        """
+        group = self.group_of(p)
+        for x, u, seen, D in self.stored_rows(p):
+            if not seen.any():
+                yield x.new_zeros(seen.numel())
+                continue
+            if group["norm"] == "s" and group["group_dim"] == 0:  # of most rows x is 0 and z is u: D is for the others
+                rows = any_in_group(x != 0, 0).flatten().nonzero().squeeze(1)
+                z, root = u.clone(), None
+                z.index_copy_(0, rows, torch.addcmul(_read(u, rows), D(rows), _read(x, rows), value=-1))
+            else:
+                root = D(None)
+                z = torch.addcmul(u, root, x, value=-1)
+            yield scores(z, root, group).masked_fill_(~seen, 0).flatten()
+
+    def stored_rows(self, p: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Callable[[Tensor | None], Tensor]]]:
+        """p piece by piece, whole groups at a time: views of the weights, of their u and of ``seen``, and their D.
+
+        D is asked for by the indices of rows in the piece, or None for all. It has the present moments and step, and
+        the last learning rate above 0: it is finite, also where a schedule has ended at 0. Before the first such step
+        it is sqrt(V). Nothing comes of a parameter without state.
         """
         state, group = self.state.get(p), self.group_of(p)
         if not state or p.numel() == 0:
@@ -248,9 +272,14 @@ class GroupOptimizer(Optimizer):
         tables = [torch.atleast_1d(t) for t in (p.detach(), state["seen"], *(state[name] for name in names))]
         by = CHUNK if group["group_dim"] in (0, None) else len(tables[0])
         for x, seen, *rest in zip(*(t.split(by) for t in tables), strict=True):
-            rows = dict(zip(names, rest, strict=True))
-            root = self.root(rows, max(state["step"], 1), group)
-            yield x, rows["u"], denominator(root, state["lr"] or 1.0), seen
+            own = dict(zip(names, rest, strict=True))
+            yield x, own["u"], seen, partial(self._stored_denominator, state, group, own)
+
+    def _stored_denominator(
+        self, state: dict[str, Any], group: dict[str, Any], own: dict[str, Tensor], rows: Tensor | None
+    ) -> Tensor:
+        picked = {name: _read(table, rows) for name, table in own.items()}
+        return denominator(self.root(picked, max(state["step"], 1), group), state["lr"] or 1.0)
 
     def group_of(self, p: Tensor) -> dict[str, Any]:
         """The param group that holds p; ValueError if none does."""

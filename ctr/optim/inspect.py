@@ -14,7 +14,7 @@ from torch.optim import Adam, Optimizer, SparseAdam
 from ctr.optim.core import GroupOptimizer
 from ctr.optim.group_adam import GroupAdam
 from ctr.optim.group_amsgrad import GroupAMSGrad
-from ctr.optim.shrinkage import any_in_group, group_size, scores
+from ctr.optim.shrinkage import any_in_group, group_size
 from ctr.optim.validate import GroupDim
 
 
@@ -78,8 +78,7 @@ def prox_path(optimizer: GroupOptimizer, p: Tensor, lambda21s: Iterable[float]) 
         raise ValueError("prox_path: group_dim is None, so lambda21 removes nothing from this parameter")
     limits = [math.sqrt(group_size(p.shape, group_dim)) * value for value in lambda21s]
     counts = [0] * len(limits)
-    for x, u, D, seen in optimizer.stored_rows(p):
-        length = scores(torch.addcmul(u, D, x, value=-1), D, group)[seen]
+    for length in optimizer.norms_of(p):
         for i, limit in enumerate(limits):
             counts[i] += int((length > max(limit, torch.finfo(p.dtype).tiny)).sum())
     return counts

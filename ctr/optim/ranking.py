@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ctr.optim.core import GroupOptimizer
 from ctr.optim.histogram import strength
-from ctr.optim.shrinkage import group_size, scores
+from ctr.optim.shrinkage import group_size
 
 
 @torch.no_grad()
@@ -22,10 +22,7 @@ def strengths(optimizer: GroupOptimizer, p: Tensor) -> Tensor | None:
     """
     group = optimizer.group_of(p)
     root = group_size(p.shape, group["group_dim"]) ** 0.5
-    found = [
-        strength(scores(torch.addcmul(u, D, x, value=-1), D, group), root).masked_fill_(~seen, 0).flatten()
-        for x, u, D, seen in optimizer.stored_rows(p)
-    ]
+    found = [strength(norms, root) for norms in optimizer.norms_of(p)]
     return torch.cat(found) if found else None
 
 

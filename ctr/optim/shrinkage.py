@@ -32,21 +32,21 @@ def group_size(shape: torch.Size, group_dim: GroupDim) -> int:
     return math.prod(shape[:group_dim]) * math.prod(shape[group_dim + 1 :])
 
 
-def group_norm(s: Tensor, denominator: Tensor, norm: Norm, group_dim: GroupDim) -> Tensor:
+def group_norm(s: Tensor, denominator: Tensor | None, norm: Norm, group_dim: GroupDim) -> Tensor:
     """The norm that is compared with ``sqrt(d) * lambda21``, one per group, broadcastable to s.
 
     Args:
         s: the soft-thresholded z (its sign does not matter).
-        denominator: ``D + 2 * lambda2``, same shape.
+        denominator: ``D + 2 * lambda2``, same shape; not needed for ``"s"``.
         norm: ``"s"`` takes ||s|| (the practical rule); ``"s_tilde"`` ||(denominator / 2)^(-1/2) s||, the exact
             minimiser of Eq. 6; ``"s_tilde_eq10"`` ||(denominator / 2)^(-1) s||, as printed.
         group_dim: as in :class:`~ctr.optim.core.GroupOptimizer`, not None.
     """
     info = torch.finfo(s.dtype)
-    if norm == "s_tilde":
-        s = s / denominator.mul(0.5).clamp_(min=info.tiny).sqrt_()
-    elif norm == "s_tilde_eq10":
-        s = s / denominator.mul(0.5).clamp_(min=info.tiny)
+    if norm != "s":
+        assert denominator is not None
+        scale = denominator.mul(0.5).clamp_(min=info.tiny)
+        s = s / (scale.sqrt_() if norm == "s_tilde" else scale)
     over = _within(s, group_dim)
     length = torch.linalg.vector_norm(s, dim=over, keepdim=True) if over else s.abs()
     return length.clamp_(info.tiny, info.max)
@@ -58,10 +58,13 @@ def any_in_group(mask: Tensor, group_dim: GroupDim) -> Tensor:
     return mask.any(dim=over, keepdim=True) if over else mask
 
 
-def scores(z: Tensor, D: Tensor, group: dict[str, Any]) -> Tensor:
-    """The norm of every group under a param group's options; one above ``sqrt(d) * lambda21`` survives."""
+def scores(z: Tensor, D: Tensor | None, group: dict[str, Any]) -> Tensor:
+    """The norm of every group under a param group's options; one above ``sqrt(d) * lambda21`` survives.
+
+    The norm ``s`` needs no D.
+    """
     s = softshrink(z, group["lambda1"])
-    return group_norm(s, D + 2 * group["lambda2"], group["norm"], group["group_dim"])
+    return group_norm(s, None if D is None else D + 2 * group["lambda2"], group["norm"], group["group_dim"])
 
 
 def shrink(

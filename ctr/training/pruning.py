@@ -100,7 +100,9 @@ def prune_(
     alive = alive_rows(weight, embedding.seen)
     # A chunk at a time: a table of tens of millions of rows must not be copied.
     ranked = (
-        (D * w for w, _, D, _ in optimizer.stored_rows(embedding.weight)) if score == "effect" else weight.split(CHUNK)
+        (D(None) * w for w, _, _, D in optimizer.stored_rows(embedding.weight))
+        if score == "effect"
+        else weight.split(CHUNK)
     )
     ranks = torch.cat([torch.linalg.vector_norm(rows, dim=1) for rows in ranked]).masked_fill_(~alive, -1)
     ranks = embedding.whole(ranks)

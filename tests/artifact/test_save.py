@@ -36,7 +36,7 @@ def watched(folder: Path, *overrides: str) -> dict[str, Any]:
     def save(path: Path, settings: Any, data: Any, training: Any, result: Any, *more: Any) -> None:
         embedding, optimizer = training.model.embedding, training.learner.row_optimizer
         held.update(weight=embedding.weight.detach().clone(), seen=embedding.seen.clone(), data=data, result=result)
-        held["D"] = torch.cat([D.clone() for _, _, D, _ in optimizer.stored_rows(embedding.weight)])
+        held["D"] = torch.cat([D(None) for _, _, _, D in optimizer.stored_rows(embedding.weight)])
         before = torch.get_rng_state()
         save_model(path, settings, data, training, result, *more)
         held["random"] = torch.equal(before, torch.get_rng_state())

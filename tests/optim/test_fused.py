@@ -53,7 +53,7 @@ def states(opt: GroupOptimizer) -> dict[str, Tensor]:
 def check_equal(plain: GroupOptimizer, fused: GroupOptimizer, tolerance: float) -> None:
     """Equal within rounding of the largest number of its kind, with equal zeros (u is part of z, which holds D x)."""
     p = plain.param_groups[0]["params"][0]
-    pulls = [float((D * x).abs().max()) + float(u.abs().max()) for x, u, D, _ in plain.stored_rows(p)]
+    pulls = [float((D(None) * x).abs().max()) + float(u.abs().max()) for x, u, _, D in plain.stored_rows(p)]
     for (name, a), b in zip(states(plain).items(), states(fused).values(), strict=True):
         largest = max(float(a.abs().max()), *(pulls if name == "u" else []), 1.0 if name == "x" else 0.0)
         torch.testing.assert_close(b, a, rtol=tolerance, atol=float(tolerance * largest), msg=name)
