@@ -224,7 +224,9 @@ def train_and_print(
     try:
         run_family([one], None if first else lambda rows: None)
     except KeyboardInterrupt as error:
-        if checkpoints is None and complete(one.place):
+        if one.result is not None:  # while its page was drawn
+            error.args = (f"the run is done: its result is in {os.path.relpath(folder / RESULT)}",)
+        elif checkpoints is None and complete(one.place):
             error.args = (f"resume with: {_again(os.path.relpath(folder))}",)
         raise
     if one.error is not None:
