@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from ctr import train
 from ctr.config import resume
 from ctr.errors import ArgumentError, DataError
-from ctr.training import checkpoint, precopy
+from ctr.training import checkpointing, precopy
 from ctr.training.folder import CONFIG
 from ctr.training.trainer import TrainingRun
 from tests import commands
@@ -41,7 +41,7 @@ def signalled(module: str, number: int, step: int, copy: bool, overrides: list[s
     TrainingRun.step = then  # type: ignore[method-assign]
     precopy.WAIT, precopy.ROUNDS = 0, 2  # in two parts, with steps between them
     if not copy:
-        checkpoint.goes_on = lambda run: False
+        checkpointing.goes_on = lambda run: False
     commands.execute(module, overrides)
 
 

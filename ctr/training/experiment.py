@@ -30,7 +30,8 @@ from ctr.progress import figures as shown
 from ctr.progress import run_bar
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase, complete
+from ctr.training.checkpoint import RETRAIN, Checkpoint, Phase, complete
+from ctr.training.checkpointing import Checkpoints
 from ctr.training.continuing import take_over_, under_known
 from ctr.training.details import BINS, Details, Norms, details, norms
 from ctr.training.folder import MODEL

@@ -18,7 +18,8 @@ import yaml
 from ctr.datasets.prepared import Prepared
 from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.provenance import git_sha
-from ctr.training.checkpoint import FINAL, Checkpoints, tracked
+from ctr.training.checkpoint import FINAL, tracked
+from ctr.training.checkpointing import Checkpoints
 from ctr.training.continuing import leave
 from ctr.training.details import Details
 from ctr.training.distributed import Group
