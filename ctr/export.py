@@ -18,23 +18,20 @@ from pathlib import Path
 from ctr.cli import run_command
 from ctr.config import plain
 from ctr.config.schema import ExportConfig
-from ctr.errors import ArgumentError
 
 
 def main(overrides: Sequence[str]) -> None:
     values = plain.compose("export", overrides, ExportConfig)
     out, rows = Path(values["out"]), values["rows"]
-    if not out.name:
-        raise ArgumentError("out=: expected the name of a file")
     from ctr.artifact import agreement, onnx
     from ctr.artifact.saved import load
     from ctr.artifact.scorer import scorer_of
-    from ctr.files import atomic_path, expect_writable, size
+    from ctr.files import atomic_path, expect_new_file, size
 
+    expect_new_file(out, "out")
     onnx.expect_libraries()
     model = load(values["model"], allow_module=values["allow_module"])
     manifest = model.manifest
-    expect_writable(out.resolve().parent, f"out={out}")
     log = None if values["raw"] is None else agreement.locate(model, Path(values["raw"]))
     scorer = scorer_of(model, rows)
     say("model", f"{os.path.relpath(model.folder)}: {manifest.model} on {manifest.dataset}, {manifest.rows:,} rows of "

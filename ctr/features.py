@@ -15,19 +15,18 @@ from pathlib import Path
 from ctr.cli import run_command
 from ctr.config import plain
 from ctr.config.schema import FeaturesConfig
-from ctr.files import expect_writable
+from ctr.files import expect_new_file
 
 
 def main(overrides: Sequence[str]) -> None:
     values = plain.compose("features", overrides, FeaturesConfig)
     out = Path(values["out"])
-    from ctr.artifact import stream
     from ctr.artifact.saved import load
+    from ctr.artifact.stream import WRITERS
     from ctr.report import features
 
-    stream.check_out(out)
+    expect_new_file(out, "out", WRITERS)
     model = load(values["model"], allow_module=values["allow_module"])
-    expect_writable(out.resolve().parent, f"out={out}")
     features.write(model, out)
     features.draw(model, out.with_suffix(".png"))
     print(features.report(model, out), flush=True)

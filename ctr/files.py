@@ -11,13 +11,13 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from ctr.errors import CtrError, DataError, file_of
+from ctr.errors import ArgumentError, CtrError, DataError, file_of
 
 TMP_PREFIX = ".tmp-"
 
@@ -30,6 +30,30 @@ def expect_writable(folder: Path, key: str) -> None:
             pass
     except OSError as error:
         raise CtrError(f"{key}: {error.strerror}; expected a folder that can be written to") from error
+
+
+def expect_new_file(path: Path, key: str, suffixes: Iterable[str] = ()) -> None:
+    """Refuses a place where a command could not write its file, before it computes anything; makes nothing.
+
+    Args:
+        path: of the file; an older one there is to be replaced.
+        key: that named it.
+        suffixes: that the name may have; empty: any.
+
+    Raises:
+        ArgumentError: the name is a folder's, or has another suffix.
+        CtrError: nothing can be written there.
+    """
+    if not path.name or path.is_dir():
+        raise ArgumentError(f"{key}={path if path.name else ''}: expected the name of a file")
+    if (allowed := [*suffixes]) and path.suffix not in allowed:
+        raise ArgumentError(f"{key}={path}: expected a name that ends in {' or '.join(allowed)}")
+    try:
+        with TemporaryFile(dir=next(folder for folder in path.resolve().parents if folder.exists())):
+            pass
+    except OSError as error:
+        said = os.strerror(error.errno or 0)
+        raise CtrError(f"{key}={path}: {said}; expected a file in a folder that can be written to") from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ctr.config import plain
 from ctr.config.data import paths
 from ctr.config.schema import PredictConfig
 from ctr.errors import ArgumentError
-from ctr.files import expect_writable
+from ctr.files import expect_new_file
 from ctr.progress import rows_bar
 
 
@@ -30,7 +30,7 @@ def main(overrides: Sequence[str]) -> None:
     from ctr.artifact import stream
     from ctr.artifact.saved import load
 
-    stream.check_out(out)
+    expect_new_file(out, "out", stream.WRITERS)
     if (rate := values["negative_rate"]) is not None and not 0 < rate <= 1:
         raise ArgumentError(f"negative_rate={rate:g}; expected a share above 0 and at most 1")
     model = load(**{"path": values["model"], **{key: values[key] for key in ("allow_module", "backend", "threads")}})
@@ -38,7 +38,6 @@ def main(overrides: Sequence[str]) -> None:
     torch.set_num_threads(threads)
     pa.set_cpu_count(threads)
     files = stream.locate(model, raws)
-    expect_writable(out.resolve().parent, f"out={out}")
     options = {key: values[key] for key in ("bad_rows", "negative_rate")}
     with rows_bar("predict") as progress:
         found = stream.predict_log(model, files, out, **options, progress=progress)

@@ -28,7 +28,7 @@ from ctr.config import resume, search
 from ctr.config.command_line import command_line, override
 from ctr.errors import ArgumentError, DataError, warn_once
 from ctr.jobs import sweep
-from ctr.training.folder import CHECKPOINTS, RESULT, claim, read_result
+from ctr.training.folder import CHECKPOINTS, PAGE, RESULT, claim, read_result
 
 if TYPE_CHECKING:
     from ctr.training.distributed import Group
@@ -66,9 +66,13 @@ def run(config: DictConfig, folder: Path) -> None:
         if _group is None or _group.first:
             print(f"{finished}\n  finished already: there is nothing to go on with", flush=True)
     else:
-        if config.resume is not None:
-            config = resume.recorded(folder, config, HydraConfig.get().overrides.task)
-        _train(config, folder, resumes=True)
+        try:
+            if config.resume is not None:
+                config = resume.recorded(folder, config, HydraConfig.get().overrides.task)
+            _train(config, folder, resumes=True)
+        except KeyboardInterrupt as error:
+            error.args = error.args or (f"resume with: {_again(os.path.relpath(folder))}",)  # also before it trains
+            raise
 
 
 def _train(config: DictConfig, folder: Path, *, resumes: bool = False) -> None:
@@ -185,7 +189,8 @@ def run_of_sweep(config: DictConfig, folder: Path) -> Path:
     if cache.once(key, folder, run, force=config.force, model=settings.save is not None):
         return folder
     earlier = cache.folder(key)
-    print(f"{head}\n  finished earlier: {os.path.relpath(earlier)} (force=true runs it again)", flush=True)
+    unpaged = ", without a page, which is drawn as a run ends" * (settings.report and not (earlier / PAGE).exists())
+    print(f"{head}\n  finished earlier: {os.path.relpath(earlier)}{unpaged} (force=true runs it again)", flush=True)
     return earlier
 
 
@@ -224,7 +229,9 @@ def train_and_print(
     try:
         run_family([one], None if first else lambda rows: None)
     except KeyboardInterrupt as error:
-        if checkpoints is None and complete(one.place):
+        if one.result is not None:  # while its page was drawn
+            error.args = (f"the run is done: its result is in {os.path.relpath(folder / RESULT)}",)
+        elif checkpoints is None and complete(one.place):
             error.args = (f"resume with: {_again(os.path.relpath(folder))}",)
         raise
     if one.error is not None:

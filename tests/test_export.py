@@ -51,7 +51,7 @@ def test_a_log_that_is_not_there_is_found_first(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_found_first(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     overrides = [f"model={trained('dataset=criteo').folder}", "out=file/model.onnx"]
-    refuses(tmp_path, "ctr.export", overrides, 1, "out=file/model.onnx: File exists; expected a folder that can be")
+    refuses(tmp_path, "ctr.export", overrides, 1, "out=file/model.onnx: Not a directory; expected a file in a folder")
 
 
 @pytest.mark.parametrize(

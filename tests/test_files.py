@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ctr.errors import CtrError
-from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text, expect_writable, size
+from ctr.errors import ArgumentError, CtrError
+from ctr.files import TMP_PREFIX, atomic_folder, atomic_path, atomic_write_text, expect_new_file, expect_writable, size
 
 
 def names(folder: Path) -> list[str]:
@@ -150,6 +150,32 @@ def test_a_folder_that_cannot_be_written_is_named_by_its_key(tmp_path: Path) -> 
     (tmp_path / "file").write_text("mine")
     with pytest.raises(CtrError, match=r"jobs=file/b: .*expected a folder that can be written to"):
         expect_writable(tmp_path / "file" / "b", "jobs=file/b")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    expect_new_file(tmp_path / "file", "out")
+    expect_new_file(tmp_path / "a" / "b.csv", "out", (".parquet", ".csv"))
+    assert names(tmp_path) == ["file"]
+    for path, kind, said in [
+        (Path(), ArgumentError, "out=: expected the name of a file"),
+        (tmp_path, ArgumentError, f"out={tmp_path}: expected the name of a file"),
+        (Path("p.txt"), ArgumentError, "out=p.txt: expected a name that ends in .parquet or .csv"),
+        (
+            tmp_path / "file" / "b.csv",
+            CtrError,
+            f"out={tmp_path}/file/b.csv: Not a directory; expected a file in a folder that can be written to",
+        ),
+        (
+            Path("/proc/b.csv"),
+            CtrError,
+            "out=/proc/b.csv: No such file or directory; expected a file in a folder that can be written to",
+        ),
+    ]:
+        with pytest.raises(CtrError) as error:
+            expect_new_file(path, "out", (".parquet", ".csv"))
+        assert type(error.value) is kind
+        assert str(error.value) == said
 
 
 @pytest.mark.parametrize(

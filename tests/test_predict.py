@@ -54,7 +54,7 @@ def test_a_log_with_labels_prints_figures_and_leaves_predictions(
         (
             ["model=M", "raw=log", "out=log/p.csv"],
             1,
-            "out=log/p.csv: File exists; expected a folder that can be written to",
+            "out=log/p.csv: Not a directory; expected a file in a folder that can be written to",
         ),
         (["model=M", "raw=log", "out=p.csv"], 1, "log, line 1: 2 columns; expected 40 tab-separated columns per line"),
     ],

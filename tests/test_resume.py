@@ -6,15 +6,17 @@ import random
 import signal
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from ctr import train
 from ctr.config import resume
 from ctr.errors import ArgumentError, DataError
-from ctr.training import checkpoint, precopy
+from ctr.training import checkpointing, precopy
 from ctr.training.folder import CONFIG
 from ctr.training.trainer import TrainingRun
 from tests import commands
@@ -39,7 +41,7 @@ def signalled(module: str, number: int, step: int, copy: bool, overrides: list[s
     TrainingRun.step = then  # type: ignore[method-assign]
     precopy.WAIT, precopy.ROUNDS = 0, 2  # in two parts, with steps between them
     if not copy:
-        checkpoint.goes_on = lambda run: False
+        checkpointing.goes_on = lambda run: False
     commands.execute(module, overrides)
 
 
@@ -191,10 +193,33 @@ def test_a_configuration_that_was_cut_anywhere_is_refused(tmp_path: Path) -> Non
     path.parent.mkdir()
     for length in [*range(0, len(text) - 1, 23), *range(len(text) - 40, len(text))]:
         path.write_text(text[:length])
-        with pytest.raises(DataError, match=r"config.yaml: not the configuration of a run; without it"):
+        with pytest.raises(
+            DataError, match=r"config.yaml: (not the configuration of a run, or cut; without it|it lacks)"
+        ):
             resume.recorded(tmp_path, config, [])
     path.write_text(text)
     assert resume.recorded(tmp_path, config, []) == config
+    older = OmegaConf.masked_copy(config, [key for key in config if key not in ("average", "report")])
+    path.write_text(OmegaConf.to_yaml(older))
+    with pytest.raises(
+        DataError, match=r"it lacks report, average: written by an earlier version of ctr, or cut; go on"
+    ):
+        resume.recorded(tmp_path, config, [])
+
+
+def test_ctrl_c_before_a_run_goes_on_says_how_to_go_on(log: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    config = commands.composed("train", *arguments(log, "tracking=none", "resume=run"))
+    monkeypatch.setattr(
+        train, "HydraConfig", SimpleNamespace(get=lambda: SimpleNamespace(overrides=SimpleNamespace(task=[])))
+    )
+    monkeypatch.setattr(resume, "recorded", lambda folder, config, given: config)
+    monkeypatch.setattr(train, "_resolved", interrupted)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.run(config, here / "run")
+    assert stop.value.args == ("resume with: python -m ctr.train resume=run",)
 
 
 @pytest.mark.slow
@@ -217,7 +242,9 @@ def test_given_values_reach_the_run(log: Path, tmp_path: Path) -> None:
     (tmp_path / "run" / "result.json").unlink()
     broken = command(tmp_path, "ctr.train", "resume=run")
     assert broken.returncode == 1
-    assert broken.stderr.endswith("config.yaml: not the configuration of a run; without it the run cannot go on\n")
+    assert (
+        "config.yaml: not the configuration of a run, or cut; without it the run cannot go on: start" in broken.stderr
+    )
 
 
 def curve(database: Path) -> list[tuple[Any, ...]]:

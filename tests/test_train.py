@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from ctr import train
 from ctr.errors import CtrError
+from ctr.jobs.sweep import Began
 from ctr.training.folder import read_result
 from ctr.training.result import Result
 from tests.commands import Forked, command, composed, execute, job, new_process, refuses, result
@@ -138,6 +140,19 @@ def test_help_and_exit_codes(tmp_path: Path) -> None:
         assert not [path for path in tmp_path.iterdir() if path.name != "runs"]  # no database, no data
     assert "dataset.source=sample" in said
     assert "dataset.raw=PATH" in said
+
+
+def test_a_run_folder_that_cannot_be_written_to_is_named_by_its_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file" / "run")
+    config = OmegaConf.create({"hydra": {"run": {"dir": folder}, "sweep": {"dir": folder}}})
+    for begin in (Began().on_run_start, Began().on_multirun_start):
+        with pytest.raises(SystemExit):
+            begin(config)
+        said = capsys.readouterr().err
+        assert said == f"error: run_dir={folder}: Not a directory; expected a folder that can be written to\n"
 
 
 def test_bad_input_fails_with_its_line(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ A frame takes the way of a log: it is written to a temporary Parquet file, prepa
 
 from __future__ import annotations
 
-import copy
-import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,6 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from omegaconf import DictConfig
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -28,16 +25,15 @@ from ctr.api.checks import (
     labels_of,
     name_of_label,
     names_of,
-    plain,
     unused,
     weights_of,
 )
+from ctr.api.parameters import settings_of
 from ctr.api.process import Kept, process_state
 from ctr.artifact import format
 from ctr.artifact.frames import model_inputs
 from ctr.artifact.save import save_model
 from ctr.artifact.saved import assemble, sigmoid
-from ctr.config.compose import compose, resolve
 from ctr.datasets.frame import write_log
 from ctr.datasets.ragged import Ids
 from ctr.errors import DataError, warn_once
@@ -46,23 +42,9 @@ from ctr.metrics import exact_auc
 from ctr.training.experiment import run_family
 from ctr.training.folder import MODEL
 from ctr.training.run import Run
-from ctr.training.settings import Settings
 
 ESTIMATOR = "estimator.json"  # beside the saved model: what it does not say of the estimator
 LOG = "rows.parquet"
-# Where each parameter is in the configuration of ctr.train; None there is the command's own default.
-KEYS = {
-    "model": ("embedding_dim", "hidden", "dropout"),
-    "opt": (
-        *("lr", "lambda1", "lambda21", "lambda2", "norm", "threshold", "lambda_schedule"),
-        *("budget", "budget_schedule"),
-    ),
-    "dataset": (
-        *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
-        *("encoding", "num_buckets", "min_count", "unseen", "negative_rate", "multi", "pool"),
-    ),
-    "": ("admit", "average", "batch_size", "epochs", "seed", "device", "backend", "threads", "compile"),
-}
 
 
 class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
@@ -340,7 +322,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
             process_state(),
         ):
             write_log(frame, Path(place, LOG), more)
-            settings = self._settings(Path(place), [*more], None if anew else self._origin(Path(place)))
+            origin = None if anew else self._origin(Path(place))
+            settings = settings_of(self.get_params(deep=False), Path(place, LOG), [*more], origin)
             if self.verbose and settings.data.format.settle is not None:
                 print(settings.data.format.settle([Path(place, LOG)]).note, flush=True)
             kept = Kept()
@@ -355,27 +338,6 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self._take(format.read(folder), folder, allow_module=True)
         self._kept = kept
         return self
-
-    def _settings(self, place: Path, columns: Sequence[str], origin: Path | None) -> Settings:
-        """Of ``python -m ctr.train`` with these parameters, on all rows of the log in a folder; ``columns``: the
-        names of those of labels and, if there are any, of weights."""
-        config = copy.deepcopy(_composed(self.model, self.opt))
-        for group, names in KEYS.items():
-            part = config[group] if group else config
-            for name in names:
-                if (value := getattr(self, name)) is None:
-                    continue
-                key = "transform" if name == "transforms" else name
-                if key not in part:
-                    raise InputError(f"{name}={value}: {group}={getattr(self, group)} has no such option")
-                part[key] = plain(value)
-        label, weight = (*columns, None)[:2]
-        config.dataset.update(raw=str(place / LOG), prepared=str(place / "prepared"), test_fraction=0.0)
-        config.dataset.update(label=label, weight=weight)
-        config.checkpoint.update(every_minutes=None, final=True)
-        config.report = False
-        config.init, config.progressive = None if origin is None else str(origin), False
-        return resolve(config)
 
     def _origin(self, place: Path) -> Path:
         """Where `partial_fit` goes on: the state that training left, or the model alone."""
@@ -421,8 +383,3 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         tags.classifier_tags.multi_class = False
         tags.input_tags.allow_nan = tags.input_tags.string = tags.input_tags.categorical = True
         return tags
-
-
-@functools.cache
-def _composed(model: str, opt: str) -> DictConfig:
-    return compose("train", ["dataset=csv", f"model={model}", f"opt={opt}", "tracking=none"])

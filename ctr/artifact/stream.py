@@ -68,12 +68,6 @@ def locate(model: SavedModel, raws: Sequence[Path]) -> list[Path]:
     return located(replace(model.dataset, locate=model.inputs.locate or model.dataset.locate), raws, "raw")
 
 
-def check_out(out: Path) -> None:
-    """ArgumentError unless the predictions can be written in the form that the name asks for."""
-    if out.suffix not in WRITERS:
-        raise ArgumentError(f"out={out}: expected a name that ends in {' or '.join(WRITERS)}")
-
-
 def predict_log(
     model: SavedModel,
     paths: Sequence[Path],

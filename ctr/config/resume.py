@@ -62,7 +62,7 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
         overrides: of the command line.
 
     Raises:
-        DataError: the recorded configuration is damaged, or not whole: Hydra writes it in place.
+        DataError: the recorded configuration is of another version, damaged, or not whole: Hydra writes it in place.
     """
     path = folder / CONFIG
     try:
@@ -70,8 +70,16 @@ def recorded(folder: Path, composed: DictConfig, overrides: Sequence[str]) -> Di
         values: Any = yaml.safe_load(written)
     except (OSError, ValueError, yaml.YAMLError):
         values = None
-    if not isinstance(values, dict) or composed.keys() - values.keys() or not written.endswith(b"\n"):
-        raise DataError(path, None, "not the configuration of a run; without it the run cannot go on")
+    anew = "start the run anew"
+    if not isinstance(values, dict) or not written.endswith(b"\n"):
+        raise DataError(path, None, f"not the configuration of a run, or cut; without it the run cannot go on: {anew}")
+    if missing := [str(key) for key in composed if key not in values]:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            path,
+            None,
+            f"it lacks {shown}: written by an earlier version of ctr, or cut; go on with that version, or {anew}",
+        )
     config = OmegaConf.create(values)
     for key in keys(overrides):
         if _free(key):

@@ -20,6 +20,7 @@ SAMPLE_ROWS = 10_000
 LABELS = ("label", "click", "clicked", "y")
 MANY_INTEGERS, MANY_NUMBERS = 100, 20  # more distinct values: a quantity, not a category
 ID_SHARE, ID_ROWS = 0.9, 100  # distinct values per row from which a column is an id, in at least this many rows
+SPREAD = 0.1  # median over maximum from which whole numbers look like ids: counts and amounts crowd near zero
 LONGEST_LOG = 5 * 366 * 86_400_000_000  # microseconds; numbers that span more are no epoch times
 _ID_NAME = re.compile(r"(?:(?:^|[_\W])(?:id|code|zip)|[a-z]Id|[a-z]ID|[a-z]Code)$", re.IGNORECASE)
 
@@ -207,10 +208,19 @@ def _guessed(name: str, values: pa.Array, wanted: Wanted) -> Column:
         why = f"numbers, but an id by its name; {distinct:,} values"
     elif distinct > (MANY_INTEGERS if whole else MANY_NUMBERS):
         role, why = "dense", f"numbers, {distinct:,} values"
+        if whole and AUTO in wanted.dense and _spread(values):
+            why = f"whole {why} that are spread like ids"
+            return Column(name, role, why, warn=True, remedy=f"if so, dataset.categorical=[auto,{name}] makes them ids")
     else:
         why = f"numbers, but only {distinct:,} values"
     given = wanted.categorical if role == "categorical" else wanted.dense
     return Column(name, role, why) if AUTO in given else Column(name, "left out", f"not named ({why})")
+
+
+def _spread(values: pa.Array) -> bool:
+    """Whether whole numbers above 0 do not crowd near it."""
+    numbers = values.cast(pa.float64())
+    return bool(pc.min(numbers).as_py() > 0 and np.median(numbers) >= SPREAD * pc.max(numbers).as_py())
 
 
 def _is_time(values: pa.Array) -> bool:

@@ -105,8 +105,8 @@ def check(settings: DataSettings) -> None:
         raise ArgumentError(f"dataset.num_buckets={settings.num_buckets}; expected 1 to {2**31 - 1:,}")
     _check_rare(settings)
     if settings.source == "raw" and (absent := missing(dataset, settings.raw)):
-        if not dataset.where:
-            raise ArgumentError(f"{absent[0]}: no such file or folder; name the log with dataset.raw=PATH")
+        if not dataset.where or Path("data", settings.name) not in absent[0].parents:
+            raise ArgumentError(f"dataset.raw={absent[0]}: no such file or folder")
         fetch = f"; python scripts/download.py {dataset.name} fetches it" if dataset.published else ""
         without = "; to try without it: dataset.source=sample" if dataset.write_sample else ""
         raise ArgumentError(

@@ -93,16 +93,24 @@ class Cache:
         with self.lock(key):
             if not force and self.done(key, model):
                 return False
-            run()
-            self._confirm(key, folder)
-            with atomic_folder(self.folder(key)) as kept:
-                for name in (CONFIG, LOG, UNTRACKED, PAGE, RESULT):
-                    if (folder / name).exists():
-                        (kept / name).parent.mkdir(exist_ok=True)
-                        shutil.copy2(folder / name, kept / name)
-                if (folder / MODEL).exists():
-                    shutil.copytree(folder / MODEL, kept / MODEL)
+            try:
+                run()
+            except KeyboardInterrupt:
+                if (folder / RESULT).exists():  # it came after the result, while the page was drawn
+                    self._keep(key, folder)
+                raise
+            self._keep(key, folder)
         return True
+
+    def _keep(self, key: str, folder: Path) -> None:
+        self._confirm(key, folder)
+        with atomic_folder(self.folder(key)) as kept:
+            for name in (CONFIG, LOG, UNTRACKED, PAGE, RESULT):
+                if (folder / name).exists():
+                    (kept / name).parent.mkdir(exist_ok=True)
+                    shutil.copy2(folder / name, kept / name)
+            if (folder / MODEL).exists():
+                shutil.copytree(folder / MODEL, kept / MODEL)
 
     def _confirm(self, key: str, folder: Path) -> None:
         result = read_result(folder / RESULT)

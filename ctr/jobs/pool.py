@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from ctr.errors import warn_once
 from ctr.jobs.cache import Cache
 from ctr.jobs.launcher import Died, Launcher
 from ctr.jobs.plan import Job, Overrides, Planner
 from ctr.progress import bar
 from ctr.training.experiment import passes
-from ctr.training.folder import LOG, model_bytes
+from ctr.training.folder import LOG, PAGE, model_bytes
 from ctr.training.result import LISTS, Result
 
 FIGURES = [field.name for field in fields(Result)]  # NaN where a run failed
@@ -90,6 +91,7 @@ class Pool:
         missing = {
             job.key: job for job in planned if job.key not in self._errors and not self._cache.done(job.key, job.saves)
         }
+        self._tell_of_pages([job for job in planned if job.key not in missing])
         if missing:
             self._cache.expect_writable()
             self._run(_families(missing.values()))
@@ -98,6 +100,15 @@ class Pool:
     def record_rate(self, overrides: Overrides, lr: float) -> None:
         """Keeps the learning rate that was chosen for such jobs, for ``opt.lr=auto``."""
         self._planner.record_rate(overrides, lr)
+
+    def _tell_of_pages(self, finished: Sequence[Job]) -> None:
+        """Says that jobs which were finished earlier get no page, where pages are asked for."""
+        asked = {self._cache.folder(job.key) for job in finished if job.settings.report and job.key not in self._errors}
+        if without := [folder for folder in asked if not (folder / PAGE).exists()]:
+            warn_once(
+                f"{len(without):,} of the runs were finished earlier and have no {PAGE}, which is drawn as a run ends; "
+                f"another jobs= than {self._cache.root} does them again"
+            )
 
     def _run(self, waiting: list[Family]) -> None:
         self._parts += 1

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from ctr.cli import fail, message
 from ctr.errors import CtrError
+from ctr.files import expect_writable
 from ctr.training.folder import RESULT, claim, read_result, reserve
 
 RECORD = "sweep.jsonl"  # in the sweep's folder: a line for each job that ended
@@ -29,8 +30,10 @@ class Began(Callback):
     launcher runs no job itself. What is raised here Hydra would only warn of."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.run.dir)
         try:
-            reserve(Path(config.hydra.run.dir))
+            expect_writable(folder, f"run_dir={folder}")
+            reserve(folder)
         except (CtrError, OSError) as error:
             fail(error)
 
@@ -38,6 +41,7 @@ class Began(Callback):
         global _folder, _lock
         folder = Path(config.hydra.sweep.dir)
         try:
+            expect_writable(folder, f"run_dir={folder}")
             _lock = claim(folder, ".sweep.lock")
             (folder / RECORD).unlink(missing_ok=True)
         except (CtrError, OSError) as error:

@@ -121,7 +121,7 @@ def published(uri: str) -> dict[str, tuple[str, Links]]:
 
 def overviews(uri: str) -> list[str]:
     """Makes a view of all training runs in each experiment of a database that has one; where they are, relative to the
-    server's root."""
+    server's root. Where they cannot be written, such as in a read-only database, a warning says so."""
     quiet()
     from mlflow.tracking import MlflowClient
 
@@ -129,7 +129,12 @@ def overviews(uri: str) -> list[str]:
         client = MlflowClient(tracking_uri=uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         tracked = [one for one in experiments if client.search_runs([one], "tags.opt != ''", max_results=1)]
-        return [view.create_overview(client, one) for one in tracked]
+    try:
+        with explained(uri):
+            return [view.create_overview(client, one) for one in tracked]
+    except CtrError as error:
+        log.warning("warning: there is no new view of all runs: %s", error)
+        return []
 
 
 def _links(view: str, experiment_id: str, run_id: str) -> Links:

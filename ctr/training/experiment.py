@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import cast
 
 import pyarrow as pa
@@ -29,7 +30,8 @@ from ctr.progress import figures as shown
 from ctr.progress import run_bar
 from ctr.training import memory
 from ctr.training.build import EVAL_BATCH, narrowed, retrain, start
-from ctr.training.checkpoint import RETRAIN, Checkpoint, Checkpoints, Phase, complete
+from ctr.training.checkpoint import RETRAIN, Checkpoint, Phase, complete
+from ctr.training.checkpointing import Checkpoints
 from ctr.training.continuing import take_over_, under_known
 from ctr.training.details import BINS, Details, Norms, details, norms
 from ctr.training.folder import MODEL
@@ -202,11 +204,11 @@ def _complete(
     before: Norms | None,
     on_rows: Callable[[int], None] | None,
     phase: Phase = "train",
-) -> tuple[Result, Details | None]:
+) -> tuple[Result, Callable[[], Details] | None]:
     """What a run does after the part that it shares: prune, fine-tune, prune again; evaluate; retrain; save.
 
     With another phase than "train" it goes on from a checkpoint within that. ``before`` are the norms of its rows at
-    the start. The details are those of its page, if it is to have one.
+    the start. What is returned beside the result gathers the details of its page, if it is to have one.
     """
     settings, split, pruning = run.settings, data.split, run.settings.pruning
     bins = BINS if settings.report else 0
@@ -250,7 +252,7 @@ def _complete(
     if not settings.report:
         return result, None
     hashes = settings.save is not None and settings.save.keys == "hash"
-    return result, details(data, training, figures or progressive, before, hashes=hashes)
+    return result, partial(details, data, training, figures or progressive, before, hashes=hashes)
 
 
 def _prune(

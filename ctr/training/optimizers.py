@@ -6,6 +6,7 @@ lambdas 0, which is exact (theorem 2) and touches only the rows of the batch; th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 
 from ctr import parts
 from ctr.optim.core import GroupOptimizer
+
+OUT_OF_RANGE = re.compile(r"\w+: (?P<key>\w+) must be (?P<expected>.+), got (?P<got>.+)$")  # `ctr.optim.validate`
 
 
 def make_optimizers(
@@ -37,7 +40,12 @@ def make_optimizers(
     weight = model.get_parameter("embedding.weight")
     net = [p for p in model.parameters() if p is not weight]
     shared = {key: options[key] for key in parts.options("opt", plain) if key in options}
-    return grouped([weight], **options), plain(net, **shared)
+    try:
+        return grouped([weight], **options), plain(net, **shared)
+    except ValueError as error:
+        if wrong := OUT_OF_RANGE.match(str(error)):  # the user gave a key, not a class
+            raise ValueError("opt.{}={}; expected {}".format(*wrong.group("key", "got", "expected"))) from error
+        raise
 
 
 def check_saved(state: Mapping[str, Any], net_optimizer: Optimizer) -> None:

@@ -18,7 +18,8 @@ import yaml
 from ctr.datasets.prepared import Prepared
 from ctr.files import atomic_path, atomic_write_text, sealed, size
 from ctr.provenance import git_sha
-from ctr.training.checkpoint import FINAL, Checkpoints, tracked
+from ctr.training.checkpoint import FINAL, tracked
+from ctr.training.checkpointing import Checkpoints
 from ctr.training.continuing import leave
 from ctr.training.details import Details
 from ctr.training.distributed import Group
@@ -194,8 +195,14 @@ class Run:
         if self.key is not None:
             confirm(self.key, self.settings.config_hash, data_hash)
 
-    def finish(self, result: Result, details: Details | None, steps: int) -> None:
-        """Closes the record and leaves ``result.json``: with it the run counts as finished. Its page comes after it."""
+    def finish(self, result: Result, gather: Callable[[], Details] | None, steps: int) -> None:
+        """Closes the record and leaves ``result.json``: with it the run counts as finished. Its page comes after it.
+
+        Args:
+            result: its figures.
+            gather: the details of its page; None where it is to have none.
+            steps: of its training.
+        """
         self.confirm(result.data_hash)
         numbers = {k: float(v) for k, v in asdict(result).items() if isinstance(v, int | float) and k != "seed"}
         if result.features_nonzero:
@@ -215,17 +222,18 @@ class Run:
             self.tracker.finish("FINISHED")
         self.result = result
         self.checkpoints.finish(final)
-        if details is not None:
-            self._draw(result, details)
+        if gather is not None:
+            self._draw(result, gather)
 
-    def _draw(self, result: Result, details: Details) -> None:
+    def _draw(self, result: Result, gather: Callable[[], Details]) -> None:
         """Leaves the page; a run without one is done all the same."""
         assert self.draw is not None
         path = self.folder / PAGE
         try:
-            self.draw(path, self.settings, result, details, self.command)
+            self.draw(path, self.settings, result, gather(), self.command)
         except Exception as error:
-            log.warning("warning: the run is done, but its page could not be drawn: %s", error)
+            kind = type(error).__name__
+            log.warning("warning: the run is done, but its page %s could not be drawn: %s: %s", PAGE, kind, error)
             log.debug("%s", error, exc_info=error)
         else:
             self.tracker.page(path)
@@ -267,8 +275,13 @@ class Follower(Run):
     def open(self, held: ExitStack) -> None:
         """Nothing: the first worker has the folder and the record."""
 
-    def finish(self, result: Result, details: Details | None, steps: int) -> None:
+    def finish(self, result: Result, gather: Callable[[], Details] | None, steps: int) -> None:
         self.result = result
+        if gather is not None:
+            try:
+                gather()  # all workers do it together
+            except Exception as error:  # it costs the first worker its page
+                log.debug("%s", error, exc_info=error)
 
     def fail(self, error: BaseException) -> None:
         self.error = error

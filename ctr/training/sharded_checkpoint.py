@@ -15,7 +15,8 @@ from typing import Any
 
 from ctr.errors import CtrError
 from ctr.training import snapshot
-from ctr.training.checkpoint import Checkpoint, Checkpoints, Phase
+from ctr.training.checkpoint import Checkpoint, Phase
+from ctr.training.checkpointing import Checkpoints
 from ctr.training.distributed import Group
 from ctr.training.tensors import write_tensors
 from ctr.training.tracking import Tracker

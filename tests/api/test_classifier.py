@@ -26,7 +26,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import ctr
 from ctr.api.checks import InputError, plain
-from ctr.api.classifier import KEYS, SparseCTRClassifier
+from ctr.api.classifier import SparseCTRClassifier
+from ctr.api.parameters import KEYS
 from ctr.datasets.frame import write_log
 from ctr.errors import CtrError, DataError
 from ctr.native.library import available

@@ -204,11 +204,6 @@ def test_a_prediction_that_is_no_number_stops(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_the_name_of_the_file_says_its_form() -> None:
-    with pytest.raises(ArgumentError, match=r"out=p\.txt: expected a name that ends in \.parquet or \.csv"):
-        stream.check_out(Path("p.txt"))
-
-
 def test_figures_of_a_log_of_one_class_are_undefined(tmp_path: Path) -> None:
     run: Trained = trained("dataset=criteo")
     log = log_of_test_rows(run, tmp_path, labels=True)

@@ -106,8 +106,8 @@ def test_the_dataset(on_path: Path) -> None:
     config.dataset.words = 0
     with pytest.raises(ArgumentError, match=r"dataset\.words=0; expected at least 1"):
         prepared(config)
-    config.dataset.words, config.dataset.raw = 2, "nothing"
-    with pytest.raises(ArgumentError, match="no raw log at nothing") as missing:
+    config.dataset.words, config.dataset.raw = 2, "data/shop/nothing"
+    with pytest.raises(ArgumentError, match="no raw log at data/shop/nothing") as missing:
         prepared(config)
     assert "dataset.source" not in str(missing.value)  # it has no generator
 

@@ -40,11 +40,14 @@ def test_options_reach_the_reader(tmp_path: Path) -> None:
         options(*mine, "dataset.categorical=[]")
 
 
-def test_messages_name_the_source_and_warn_of_copies(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("here")
+def test_messages_name_the_source_and_warn_of_copies() -> None:
+    """Where nothing is named; a name that is wrong is all that the message tells."""
     for name, word in {"criteo": "Criteo_x1 and Criteo_x4", "avazu": "Avazu_x1 and Avazu_x4"}.items():
-        config = composed("prepare", f"dataset={name}", f"dataset.raw={tmp_path / 'nothing'}")
         with pytest.raises(CtrError, match=f"no raw log at .*{word} copies are split at random"):
-            prepared(config)
+            prepared(composed("prepare", f"dataset={name}"))
+        with pytest.raises(ArgumentError, match=r"^dataset\.raw=nothing: no such file or folder$"):
+            prepared(composed("prepare", f"dataset={name}", "dataset.raw=nothing"))
     mine = composed("prepare", "dataset=csv", "dataset.raw=x", "dataset.label=y", "dataset.categorical=[a]")
     mine.dataset.source = "sample"
     with pytest.raises(ArgumentError, match="there are no generated rows for dataset=csv"):

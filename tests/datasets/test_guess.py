@@ -133,3 +133,22 @@ def test_a_log_without_any_option(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         opened(path, tmp_path / "out", categorical=["auto", "town"])
     with pytest.raises(ArgumentError, match=r"only one column, event,.*dataset.delimiter=','"):
         opened(path, tmp_path / "out", delimiter=";")
+
+
+def test_whole_numbers_that_are_spread_like_ids_are_warned_of_with_the_key_to_set() -> None:
+    """Counts, amounts with zeros, and what the user names are not."""
+    draw = random.Random(0)
+    columns: dict[str, list[object]] = {
+        "click": [n % 2 for n in range(N)],
+        "publisher": [10_000 + 37 * draw.randrange(300) for _ in range(N)],
+        "views": [1 + int(draw.expovariate(0.01)) for _ in range(N - 1)] + [50_000],
+        "seconds": [draw.randrange(300) for _ in range(N)],
+        "cents": [draw.randrange(100, 400) for _ in range(N)],
+    }
+    got = found(dense=["auto", "cents"], columns=columns)
+    assert got.dense == ["cents", "publisher", "views", "seconds"]
+    distinct = len({*columns["publisher"]})
+    assert got.warnings == [
+        f"column publisher is dense: whole numbers, {distinct} values that are spread like ids; if so, "
+        "dataset.categorical=[auto,publisher] makes them ids"
+    ]

@@ -86,7 +86,7 @@ def random_log(folder: Path, seed: int) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))])
 def test_random_logs(tmp_path: Path, seed: int) -> None:
     raw = random_log(tmp_path, seed)
     draw = random.Random(seed)

@@ -38,6 +38,20 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     assert not kept.once(key, out, lambda: pytest.fail("it was finished"))
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_an_interruption_after_the_result_loses_nothing(tmp_path: Path, done: bool) -> None:
+    kept, out = Cache(tmp_path / "jobs"), tmp_path / "out"
+
+    def run() -> None:
+        if done:
+            leaves(out, "c", "d")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept.once(run_key("c", "d"), out, run)
+    assert kept.result(run_key("c", "d")) == (figures("c", "d") if done else None)
+
+
 def test_a_run_on_other_data_than_planned_is_not_kept(tmp_path: Path) -> None:
     kept, out = Cache(tmp_path / "jobs"), tmp_path / "out"
     planned, computed = run_key("c", "before"), run_key("c", "after")

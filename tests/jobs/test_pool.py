@@ -108,6 +108,18 @@ def test_finished_jobs_are_not_run_by_another_runner() -> None:
     assert sorted(call["seeds"] for call in calls()) == [[1], [2], [3]]
 
 
+def test_a_page_that_a_finished_job_does_not_get_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    asked = a_job(1, report=True)
+    for _ in range(2):
+        with a_runner(1) as runner:
+            runner.ask([asked])
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "warning: 1 of the runs were finished earlier and have no report.html, which is drawn as a run ends; another "
+        f"jobs= than {Path('jobs').resolve()} does them again"
+    )
+
+
 def test_jobs_that_share_their_first_part_run_together() -> None:
     with a_runner(workers=1) as runner:
         runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1, retrain=True)])

@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ctr.errors import CtrError
@@ -259,6 +260,19 @@ def test_the_view_of_all_runs_shows_no_reports(uri: str, tmp_path: Path) -> None
     assert len(search(uri, view.overview()["searchFilter"])) == 3
     saved = json.loads(MlflowClient(uri).get_experiment("1").tags[f"{view.TAG}all-runs"])
     assert saved["name"] == "All training runs"
+
+
+def test_a_database_that_cannot_be_written_to_is_shown_all_the_same(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("(sqlite3.OperationalError) attempt to write a readonly database")
+
+    invented.track(uri, invented.rows().head(1))
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    assert report.overviews(uri) == []
+    assert "warning: there is no new view of all runs: " in caplog.text
+    assert "is read-only, or was deleted" in caplog.text
 
 
 def test_another_mlflow_gets_no_view_and_says_so(

@@ -83,7 +83,7 @@ def test_what_cannot_be_written_or_read_is_said_before_anything_else(
     given = ["study=table2", "folder=out", "tracking=none"]
     reproduced(nothing, *given, *SAMPLE)
     capsys.readouterr()
-    with pytest.raises(ArgumentError, match="no raw log at nowhere"):
+    with pytest.raises(ArgumentError, match=r"dataset\.raw=nowhere: no such file or folder"):
         reproduced(no_study, *given, "dataset.raw=nowhere", "seeds=2")
     assert capsys.readouterr().out == ""  # nothing is replaced
 

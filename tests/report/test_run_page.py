@@ -3,17 +3,20 @@
 import json
 import logging
 import math
+import os
 import re
+import signal
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from ctr import train
 from ctr.artifact.save import save_model
 from ctr.config.compose import resolve
 from ctr.datasets.prepared import read_vocabulary
@@ -25,8 +28,9 @@ from ctr.report import run_figures, run_page
 from ctr.training.curve import COLUMNS
 from ctr.training.details import Details, norms
 from ctr.training.experiment import run_family
+from ctr.training.folder import read_result
 from ctr.training.result import Result
-from ctr.training.run import Run
+from ctr.training.run import Follower, Run
 from ctr.training.settings import Settings
 from tests.commands import composed
 from tests.datasets.criteo_text import arguments
@@ -290,23 +294,67 @@ def criteo(log: Path, *overrides: str) -> Settings:
     return resolve(configuration(log, *keys, *overrides))
 
 
+@pytest.mark.parametrize("place", ["ctr.training.experiment.details", "ctr.report.run_page.write"])
 def test_a_run_whose_page_cannot_be_drawn_is_done_all_the_same(
-    log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    def draw(*_: object) -> None:
+    """Whether it is at what the page shows or at the page itself."""
+
+    def fail(*_: object, **more: object) -> None:
         raise RuntimeError("no ink")
 
+    monkeypatch.setattr(place, fail)
     (tmp_path / "report.html").write_text("of an older run")
-    one = Run(criteo(log), tmp_path, draw=draw)
+    one = Run(criteo(log), tmp_path, draw=run_page.write)
     with caplog.at_level(logging.WARNING):
         run_family([one], lambda rows: None)
     assert one.error is None
     assert json.loads((tmp_path / "result.json").read_text())["auc"] == one.result.auc  # type: ignore[union-attr]
     assert [record.getMessage() for record in caplog.records] == [
-        "warning: the run is done, but its page could not be drawn: no ink"
+        "warning: the run is done, but its page report.html could not be drawn: RuntimeError: no ink"
     ]
     assert not (tmp_path / "report.html").exists()
     assert not re.search("^  page ", one.table(), re.MULTILINE)
+
+
+def test_what_a_page_shows_is_gathered_after_the_result_is_written(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: list[bool] = []
+    monkeypatch.setattr(
+        "ctr.training.experiment.details", lambda *_, **more: there.append((tmp_path / "result.json").is_file())
+    )
+    run_family([Run(criteo(log), tmp_path, draw=lambda *_: None)], lambda rows: None)
+    assert there == [True]
+
+
+def test_a_worker_that_fails_at_what_the_page_shows_is_done_all_the_same(log: Path, tmp_path: Path) -> None:
+    def fail() -> Details:
+        raise RuntimeError("no ink")
+
+    one, result = Follower(criteo(log), tmp_path, draw=run_page.write), cast(Result, object())
+    one.finish(result, fail, 1)
+    assert one.result is result
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_while_the_page_is_drawn_keeps_the_result_and_says_so(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, presses: int
+) -> None:
+    """The first waits until the page is there, the second does not."""
+
+    def draw(path: Path, *_: object) -> None:
+        for _press in range(presses):
+            os.kill(os.getpid(), signal.SIGINT)
+        path.touch()
+
+    monkeypatch.setattr(run_page, "write", draw)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train.train_and_print(criteo(log), tmp_path / "run")
+    assert read_result(tmp_path / "run" / "result.json")["rows_train"] == 342
+    said = os.path.relpath(tmp_path / "run" / "result.json")
+    assert stop.value.args == (f"the run is done: its result is in {said}",)
+    assert (tmp_path / "run" / "report.html").exists() == (presses == 1)
 
 
 def test_settings_that_ask_for_a_page_need_something_that_draws_it(log: Path, tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """What the tests of training share."""
 
+from pathlib import Path
+
 import pytest
 
 from ctr.datasets import criteo
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
+from ctr.training import checkpointing
 from tests.datasets.criteo_text import lines, write
 
 
@@ -14,3 +17,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     folder = tmp_path_factory.mktemp("data")
     raw = write(folder / "train.txt", lines(700))
     return prepare(criteo.make(), raw, folder / "out", split=SplitRule(test_fraction=1 / 7))
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each checkpoint is whole when the run goes on, so that tests know which there are."""
+    monkeypatch.setattr(checkpointing, "goes_on", lambda run: False)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a log, and of undisturbed runs."""
+    return tmp_path_factory.mktemp("log")

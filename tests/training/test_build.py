@@ -68,6 +68,19 @@ def test_more_rows_than_the_data_has_are_refused(tmp_path: Path, override: str, 
         narrowed(resolve(config), prepared(config))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("opt.lambda21=-1", "opt.lambda21=-1.0; expected a finite number >= 0"),
+        ("opt.betas=[0.9,2]", "opt.betas=[0.9, 2.0]; expected two numbers in [0, 1)"),
+    ],
+)
+def test_an_option_out_of_range_is_named_by_its_key(tmp_path: Path, given: str, said: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        resolve(configuration(tmp_path, given))
+    assert str(error.value) == said
+
+
 def test_a_row_limit_counts_across_days(tmp_path: Path) -> None:
     """Ranges that the test days cut apart."""
     days = ["dataset=avazu", "dataset.source=sample", "dataset.sample_rows=3000", "dataset.test_days=[20141024]"]

@@ -9,7 +9,7 @@ import pytest
 
 from ctr.config.compose import resolve
 from ctr.errors import ArgumentError
-from ctr.training import checkpoint
+from ctr.training import checkpointing
 from ctr.training.diagnosis import of_epochs
 from ctr.training.experiment import passes, run_family
 from ctr.training.result import Result, table
@@ -83,7 +83,7 @@ def test_dropout_is_drawn_on(logs: dict[int, Path], tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_goes_on_in_its_pass(
     logs: dict[int, Path], tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "goes_on", lambda run: False)  # each checkpoint is whole when the run does
+    monkeypatch.setattr(checkpointing, "goes_on", lambda run: False)  # each checkpoint is whole when the run does
     keys = ["epochs=2", "opt.lambda21=1e-3", "opt.lambda_schedule=linear", "average=0.5", "checkpoint.every_steps=2"]
     done = 0
 

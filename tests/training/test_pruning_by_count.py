@@ -12,7 +12,7 @@ from ctr.config.compose import resolve
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.stream import RowStream
 from ctr.errors import CtrError
-from ctr.training import checkpoint
+from ctr.training import checkpointing
 from ctr.training.experiment import run_family as train
 from ctr.training.history import History
 from ctr.training.pruning import prune_, sightings
@@ -100,7 +100,7 @@ def test_in_a_family_each_is_the_run_that_it_would_be_alone(tmp_path: Path) -> N
 
 
 def test_it_goes_on_from_a_checkpoint_with_the_same_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "goes_on", lambda run: False)  # each checkpoint is written before the next step
+    monkeypatch.setattr(checkpointing, "goes_on", lambda run: False)  # each checkpoint is written before the next step
     own = ["opt=adam", "model.hidden=[6]", "checkpoint.every_steps=1", *magnitude(0.2, 0.3, "count")]
     wanted = untimed(run_one(tmp_path, *own))
     config = configuration(tmp_path, *own)
