@@ -92,3 +92,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The test's own folder, made the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(params=["meta", "cuda"])
+def elsewhere(request: pytest.FixtureRequest) -> Generator[str]:
+    """A device that is not the CPU: a GPU, and what stands for one on a machine without (`tests.other_device`)."""
+    import torch
+
+    from tests.other_device import other_device
+
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        yield "cuda"
+    else:
+        with other_device() as name:
+            yield name

@@ -87,7 +87,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         batch_size: rows per step.
         epochs: passes over the rows; more than one overfits the rows of rare values.
         seed: of the initial weights and of dropout.
-        device, backend, threads, compile: where and how it is computed.
+        device, backend, threads, compile, precision: where and how it is computed.
         verbose: shows what each column is taken as, and progress bars.
 
     Attributes:
@@ -139,6 +139,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         backend: Literal["auto", "native", "rows", "torch"] = "auto",
         threads: int = 2,
         compile: bool | Literal["auto"] = False,
+        precision: Literal["float32", "bfloat16"] = "float32",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -179,6 +180,7 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
         self.backend = backend
         self.threads = threads
         self.compile = compile
+        self.precision = precision
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

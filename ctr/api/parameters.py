@@ -25,7 +25,7 @@ KEYS = {
         *("categorical", "dense", "ignore", "time", "time_format", "order", "transforms", "transform_default"),
         *("encoding", "num_buckets", "min_count", "unseen", "negative_rate", "multi", "pool"),
     ),
-    "": ("admit", "average", "batch_size", "epochs", "seed", "device", "backend", "threads", "compile"),
+    "": ("admit", "average", "batch_size", "epochs", "seed", "device", "backend", "threads", "compile", "precision"),
 }
 
 

@@ -28,6 +28,7 @@ from ctr.training import build, store
 from ctr.training.budget import parse
 from ctr.training.compiled.forward import MAX_THREADS
 from ctr.training.compiled_net import Compile
+from ctr.training.precision import FULL
 from ctr.training.pruning import Pruning
 from ctr.training.settings import (
     LAMBDAS,
@@ -95,6 +96,7 @@ def resolve(config: DictConfig) -> Settings:
         **{key: values[key] for key in ("train_rows", "holdout", "retrain", "batch_size", "seed", "device", "backend")},
         **{key: values[key] for key in ("average", "epochs", "threads", "window", "progressive", "report")},
         compile=_compile(values["compile"]),
+        precision=values["precision"],
         init=origin,
     )
     if origin is not None:
@@ -106,6 +108,11 @@ def resolve(config: DictConfig) -> Settings:
         raise ArgumentError(
             "compile=true is for backend=rows and torch; backend=native computes the net itself: give backend=rows, "
             "or compile=auto"
+        )
+    if settings.backend == "native" and settings.precision != FULL:
+        raise ArgumentError(
+            f"precision={settings.precision} is for backend=rows and torch; backend=native computes in float32: give "
+            "backend=rows"
         )
     return settings
 

@@ -157,6 +157,7 @@ class TrainConfig:
     backend: Literal["auto", "native", "rows", "torch"]
     threads: int
     compile: bool | str  # a truth value or auto
+    precision: Literal["float32", "bfloat16"]
     window: int
     run_dir: str
     jobs: str

@@ -14,6 +14,7 @@ from ctr.config.command_line import override
 from ctr.errors import ArgumentError, warn_once
 from ctr.native import library as native
 from ctr.training.distributed import AGENT, Group, run_folder
+from ctr.training.precision import FULL
 from ctr.training.settings import Settings
 
 
@@ -77,6 +78,7 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     unable = {
         f"admit={settings.data.admit}": settings.data.admit > 1,
         "retrain=true": settings.retrain,
+        f"precision={settings.precision}": settings.precision != FULL,
         f"opt={name}": name.endswith(("adahessian", "adaembed")),
     }
     for said, asked in unable.items():

@@ -41,7 +41,8 @@ class StrengthHistogram:
         self.counts = torch.zeros(BUCKETS, dtype=torch.int64)
 
     def set(self, p: Tensor, buckets: Tensor) -> None:
-        """Replaces all buckets of a tensor."""
+        """Replaces all buckets of a tensor; they may come from another device."""
+        buckets = buckets.to(self.buckets[p].device)
         self.counts += (_count(buckets) - _count(self.buckets[p])).cpu()
         self.buckets[p].copy_(buckets)
 

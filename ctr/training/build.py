@@ -124,7 +124,8 @@ def _step(settings: Settings, model: nn.Module, rows: GroupOptimizer, net: Optim
     """The step of a run in one process, its net compiled where that is asked for."""
     step = make_step(settings.backend, model, rows, net, settings.threads)
     if isinstance(step, TorchStep):
-        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, settings.threads)
+        step.precision = settings.precision
+        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, settings.threads, settings.precision)
     return step
 
 

@@ -27,6 +27,7 @@ from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags
 from ctr.optim import GroupAdaHessian
+from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
 
@@ -34,9 +35,9 @@ Compile = Literal["auto"] | bool
 # ``auto`` compiles from this number of steps on, which win back the time that compiling takes. Steps, not measured
 # seconds: a resumed run has to decide as it did at first.
 MIN_STEPS = 20_000
-# Of what is compiled against eager, relative, in L2. A ReLU may be rounded to the other side of 0, which changes no
-# logit, but the gradients of one row.
-LOGITS, GRADIENTS = 1e-4, 1e-2
+# Of what is compiled against eager, relative, in L2: logits, gradients. A ReLU may be rounded to the other side of 0,
+# which changes no logit, but the gradients of one row.
+TOLERANCES: dict[Precision, tuple[float, float]] = {"float32": (1e-4, 1e-2), "bfloat16": (2e-2, 1e-1)}
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
@@ -60,13 +61,20 @@ class CompiledNet:
         batch: one of the size, the columns and the weights of all that will come.
         threads: that compute.
         shares: the most that there may be, None: one for each thread; fewer where they would not be equal.
+        precision: of the net's products.
 
     Raises:
         NotCompiled: it cannot be traced or compiled, or does not give what the eager pass gives.
     """
 
     def __init__(
-        self, model: Any, parameters: Sequence[nn.Parameter], batch: Batch, threads: int, shares: int | None = None
+        self,
+        model: Any,
+        parameters: Sequence[nn.Parameter],
+        batch: Batch,
+        threads: int,
+        shares: int | None = None,
+        precision: Precision = FULL,
     ) -> None:
         if (device := model.embedding.weight.device).type != "cpu":
             raise NotCompiled(f"it is on {device}; nets are compiled for the CPU alone")
@@ -82,7 +90,7 @@ class CompiledNet:
         model.train()
         with _random_state_kept():
             try:
-                self._make(batch, shares or threads)
+                self._make(batch, shares or threads, precision)
             except NotCompiled:
                 raise
             except Exception as error:  # whatever a compiler, or a model of another package, may raise
@@ -151,14 +159,12 @@ class CompiledNet:
         others = [values[name] for name in self._names[count:]]
         return [t.detach() for t in (logits, loss, *grads, *(others[place] for place in self._changed))]
 
-    def _make(self, batch: Batch, most: int) -> None:
+    def _make(self, batch: Batch, most: int, precision: Precision) -> None:
         """Finds out how many shares there may be, compiles, and compares with the eager pass."""
         tried = [self._random(batch, seed) for seed in range(2)]
         self._has = [part is not None for part in tried[0][0]]
-        self.shares, draws, expected = 1, torch.get_rng_state(), []
-        for inputs, state in tried:
-            torch.set_rng_state(draws)
-            expected.append(self._pass(*next(self._cut(inputs)), *state))
+        self.shares, draws = 1, torch.get_rng_state()
+        expected = self._expected(tried, draws)
         count, (inputs, state) = len(self._parameters), tried[0]
         after = expected[0][3 + count :]
         self._changed = [place for place, new in enumerate(after) if not torch.equal(new, state[count + place])]
@@ -166,14 +172,25 @@ class CompiledNet:
         if not self._changed and torch.equal(draws, torch.get_rng_state()):
             self.shares = next(shares for shares in range(min(most, self.rows), 0, -1) if self.rows % shares == 0)
             logits = torch.cat([self._pass(*share, *state)[0] for share in self._cut(inputs)])
-            if not _close(logits, expected[0][0], LOGITS):
+            if not _close(logits, expected[0][0], TOLERANCES[FULL][0]):
                 self.shares = 1
+        if precision != FULL:  # which is from here on: its rounding would hide how little shares may differ by
+            self._net.precision = precision
+            expected = self._expected(tried, draws)
         self._compiled = self._compile([*next(self._cut(inputs)), *state])
         for (inputs, state), right in zip(tried, expected, strict=True):
             torch.set_rng_state(draws)
             for place, (ours, theirs) in enumerate(zip(self._run(inputs, state), right, strict=True)):
-                if not _close(ours, theirs, LOGITS if place < 2 else GRADIENTS):
+                if not _close(ours, theirs, TOLERANCES[precision][place >= 2]):
                     raise NotCompiled("its compiled pass does not give what its eager pass gives")
+
+    def _expected(self, tried: Sequence[tuple[list[Tensor | None], list[Tensor]]], draws: Tensor) -> list[list[Tensor]]:
+        """`_pass` over each whole batch, from the same state of the random generator."""
+        found = []
+        for inputs, state in tried:
+            torch.set_rng_state(draws)
+            found.append(self._pass(*(part for part in inputs if part is not None), *state))
+        return found
 
     def _random(self, batch: Batch, seed: int) -> tuple[list[Tensor | None], list[Tensor]]:
         """Inputs and state to try it with: random rows, and weights near the net's own, none of them 0."""
@@ -212,13 +229,14 @@ class CompiledNet:
 class _FromRows(nn.Module):
     """A model as a function of its rows, for ``functional_call``."""
 
+    precision: Precision = FULL
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *inputs: Any) -> Tensor:
-        logits: Tensor = self.model.from_rows(*inputs)  # type: ignore[operator]
-        return logits
+        return logits_of(self.model, self.precision, *inputs)
 
 
 def _sums(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
@@ -258,7 +276,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def make(
-    asked: Compile, model: Any, optimizers: Sequence[Optimizer], stream: RowStream, threads: int
+    asked: Compile,
+    model: Any,
+    optimizers: Sequence[Optimizer],
+    stream: RowStream,
+    threads: int,
+    precision: Precision = FULL,
 ) -> CompiledNet | None:
     """The compiled net of a run, or None where its net is to be eager.
 
@@ -268,6 +291,7 @@ def make(
         optimizers: of rows and net.
         stream: all rows that it will train on.
         threads: of the run.
+        precision: of the net's products.
 
     Raises:
         CtrError: ``compile=true`` and the net cannot be compiled; the message says why.
@@ -279,7 +303,8 @@ def make(
         if any(isinstance(optimizer, GroupAdaHessian) for optimizer in optimizers):
             raise NotCompiled("AdaHessian takes second derivatives, which are not compiled")
         batch = next(iter(RowStream(stream.rows, stream.ranges, stream.batch_size)))
-        net = CompiledNet(model, [p for group in optimizers[1].param_groups for p in group["params"]], batch, threads)
+        parameters = [p for group in optimizers[1].param_groups for p in group["params"]]
+        net = CompiledNet(model, parameters, batch, threads, precision=precision)
     except NotCompiled as error:
         if asked == "auto":
             log.info("compile=auto: the net is not compiled: %s", error)

@@ -11,6 +11,7 @@ from ctr.datasets.source import DataSettings
 from ctr.provenance import digest
 from ctr.training.budget import Budget
 from ctr.training.compiled_net import Compile
+from ctr.training.precision import FULL, Precision
 from ctr.training.pruning import Pruning
 from ctr.training.step import Backend
 
@@ -123,6 +124,7 @@ class Settings:
         epochs: passes over the training rows.
         batch_size, seed, device, backend, threads, window: as in ``configs/train.yaml``; never ``auto``.
         compile: ``"auto"`` is decided by the number of steps (`ctr.training.compiled_net`).
+        precision: of the net's products in a training step.
         progressive: score each batch before it is learned from.
         init: None starts from the seed.
         values: the whole configuration as nested plain values; it is recorded with the run and never read otherwise.
@@ -149,6 +151,7 @@ class Settings:
     backend: Backend
     threads: int
     compile: Compile
+    precision: Precision
     window: int
     progressive: bool
     values: Mapping[str, Any]
@@ -182,5 +185,7 @@ class Settings:
             kept["started_from"] = self.init.identity
         if self.slices is None:
             kept.pop("slices", None)
+        if self.precision == FULL:
+            kept.pop("precision", None)  # what a run without the key computes
         dataset = {key: value for key, value in self.values["dataset"].items() if key not in DATASET_PLACES}
         return {**kept, "dataset": dataset}

@@ -20,6 +20,7 @@ from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import check_saved
+from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
 
@@ -90,9 +91,11 @@ class TorchStep:
 
     Attributes:
         net: forward and backward of the net for batches of its size, if they are compiled; others are eager.
+        precision: of the net's products in :meth:`train`; all else is float32, as is :meth:`predict`.
     """
 
     net: CompiledNet | None = None
+    precision: Precision = FULL
 
     _each_once = True
     fused: bool | None = False  # of the grouped optimizers: what they compute does not depend on what is built
@@ -116,7 +119,7 @@ class TorchStep:
         if self.net is not None and compiled:
             logits, value, of_vectors, of_net = self.net(vectors.detach(), dense, label, weight)
         else:
-            logits = self.model.from_rows(vectors, dense)
+            logits = logits_of(self.model, self.precision, vectors, dense)
             loss = F.binary_cross_entropy_with_logits(logits, label, weight)
             value = loss.item()
         if value - value == 0:  # finite

@@ -59,14 +59,13 @@ def test_a_copy_lives_its_own_life(member: Member, how: str) -> None:
     assert torch.equal(p, q)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("member", FAMILY, ids=ids(FAMILY))
-def test_a_state_travels_between_cpu_and_cuda(member: Member) -> None:
+def test_a_state_travels_between_devices(member: Member, elsewhere: str) -> None:
     straight, here = table(), table()
     opt, first = member.make([straight], **LAMBDAS), member.make([here], **LAMBDAS)
     walk(opt, straight, range(30))
     walk(first, here, range(10))
-    there = torch.nn.Parameter(here.detach().cuda())
+    there = torch.nn.Parameter(here.detach().to(elsewhere))
     second = member.make([there])
     second.load_state_dict(first.state_dict())
     walk(second, there, range(10, 20))
