@@ -75,8 +75,6 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     """
     name = settings.optimizer.name
     unable = {
-        f"admit={settings.data.admit}": settings.data.admit > 1,
-        "retrain=true": settings.retrain,
         f"opt={name}": name.endswith(("adahessian", "adaembed")),
     }
     for said, asked in unable.items():

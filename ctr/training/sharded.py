@@ -57,6 +57,20 @@ class ShardedEmbedding(FeatureEmbedding):
     def forward(self, ids: Tensor | Bags) -> Tensor:
         raise TypeError("a table that is spread over several workers is read by their step alone")
 
+    def narrowed(self, ids: Tensor) -> ShardedEmbedding:
+        """An exchange, as the rows of both tables are spread by their ids."""
+        table = ShardedEmbedding(self.group, len(ids) + 1, self.weight.shape[1], **self._for_narrowed())
+        rank, size = self.group.rank, self.group.size
+        narrow = torch.arange(len(ids))
+        of, to = ids % size, narrow % size
+        given, taken = ([(a == rank) & (b == other) for other in range(size)] for a, b in ((of, to), (to, of)))
+        rows = torch.cat([self.weight.data[ids[moved] // size] for moved in given])
+        counts = [int(moved.sum()) for moved in taken]
+        received = self.group.exchange(rows, [int(moved.sum()) for moved in given], counts)
+        for moved, values in zip(taken, received.split(counts), strict=True):
+            table.weight.data[narrow[moved] // size] = values.to(table.weight.device)
+        return table
+
     @property
     def workers(self) -> int:
         return self.group.size
@@ -143,7 +157,8 @@ class Asked:
     """The rows of a batch that the workers need from each other.
 
     Attributes:
-        place: int64 [b, F], where each id of this worker's part of the batch is among the rows that it asks for.
+        place: int64 [b, F], or bags of them: where each id of this worker's part of the batch is among the rows that it
+            asks for.
         given: how many rows it asks of each worker; they come in the order of the workers.
         used: of each of its slices, which of the rows that it asks for are in it, int64, ascending.
         of_owner: of each of its slices, how many of those belong to each worker.
@@ -152,7 +167,7 @@ class Asked:
         summed: of each worker and each of its slices, which of ``rows`` are in the slice.
     """
 
-    place: Tensor
+    place: Tensor | Bags
     given: list[int]
     used: list[Tensor]
     of_owner: list[list[int]]
@@ -172,26 +187,28 @@ class ShardedRows:
     def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
         self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
 
-    def ask(self, ids: Tensor, cut: Cut, *, training: bool) -> Asked:
+    def ask(self, ids: Tensor | Bags, cut: Cut, *, training: bool) -> Asked:
         """Tells each worker which of its rows are needed, and, in training, in which slices.
 
         Args:
-            ids: int [B, F], of the whole batch.
+            ids: of the whole batch, see `Batch`.
             cut: its slices.
             training: gradients will follow.
         """
         size, first = self.group.size, sum(cut.rows[: self.group.rank])
-        wanted, place = torch.unique(ids[first : first + cut.rows[self.group.rank]], return_inverse=True)
+        mine = ids[first : first + cut.rows[self.group.rank]]
+        wanted, place = torch.unique(_values(mine), return_inverse=True)
         order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
         where = torch.empty_like(order)
         where[order] = torch.arange(len(order), device=order.device)
-        place, wanted = where[place], wanted[order]
+        wanted = wanted[order]
+        places = Bags(where[place], mine.offsets, mine.num_fields) if isinstance(mine, Bags) else where[place]
         owner, rows = wanted % size, wanted // size
         counts = [torch.bincount(owner, minlength=size)]
         used = []
         for start, stop in cut.mine if training else ():
             within = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
-            within[place[start - first : stop - first]] = True
+            within[_values(places[start - first : stop - first])] = True
             used.append(within.nonzero().squeeze(1))
             counts.append(torch.bincount(owner[used[-1]], minlength=size))
         table = torch.stack(counts)  # [1 + slices, workers]
@@ -199,7 +216,7 @@ class ShardedRows:
         told = self.group.exchange(table.t().flatten(), [len(counts)] * size, lengths).split(lengths)
         given = table[0].tolist()
         starts = table[0].cumsum(0) - table[0]
-        lists = [rows, *(places - starts[owner[places]] for places in used)]
+        lists = [rows, *(its - starts[owner[its]] for its in used)]
         split = [values.int().split(count.tolist()) for values, count in zip(lists, table, strict=True)]
         message = torch.cat([values[rank] for rank in range(size) for values in split])
         sizes = [count.tolist() for count in told]
@@ -208,10 +225,10 @@ class ShardedRows:
         for its, values in zip(sizes, received.long().split([sum(its) for its in sizes]), strict=True):
             here, *slices = values.split(its)
             asked.append(here)
-            summed.append([places + before for places in slices])
+            summed.append([its + before for its in slices])
             before += len(here)
         taken = [its[0] for its in sizes]
-        return Asked(place, given, used, table[1:].tolist(), torch.cat(asked), taken, summed)
+        return Asked(places, given, used, table[1:].tolist(), torch.cat(asked), taken, summed)
 
     def gather(self, asked: Asked, *, training: bool) -> Tensor:
         """The rows that this worker has asked for, [n, d]; all workers send theirs."""
@@ -267,7 +284,7 @@ class ShardedStep(TorchStep):
         self.model.train()
         cut = Cut.of(len(batch), self.slices, self.group)
         weight = self.model.embedding.weight
-        asked = self.store.ask(_ids(batch).to(weight.device), cut, training=True)
+        asked = self.store.ask(batch.ids.to(weight.device), cut, training=True)
         rows = self.store.gather(asked, training=True)
         logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
         received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
@@ -303,7 +320,7 @@ class ShardedStep(TorchStep):
                 out, grads = own.new_empty(0), [own.detach(), *(torch.zeros_like(p) for p in self._net)]
                 losses.append(own.new_zeros(1))
             else:
-                inputs = F.embedding(place[asked.place[start - first : stop - first]], own)
+                inputs = self._looked_up(own, asked.place[start - first : stop - first], place)
                 out = self._forward(inputs, batch, here, bits)
                 weight = None if batch.weight is None else batch.weight[here].to(device)
                 label = batch.label[here].to(device)
@@ -355,11 +372,13 @@ class ShardedStep(TorchStep):
         self.model.train(False)
         group, device = self.group, self.model.embedding.weight.device
         cut = Cut.of(len(batch), self.slices, group)
-        asked = self.store.ask(_ids(batch).to(device), cut, training=False)
+        asked = self.store.ask(batch.ids.to(device), cut, training=False)
         rows = self.store.gather(asked, training=False)
         first = sum(cut.rows[: group.rank])
         logits = [
-            self._forward(F.embedding(asked.place[start - first : stop - first], rows), batch, slice(start, stop), None)
+            self._forward(
+                self._looked_up(rows, asked.place[start - first : stop - first]), batch, slice(start, stop), None
+            )
             for start, stop in cut.mine
             if start < stop
         ]
@@ -369,6 +388,17 @@ class ShardedStep(TorchStep):
         for part in parts:
             group.flags |= int(part[-1])
         return torch.cat([part[:-1] for part in parts]).cpu()
+
+    def _looked_up(self, rows: Tensor, places: Tensor | Bags, moved: Tensor | None = None) -> Tensor:
+        """What the net reads of some rows of the batch, [b, F, d].
+
+        Args:
+            rows: [n, d].
+            places: of each id among those that were asked for.
+            moved: where these are in ``rows``; None: as they are.
+        """
+        values = _values(places)
+        return self.model.embedding.pooled(F.embedding(values if moved is None else moved[values], rows), places)
 
     def _draw(self, rows: int) -> Tensor | None:
         """The random bits of a whole batch, for a model whose step draws some: all workers draw the same."""
@@ -388,6 +418,5 @@ class ShardedStep(TorchStep):
         return logits
 
 
-def _ids(batch: Batch) -> Tensor:
-    assert isinstance(batch.ids, Tensor)  # `ctr.training.build.build_model` refuses fields of several values
-    return batch.ids
+def _values(ids: Tensor | Bags) -> Tensor:
+    return ids.values if isinstance(ids, Bags) else ids
