@@ -9,8 +9,7 @@ is summed over the slices in their order: any number of workers gives the same b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +22,7 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.training.asking import Asked, Asking, Cut, values_of
 from ctr.training.distributed import Group
 from ctr.training.step import TorchStep
 
@@ -116,66 +116,6 @@ class ShardedEmbedding(FeatureEmbedding):
         return [len(range(rank, self.num_features, self.group.size)) for rank in range(self.group.size)]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A batch in slices, of which each worker has some that follow each other.
-
-    Attributes:
-        bounds: the first row of each slice, and the number of rows.
-        shares: the first slice of each worker, and the number of slices.
-        rank: this worker.
-    """
-
-    bounds: list[int]
-    shares: list[int]
-    rank: int
-
-    @classmethod
-    def of(cls, rows: int, slices: int, group: Group) -> Cut:
-        ranks = range(group.size + 1)
-        bounds = [rows * number // slices for number in range(slices + 1)]
-        return cls(bounds, [slices * rank // group.size for rank in ranks], group.rank)
-
-    @property
-    def mine(self) -> list[tuple[int, int]]:
-        """First and last row of each slice of this worker."""
-        return [(self.bounds[s], self.bounds[s + 1]) for s in range(*self.shares[self.rank : self.rank + 2])]
-
-    @property
-    def counts(self) -> list[int]:
-        """Slices of each worker."""
-        return [last - first for first, last in pairwise(self.shares)]
-
-    @property
-    def rows(self) -> list[int]:
-        """Rows of each worker."""
-        return [self.bounds[last] - self.bounds[first] for first, last in pairwise(self.shares)]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The rows of a batch that the workers need from each other.
-
-    Attributes:
-        place: int64 [b, F], or bags of them: where each id of this worker's part of the batch is among the rows that it
-            asks for.
-        given: how many rows it asks of each worker; they come in the order of the workers.
-        used: of each of its slices, which of the rows that it asks for are in it, int64, ascending.
-        of_owner: of each of its slices, how many of those belong to each worker.
-        rows: int64, the rows of this worker that are asked for, by worker.
-        taken: how many of these each worker asks for.
-        summed: of each worker and each of its slices, which of ``rows`` are in the slice.
-    """
-
-    place: Tensor | Bags
-    given: list[int]
-    used: list[Tensor]
-    of_owner: list[list[int]]
-    rows: Tensor
-    taken: list[int]
-    summed: list[list[Tensor]]
-
-
 class ShardedRows:
     """The row store: rows for ids, and rows changed by their gradients.
 
@@ -187,55 +127,16 @@ class ShardedRows:
     def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
         self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
 
-    def ask(self, ids: Tensor | Bags, cut: Cut, *, training: bool) -> Asked:
-        """Tells each worker which of its rows are needed, and, in training, in which slices.
+    def ask(self, batch: Batch, cut: Cut, *, training: bool) -> Asking:
+        """Begins to tell each worker which of its rows are needed, and, in training, in which slices."""
+        return Asking(self.group, batch, cut, self.embedding.weight.device, training=training)
 
-        Args:
-            ids: of the whole batch, see `Batch`.
-            cut: its slices.
-            training: gradients will follow.
-        """
-        size, first = self.group.size, sum(cut.rows[: self.group.rank])
-        mine = ids[first : first + cut.rows[self.group.rank]]
-        wanted, place = torch.unique(_values(mine), return_inverse=True)
-        order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
-        where = torch.empty_like(order)
-        where[order] = torch.arange(len(order), device=order.device)
-        wanted = wanted[order]
-        places = Bags(where[place], mine.offsets, mine.num_fields) if isinstance(mine, Bags) else where[place]
-        owner, rows = wanted % size, wanted // size
-        counts = [torch.bincount(owner, minlength=size)]
-        used = []
-        for start, stop in cut.mine if training else ():
-            within = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
-            within[_values(places[start - first : stop - first])] = True
-            used.append(within.nonzero().squeeze(1))
-            counts.append(torch.bincount(owner[used[-1]], minlength=size))
-        table = torch.stack(counts)  # [1 + slices, workers]
-        lengths = [1 + count if training else 1 for count in cut.counts]
-        told = self.group.exchange(table.t().flatten(), [len(counts)] * size, lengths).split(lengths)
-        given = table[0].tolist()
-        starts = table[0].cumsum(0) - table[0]
-        lists = [rows, *(its - starts[owner[its]] for its in used)]
-        split = [values.int().split(count.tolist()) for values, count in zip(lists, table, strict=True)]
-        message = torch.cat([values[rank] for rank in range(size) for values in split])
-        sizes = [count.tolist() for count in told]
-        received = self.group.exchange(message, table.sum(0).tolist(), [sum(its) for its in sizes])
-        asked, summed, before = [], [], 0
-        for its, values in zip(sizes, received.long().split([sum(its) for its in sizes]), strict=True):
-            here, *slices = values.split(its)
-            asked.append(here)
-            summed.append([its + before for its in slices])
-            before += len(here)
-        taken = [its[0] for its in sizes]
-        return Asked(places, given, used, table[1:].tolist(), torch.cat(asked), taken, summed)
-
-    def gather(self, asked: Asked, *, training: bool) -> Tensor:
-        """The rows that this worker has asked for, [n, d]; all workers send theirs."""
+    def gather(self, asked: Asked, *, training: bool) -> Callable[[], Tensor]:
+        """The rows that this worker has asked for, [n, d], when they are waited for; all workers send theirs."""
         rows = self.embedding.weight.detach().index_select(0, asked.rows)
         if not training and self.embedding.unseen == "zero":
             rows = rows * self.embedding.seen[asked.rows].unsqueeze(1)
-        return self.group.exchange(rows, asked.taken, asked.given)
+        return self.group.begin(rows, asked.taken, asked.given)
 
     def update(self, asked: Asked, gradients: Sequence[Sequence[Tensor]]) -> None:
         """Changes this worker's rows by their gradients: of each worker and each of its slices, in the order of
@@ -279,30 +180,41 @@ class ShardedStep(TorchStep):
         count = sum(p.numel() for p in self._net)
         self._ends = [count * rank // self.group.size for rank in range(self.group.size + 1)]
         self._checked = False
+        self._ahead: Asking | None = None
 
-    def train(self, batch: Batch) -> tuple[Tensor, float]:
+    def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
         self.model.train()
-        cut = Cut.of(len(batch), self.slices, self.group)
-        weight = self.model.embedding.weight
-        asked = self.store.ask(batch.ids.to(weight.device), cut, training=True)
-        rows = self.store.gather(asked, training=True)
-        logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
+        asked = self._asked(batch, training=True)
+        cut, gathered = asked.cut, self.store.gather(asked, training=True)
+        ahead = None if upcoming is None else self._ask(upcoming, training=True)  # while the rows are on their way
+        logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, gathered())
+        if ahead is not None:
+            ahead.send()
+        self._ahead = ahead
         received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
         whole = torch.cat([its[2] for its in received]).cpu()
         value = sum(torch.cat([its[3] for its in received]).tolist())
         if value - value == 0:  # finite
-            self.store.update(asked, [its[0] for its in received])
             parts = torch.cat([its[1] for its in received])
             total = parts[0].clone()
             for part in parts[1:]:
                 total += part
-            counts = [last - first for first, last in pairwise(self._ends)]
-            grads = torch.cat(self.group.gather(total, counts)).split([p.numel() for p in self._net])
+            summed = self.group.begin_gather(total, [last - first for first, last in pairwise(self._ends)])
+            self.store.update(asked, [its[0] for its in received])  # meanwhile
+            grads = torch.cat(summed()).split([p.numel() for p in self._net])
             for p, grad in zip(self._net, grads, strict=True):
                 p.grad = grad.view_as(p)
             self.net_optimizer.step()
             self.net_optimizer.zero_grad()
         return whole, value
+
+    def _ask(self, batch: Batch, *, training: bool) -> Asking:
+        return self.store.ask(batch, Cut.of(len(batch), self.slices, self.group), training=training)
+
+    def _asked(self, batch: Batch, *, training: bool) -> Asked:
+        """Asks for the rows of a batch, unless that was done while the batch before was computed."""
+        begun = self._ahead
+        return (begun if begun is not None and begun.batch is batch else self._ask(batch, training=training)).finish()
 
     def _differentiate_slices(
         self, batch: Batch, cut: Cut, asked: Asked, rows: Tensor
@@ -370,10 +282,8 @@ class ShardedStep(TorchStep):
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         self.model.train(False)
-        group, device = self.group, self.model.embedding.weight.device
-        cut = Cut.of(len(batch), self.slices, group)
-        asked = self.store.ask(batch.ids.to(device), cut, training=False)
-        rows = self.store.gather(asked, training=False)
+        group, asked = self.group, self._asked(batch, training=False)
+        cut, rows = asked.cut, self.store.gather(asked, training=False)()
         first = sum(cut.rows[: group.rank])
         logits = [
             self._forward(
@@ -397,7 +307,7 @@ class ShardedStep(TorchStep):
             places: of each id among those that were asked for.
             moved: where these are in ``rows``; None: as they are.
         """
-        values = _values(places)
+        values = values_of(places)
         return self.model.embedding.pooled(F.embedding(values if moved is None else moved[values], rows), places)
 
     def _draw(self, rows: int) -> Tensor | None:
@@ -416,7 +326,3 @@ class ShardedStep(TorchStep):
                 name = type(self.model).__name__
                 raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
         return logits
-
-
-def _values(ids: Tensor | Bags) -> Tensor:
-    return ids.values if isinstance(ids, Bags) else ids

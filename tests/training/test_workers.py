@@ -18,10 +18,11 @@ from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.files import read_sealed
 from ctr.models import FeatureEmbedding
 from ctr.training import distributed, processes
+from ctr.training.asking import Cut
 from ctr.training.checkpoint import complete, read, whole
 from ctr.training.distributed import Group, WorkerLost
 from ctr.training.settings import Settings
-from ctr.training.sharded import Cut, ShardedEmbedding
+from ctr.training.sharded import ShardedEmbedding
 from tests.datasets.criteo_text import lines, write
 from tests.training.runs import configuration, equal, magnitude
 from tests.training.workers import alone_in, expect_near, expect_same, group, run, runs, together
