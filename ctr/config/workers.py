@@ -75,7 +75,7 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     """
     name = settings.optimizer.name
     unable = {
-        f"opt={name}": name.endswith(("adahessian", "adaembed")),
+        f"opt={name}": name.endswith("adaembed"),
     }
     for said, asked in unable.items():
         if asked:

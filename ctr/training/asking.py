@@ -56,6 +56,7 @@ class Asked:
 
     Attributes:
         cut: of the batch.
+        ids: int64, those whose rows this worker asks for, by the worker that they belong to.
         place: int64 [b, F], or bags of them: where each id of this worker's part of the batch is among the rows that it
             asks for.
         given: how many rows it asks of each worker; they come in the order of the workers.
@@ -67,6 +68,7 @@ class Asked:
     """
 
     cut: Cut
+    ids: Tensor
     place: Tensor | Bags
     given: list[int]
     used: list[Tensor]
@@ -77,7 +79,7 @@ class Asked:
 
 
 class Asking:
-    """Tells each worker which of its rows are needed, in two exchanges that go on beside other work: how many, and which.
+    """Tells each worker which of its rows are needed, in two exchanges beside other work: how many, and which.
 
     Args:
         group: the workers, which all ask.
@@ -95,13 +97,13 @@ class Asking:
         order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
         where = torch.empty_like(order)
         where[order] = torch.arange(len(order), device=device)
-        wanted = wanted[order]
+        wanted = self._ids = wanted[order].long()
         places = Bags(where[place], mine.offsets, mine.num_fields) if isinstance(mine, Bags) else where[place]
         owner, self._rows = wanted % size, wanted // size
         counts, used = [torch.bincount(owner, minlength=size)], []
         for start, stop in cut.mine if training else ():
             within = torch.zeros(len(wanted), dtype=torch.bool, device=device)
-            within[values_of(places[start - first : stop - first])] = True
+            within.index_fill_(0, values_of(places[start - first : stop - first]).flatten(), value=True)
             used.append(within.nonzero().squeeze(1))
             counts.append(torch.bincount(owner[used[-1]], minlength=size))
         self._table = table = torch.stack(counts)  # [1 + slices, workers]
@@ -139,6 +141,7 @@ class Asking:
             before += len(here)
         return Asked(
             cut=self._cut,
+            ids=self._ids,
             place=self._places,
             given=self._table[0].tolist(),
             used=self._used,

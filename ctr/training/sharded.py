@@ -21,7 +21,9 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
+from ctr.optim import GroupAdaHessian
 from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.optim.group_adahessian import hessian_products, random_signs
 from ctr.training.asking import Asked, Asking, Cut, values_of
 from ctr.training.distributed import Group
 from ctr.training.step import TorchStep
@@ -122,10 +124,16 @@ class ShardedRows:
     Args:
         embedding: this worker's rows.
         optimizer: theirs.
+
+    Attributes:
+        curved: the optimizer also needs the Hessian's diagonal; it comes beside the gradients.
+        width: of the gradients of a row, with the diagonal.
     """
 
     def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
         self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
+        self.curved = isinstance(optimizer, GroupAdaHessian)
+        self.width = embedding.weight.shape[1] * (1 + self.curved)
 
     def ask(self, batch: Batch, cut: Cut, *, training: bool) -> Asking:
         """Begins to tell each worker which of its rows are needed, and, in training, in which slices."""
@@ -139,19 +147,24 @@ class ShardedRows:
         return self.group.begin(rows, asked.taken, asked.given)
 
     def update(self, asked: Asked, gradients: Sequence[Sequence[Tensor]]) -> None:
-        """Changes this worker's rows by their gradients: of each worker and each of its slices, in the order of
-        ``asked.summed``."""
+        """Changes this worker's rows by their gradients, [..., width]: of each worker and each of its slices, in the
+        order of ``asked.summed``."""
         weight = self.embedding.weight
         touched, place = torch.unique(asked.rows, return_inverse=True)
-        total = weight.new_zeros(len(touched), weight.shape[1])
+        total = weight.new_zeros(len(touched), self.width)
         for of_worker, its in zip(asked.summed, gradients, strict=True):
             for places, values in zip(of_worker, its, strict=True):
                 rows = place[places]  # none twice, so that the order of the sum is that of the slices
                 total.index_copy_(0, rows, total.index_select(0, rows) + values)
         self.embedding.seen[touched] = True
-        weight.grad = torch.sparse_coo_tensor(
-            touched.unsqueeze(0), total, weight.shape, is_coalesced=True, check_invariants=False
+        weight.grad, *diagonal = (
+            torch.sparse_coo_tensor(
+                touched.unsqueeze(0), values.contiguous(), weight.shape, is_coalesced=True, check_invariants=False
+            )
+            for values in total.split(weight.shape[1], dim=1)
         )
+        if isinstance(self.optimizer, GroupAdaHessian):
+            self.optimizer.set_hessian(weight, *diagonal)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -177,7 +190,7 @@ class ShardedStep(TorchStep):
         self.store = ShardedRows(model.embedding, row_optimizer)
         self.group: Group = model.embedding.group
         self._net: list[nn.Parameter] = [p for group in net_optimizer.param_groups for p in group["params"]]
-        count = sum(p.numel() for p in self._net)
+        count = sum(p.numel() for p in self._net) * (1 + self.store.curved)
         self._ends = [count * rank // self.group.size for rank in range(self.group.size + 1)]
         self._checked = False
         self._ahead: Asking | None = None
@@ -187,7 +200,7 @@ class ShardedStep(TorchStep):
         asked = self._asked(batch, training=True)
         cut, gathered = asked.cut, self.store.gather(asked, training=True)
         ahead = None if upcoming is None else self._ask(upcoming, training=True)  # while the rows are on their way
-        logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, gathered())
+        logits, losses, of_rows, of_net = self._differentiate_slices(batch, asked, gathered())
         if ahead is not None:
             ahead.send()
         self._ahead = ahead
@@ -201,9 +214,12 @@ class ShardedStep(TorchStep):
                 total += part
             summed = self.group.begin_gather(total, [last - first for first, last in pairwise(self._ends)])
             self.store.update(asked, [its[0] for its in received])  # meanwhile
-            grads = torch.cat(summed()).split([p.numel() for p in self._net])
-            for p, grad in zip(self._net, grads, strict=True):
+            of_net = torch.cat(summed()).split([p.numel() for p in self._net] * (1 + self.store.curved))
+            for p, grad in zip(self._net, of_net, strict=False):
                 p.grad = grad.view_as(p)
+            if isinstance(self.net_optimizer, GroupAdaHessian):
+                for p, diagonal in zip(self._net, of_net[len(self._net) :], strict=True):
+                    self.net_optimizer.set_hessian(p, diagonal.view_as(p))
             self.net_optimizer.step()
             self.net_optimizer.zero_grad()
         return whole, value
@@ -217,39 +233,57 @@ class ShardedStep(TorchStep):
         return (begun if begun is not None and begun.batch is batch else self._ask(batch, training=training)).finish()
 
     def _differentiate_slices(
-        self, batch: Batch, cut: Cut, asked: Asked, rows: Tensor
+        self, batch: Batch, asked: Asked, rows: Tensor
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat."""
-        device, bits = rows.device, self._draw(len(batch))
+        """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat; with the
+        Hessian's diagonals behind them, where the optimizers need these."""
+        device, cut, bits = rows.device, asked.cut, self._draw(len(batch))
+        signs = self._signs(batch, asked) if self.store.curved else None
         first = sum(cut.rows[: self.group.rank])
         logits, losses, of_rows, of_net = [], [], [], []
         place = torch.empty(len(rows), dtype=torch.int64, device=device)
         for (start, stop), used in zip(cut.mine, asked.used, strict=True):
-            place[used] = torch.arange(len(used), device=device)
-            own = rows.index_select(0, used).requires_grad_()
-            here = slice(start, stop)
+            here, places = slice(start, stop), asked.place[start - first : stop - first]
+            flat = values_of(places).flatten()
+            looked_up = rows.index_select(0, flat).requires_grad_()
+            by = [looked_up, *self._net]
             if start == stop:  # a batch of few rows
-                out, grads = own.new_empty(0), [own.detach(), *(torch.zeros_like(p) for p in self._net)]
-                losses.append(own.new_zeros(1))
+                out = rows.new_empty(0)
+                losses.append(rows.new_zeros(1))
+                found = [torch.zeros_like(x) for x in by * (1 + self.store.curved)]
             else:
-                inputs = self._looked_up(own, asked.place[start - first : stop - first], place)
-                out = self._forward(inputs, batch, here, bits)
+                out = self._forward(self._pooled(looked_up, places), batch, here, bits)
                 weight = None if batch.weight is None else batch.weight[here].to(device)
                 label = batch.label[here].to(device)
                 loss = F.binary_cross_entropy_with_logits(out, label, weight, reduction="sum") / len(batch)
-                grads = list(torch.autograd.grad(loss, [own, *self._net]))
+                if signs is None:
+                    found = list(torch.autograd.grad(loss, by))
+                else:
+                    found = _with_diagonals(loss, by, [signs[0].index_select(0, flat), *signs[1:]])
                 losses.append(loss.detach().view(1))
             logits.append(out.detach())
-            of_rows.append(grads[0])
-            of_net.append(torch.cat([grad.flatten() for grad in grads[1:]]))
+            place.index_copy_(0, used, torch.arange(len(used), device=device))
+            its = torch.cat(found[:: len(by)], dim=1)
+            of_rows.append(rows.new_zeros(len(used), self.store.width).index_add_(0, place.index_select(0, flat), its))
+            of_net.append(torch.cat([value.flatten() for number, value in enumerate(found) if number % len(by)]))
         return logits, losses, of_rows, of_net
+
+    def _signs(self, batch: Batch, asked: Asked) -> list[Tensor]:
+        """Random signs for the rows that this worker has asked for, and for the net: those of one process, which draws
+        them for each row of the batch once."""
+        touched = torch.unique(values_of(batch.ids))
+        rows, *net = (
+            random_signs(like)
+            for like in (self.model.embedding.weight.new_empty(len(touched), self.store.width // 2), *self._net)
+        )
+        return [rows[torch.searchsorted(touched, asked.ids.to(touched))], *net]
 
     def _exchange(
         self, cut: Cut, asked: Asked, logits: Tensor, losses: Tensor, of_rows: list[Tensor], of_net: Tensor
     ) -> list[tuple[list[Tensor], Tensor, Tensor, Tensor]]:
         """Sends to each worker the gradients of its rows, those of its part of the net, and what all are told; returns
         what each has sent: gradients of rows and of the net [slices, p], logits, losses."""
-        group, dim = self.group, self.model.embedding.weight.shape[1]
+        group, dim = self.group, self.store.width
         flag = logits.new_full((1,), float(group.raised))
         split = [grads.split(counts) for grads, counts in zip(of_rows, asked.of_owner, strict=True)]
         parcels = [
@@ -286,11 +320,9 @@ class ShardedStep(TorchStep):
         cut, rows = asked.cut, self.store.gather(asked, training=False)()
         first = sum(cut.rows[: group.rank])
         logits = [
-            self._forward(
-                self._looked_up(rows, asked.place[start - first : stop - first]), batch, slice(start, stop), None
-            )
-            for start, stop in cut.mine
-            if start < stop
+            self._forward(self._pooled(rows.index_select(0, values_of(its).flatten()), its), batch, here, None)
+            for here in (slice(start, stop) for start, stop in cut.mine if start < stop)
+            for its in [asked.place[here.start - first : here.stop - first]]
         ]
         mine = torch.cat([*logits, rows.new_full((1,), float(group.raised))])
         parts = group.gather(mine, [count + 1 for count in cut.rows])
@@ -299,16 +331,11 @@ class ShardedStep(TorchStep):
             group.flags |= int(part[-1])
         return torch.cat([part[:-1] for part in parts]).cpu()
 
-    def _looked_up(self, rows: Tensor, places: Tensor | Bags, moved: Tensor | None = None) -> Tensor:
-        """What the net reads of some rows of the batch, [b, F, d].
-
-        Args:
-            rows: [n, d].
-            places: of each id among those that were asked for.
-            moved: where these are in ``rows``; None: as they are.
-        """
-        values = values_of(places)
-        return self.model.embedding.pooled(F.embedding(values if moved is None else moved[values], rows), places)
+    def _pooled(self, looked_up: Tensor, places: Tensor | Bags) -> Tensor:
+        """What the net reads, [b, F, d], of a row for each id, [n, d]."""
+        if not isinstance(places, Bags):
+            looked_up = looked_up.view(*places.shape, -1)
+        return self.model.embedding.pooled(looked_up, places)
 
     def _draw(self, rows: int) -> Tensor | None:
         """The random bits of a whole batch, for a model whose step draws some: all workers draw the same."""
@@ -326,3 +353,12 @@ class ShardedStep(TorchStep):
                 name = type(self.model).__name__
                 raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
         return logits
+
+
+def _with_diagonals(loss: Tensor, tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of a loss, and Hutchinson's estimates of the Hessian's diagonals, v * (H v): sums of both over losses
+    that share v are those of the summed loss."""
+    grads = torch.autograd.grad(loss, list(tensors), create_graph=True)
+    products = hessian_products(grads, tensors, signs)
+    diagonals = [torch.zeros_like(v) if hv is None else v * hv for v, hv in zip(signs, products, strict=True)]
+    return [*(grad.detach() for grad in grads), *diagonals]

@@ -36,6 +36,7 @@ RUNS = {
         *("admit=3", "dataset.unseen=row"),
     ],
     "opnn": ["model=opnn", "model.hidden=[40,8]", "opt=group_adagrad", "opt.lr=1e-2", "opt.budget=0.3", EVERY],
+    "adahessian": ["model=mlp", "opt=group_adahessian", "opt.lr=1e-2", "opt.lambda21=1e-4", "opt.eps=0.1", "slices=5"],
     "count": ["opt=adam", "opt.lr=1e-3", *magnitude(0.2, 0.3, "count"), "slices=5", "epochs=2"],
 }
 
@@ -170,6 +171,13 @@ def without_norms(found: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name != "norms"}
 
 
+def test_the_diagonal_of_the_hessian_is_that_of_one_process(log: Path, tmp_path: Path) -> None:
+    """The same signs, summed over slices."""
+    found = run(alone_in(tmp_path), log, tmp_path / "slices", *RUNS["adahessian"])
+    dist.destroy_process_group()
+    expect_near(found, run(None, log, tmp_path / "alone", *RUNS["adahessian"], "backend=torch"))
+
+
 def test_fields_of_several_values_are_pooled_slice_by_slice(tmp_path: Path) -> None:
     draw = random.Random(1)
     raw = tmp_path / "log.csv"
@@ -218,7 +226,7 @@ def test_every_row_is_in_one_slice_and_every_slice_with_one_worker(rows: int, sl
 
 
 REFUSED = {
-    "opt=group_adahessian": "opt=group_adahessian is not there yet",
+    "opt=group_adaembed": "opt=group_adaembed is not there yet",
     "slices=1": "slices=1 for 2 workers",
     "backend=native": "backend=native trains in one process",
 }
