@@ -356,8 +356,8 @@ class ShardedStep(TorchStep):
 
 
 def _with_diagonals(loss: Tensor, tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a loss, and Hutchinson's estimates of the Hessian's diagonals, v * (H v): sums of both over losses
-    that share v are those of the summed loss."""
+    """The gradients of a loss, and Hutchinson's estimates v * (H v) of the Hessian's diagonals: both, summed over losses
+    that share v, are those of the sum."""
     grads = torch.autograd.grad(loss, list(tensors), create_graph=True)
     products = hessian_products(grads, tensors, signs)
     diagonals = [torch.zeros_like(v) if hv is None else v * hv for v, hv in zip(signs, products, strict=True)]
