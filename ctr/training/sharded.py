@@ -356,7 +356,7 @@ class ShardedStep(TorchStep):
 
 
 def _with_diagonals(loss: Tensor, tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
-    """The gradients of a loss, and Hutchinson's estimates v * (H v) of the Hessian's diagonals: both, summed over losses
+    """The gradients of a loss, and Hutchinson's estimates v * (H v) of the Hessian's diagonal: both, summed over losses
     that share v, are those of the sum."""
     grads = torch.autograd.grad(loss, list(tensors), create_graph=True)
     products = hessian_products(grads, tensors, signs)
