@@ -76,10 +76,8 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     """
     name = settings.optimizer.name
     unable = {
-        f"admit={settings.data.admit}": settings.data.admit > 1,
-        "retrain=true": settings.retrain,
         f"precision={settings.precision}": settings.precision != FULL,
-        f"opt={name}": name.endswith(("adahessian", "adaembed")),
+        f"opt={name}": name.endswith("adaembed"),
     }
     for said, asked in unable.items():
         if asked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -44,13 +44,18 @@ class RowStream:
         rows: the prepared rows.
         ranges: half-open row ranges, streamed one after the other; one may be there again, for another pass.
         batch_size: rows per batch; the last batch of the stream may be smaller. Batches cross ranges.
+
+    Attributes:
+        position: rows handed out so far.
+        upcoming: the batch after the one that was handed out last; None: the stream ends.
     """
 
     def __init__(self, rows: RowSource, ranges: Sequence[tuple[int, int]], batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected at least 1")
         self.rows, self.ranges, self.batch_size = rows, list(ranges), batch_size
-        self.position = 0  # rows handed out so far
+        self.position = 0
+        self.upcoming: Batch | None = None
 
     @property
     def num_rows(self) -> int:
@@ -64,12 +69,15 @@ class RowStream:
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches from the current position on. The position moves past a batch before it is handed out."""
-        together = max(READ_ROWS // self.batch_size, 1)
-        while self.position < self.num_rows:
-            start = self.position
-            for batch in self._batches(start, min(start + together * self.batch_size, self.num_rows)):
-                self.position += len(batch)
-                yield batch
+        together = max(READ_ROWS // self.batch_size, 1) * self.batch_size
+        starts = range(self.position, self.num_rows, together)
+        blocks = (self._batches(start, min(start + together, self.num_rows)) for start in starts)
+        coming = chain.from_iterable(blocks)
+        self.upcoming = next(coming, None)
+        while (batch := self.upcoming) is not None:
+            self.upcoming = next(coming, None)
+            self.position += len(batch)
+            yield batch
 
     def _batches(self, start: int, stop: int) -> Iterator[Batch]:
         parts = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,11 @@ class Bags:
 
     def __len__(self) -> int:
         return (len(self.offsets) - 1) // self.num_fields
+
+    def __getitem__(self, rows: slice) -> Bags:
+        start, stop, _ = rows.indices(len(self))
+        offsets = self.offsets[start * self.num_fields : stop * self.num_fields + 1]
+        return Bags(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0], self.num_fields)
 
     def to(self, device: torch.device | str) -> Bags:
         return Bags(self.values.to(device), self.offsets.to(device), self.num_fields)
@@ -102,6 +107,16 @@ class FeatureEmbedding(nn.Module):
         if self.pool == "mean":
             sums = sums / lengths.unsqueeze(1)
         return sums.unflatten(0, (-1, ids.num_fields))
+
+    def narrowed(self, ids: Tensor) -> FeatureEmbedding:
+        """A table of some features alone, int64 [n], with their present rows, and one row of zeros behind them."""
+        table = FeatureEmbedding(len(ids) + 1, self.weight.shape[1], **self._for_narrowed())
+        table.weight.data[: len(ids)] = self.weight.data[ids]
+        return table
+
+    def _for_narrowed(self) -> dict[str, Any]:
+        """Options of a table of zeros; its generator is its own: dropout must draw what it draws beside another one."""
+        return {"init_scale": 0, "unseen": self.unseen, "pool": self.pool, "generator": torch.Generator()}
 
     @property
     def workers(self) -> int:

@@ -208,10 +208,8 @@ def hutchinson_diagonal(
     values = [g.values() if g.is_sparse else g for g in grads]
     sums = [torch.zeros_like(value, requires_grad=False) for value in values]
     for sample in range(samples if curved else 0):
-        signs = [_random_signs(value, generator) for value in values]
-        # One scalar v . g, whose derivative is H v: mixed dense and sparse gradients in a single pass.
-        dot = torch.stack([(s * v).sum() for s, v in zip(signs, values, strict=True) if v.requires_grad]).sum()
-        products = torch.autograd.grad(dot, list(tensors), retain_graph=sample + 1 < samples, allow_unused=True)
+        signs = [random_signs(value, generator) for value in values]
+        products = hessian_products(values, tensors, signs, retain_graph=sample + 1 < samples)
         with torch.no_grad():
             for total, sign, grad, product in zip(sums, signs, grads, products, strict=True):
                 if product is not None:
@@ -224,7 +222,24 @@ def hutchinson_diagonal(
     ]
 
 
-def _random_signs(like: Tensor, generator: Generator | None) -> Tensor:
+def hessian_products(
+    grads: Sequence[Tensor], tensors: Sequence[Tensor], signs: Sequence[Tensor], *, retain_graph: bool = False
+) -> Sequence[Tensor | None]:
+    """H v of a loss by some tensors, of which a vector v has ``signs``; None of a tensor that has no curvature.
+
+    Args:
+        grads: first derivatives, dense, with their graph; the values of those that are sparse.
+        tensors: what they were taken by.
+        signs: of the gradients' shapes.
+        retain_graph: the graph is needed again.
+    """
+    # One scalar v . g, whose derivative is H v: mixed dense and sparse gradients in a single pass.
+    dot = torch.stack([(s * g).sum() for s, g in zip(signs, grads, strict=True) if g.requires_grad]).sum()
+    return torch.autograd.grad(dot, list(tensors), retain_graph=retain_graph, allow_unused=True)
+
+
+def random_signs(like: Tensor, generator: Generator | None = None) -> Tensor:
+    """-1 and 1, as many as ``like`` has values, of its kind."""
     device = like.device if generator is None else generator.device
     bits = torch.randint(0, 2, like.shape, generator=generator, device=device)
     return (2 * bits - 1).to(device=like.device, dtype=like.dtype)

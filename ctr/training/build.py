@@ -58,12 +58,7 @@ def build_model(
         num_features, num_fields, num_dense: of its rows.
         pool: see `FeatureEmbedding`.
         group: the workers that hold the table together.
-
-    Raises:
-        ArgumentError: several workers and multi-valued fields.
     """
-    if group is not None and pool is not None:
-        raise ArgumentError("multi-valued fields are not there yet for several workers; train in one process")
     # A generator each: the net must not start elsewhere because the table has another size.
     of_net, of_rows = _generators(seed)
     table = FeatureEmbedding if group is None else partial(ShardedEmbedding, group)
@@ -103,14 +98,9 @@ def start(settings: Settings, data: Prepared, group: Group | None = None) -> Tra
     stream = _stream(settings, data.rows if admission is None else log_of(data).rows, data.split)
     rows, net = _optimizers(settings.optimizer, model)
     schedule = _schedule(settings.optimizer, model, rows, data, stream.num_batches)
-    if group is None:
-        step = _step(settings, model, rows, net, stream)
-    else:
-        assert settings.slices is not None
-        step = ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
     return TrainingRun(
         cast(RowModel, model),
-        step,
+        _step(settings, model, rows, net, stream, group),
         stream,
         schedule=schedule,
         window=settings.window,
@@ -120,8 +110,13 @@ def start(settings: Settings, data: Prepared, group: Group | None = None) -> Tra
     )
 
 
-def _step(settings: Settings, model: nn.Module, rows: GroupOptimizer, net: Optimizer, stream: RowStream) -> Step:
-    """The step of a run in one process, its net compiled where that is asked for."""
+def _step(
+    settings: Settings, model: nn.Module, rows: GroupOptimizer, net: Optimizer, stream: RowStream, group: Group | None
+) -> Step:
+    """The step of a run; in one process its net is compiled where that is asked for."""
+    if group is not None:
+        assert settings.slices is not None
+        return ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
     step = make_step(settings.backend, model, rows, net, settings.threads)
     if isinstance(step, TorchStep):
         step.precision = settings.precision
@@ -211,6 +206,7 @@ def retrain(
     on_rows: Callable[[int], None],
     before: Callable[[TrainingRun], None] = lambda run: None,
     after_step: Callable[[TrainingRun], None] = lambda run: None,
+    group: Group | None = None,
 ) -> Evaluation:
     """Trains anew on some features alone, with all lambdas 0, from the initial weights that the first run had.
 
@@ -223,6 +219,7 @@ def retrain(
         on_rows: called with the number of rows trained or tested since the last call.
         before: called with the run before its first step.
         after_step: called with it between two steps, of training and of evaluation.
+        group: the workers that do it together.
 
     Returns:
         The figures on the test rows.
@@ -233,18 +230,15 @@ def retrain(
     places = np.full(manifest.num_features, shared, np.int32)
     places[ids.numpy()] = np.arange(shared, dtype=np.int32)
     torch.manual_seed(settings.seed)
-    model = _sized(settings, data)
+    model = _sized(settings, data, group)
     whole = model.get_submodule("embedding")
     assert isinstance(whole, FeatureEmbedding)
-    nothing = torch.Generator()  # of its own: dropout must draw what it drew in the first run
-    shape = shared + 1, whole.weight.shape[1]
-    table = FeatureEmbedding(*shape, init_scale=0, unseen=whole.unseen, pool=whole.pool, generator=nothing)
-    table.weight.data[:shared] = whole.weight.data.cpu()[ids]
-    model.embedding = table.to(settings.device)
+    model.embedding = table = whole.narrowed(ids).to(settings.device)
+    cleared = table.owned(torch.tensor([shared]))[1].tolist()  # none where another worker has it
     rows, net = _optimizers(settings.optimizer, model, plain=True)
     mapped = MappedRows(data.rows, places)
     stream = _stream(settings, mapped, data.split)
-    step = _step(settings, model, rows, net, stream)
+    step = _step(settings, model, rows, net, stream, group)
     run = TrainingRun(cast(RowModel, model), step, stream, window=settings.window, average=settings.average)
 
     def on_step(rows: int, _: float = 0.0) -> None:
@@ -252,7 +246,8 @@ def retrain(
         after_step(run)
 
     def on_training_step(rows: int, loss: float) -> None:
-        clear_row_(table, step.row_optimizer, shared)
+        for row in cleared:
+            clear_row_(table, step.row_optimizer, row)
         on_step(rows, loss)
 
     before(run)

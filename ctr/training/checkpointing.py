@@ -98,9 +98,12 @@ class Checkpoints:
 
     def within(self, name: str) -> Checkpoints:
         """Those of a part of the run that is trained for itself; they end with these."""
-        data_hash = str(self._identity["data_hash"])
-        self._inner.append(Checkpoints(self.folder / name, self._settings, data_hash, self._interrupts, self._tracked))
+        self._inner.append(self._of(self.folder / name))
         return self._inner[-1]
+
+    def _of(self, folder: Path) -> Checkpoints:
+        data_hash = str(self._identity["data_hash"])
+        return Checkpoints(folder, self._settings, data_hash, self._interrupts, self._tracked)
 
     def newest(self, *phases: Phase, most_steps: int | None = None) -> Checkpoint | None:
         """The newest one of these phases that is whole, and has at most ``most_steps`` steps; None without any.

@@ -72,16 +72,31 @@ class Group:
 
     def exchange(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
         """Sends ``given[r]`` values of the first dimension to each worker r; returns ``taken[r]`` of each, in order."""
+        return self.begin(values, given, taken)()
+
+    def begin(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Callable[[], Tensor]:
+        """Begins an :meth:`exchange`, which goes on by itself; returns what waits for its end. All workers begin their
+        exchanges in the same order."""
         received = values.new_empty(sum(taken), *values.shape[1:])
         self._count(values, sum(given) - given[self.rank])
         with self._watched():
-            dist.all_to_all_single(received, values.contiguous(), list(taken), list(given))
-        return received
+            work = dist.all_to_all_single(received, values.contiguous(), list(taken), list(given), async_op=True)
+
+        def end() -> Tensor:
+            with self._watched():
+                work.wait()
+            return received
+
+        return end
 
     def gather(self, values: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """The ``counts[r]`` values of each worker, on all of them."""
+        return self.begin_gather(values, counts)()
+
+    def begin_gather(self, values: Tensor, counts: Sequence[int]) -> Callable[[], list[Tensor]]:
+        """Begins to :meth:`gather`; see :meth:`begin`."""
         if self.size == 1:
-            return [values]
+            return lambda: [values]
         kind = values.dtype
         padded = values.new_zeros(max(counts), *values.shape[1:])
         padded[: len(values)] = values
@@ -90,8 +105,14 @@ class Group:
         parts = [torch.empty_like(padded) for _ in counts]
         self._count(padded, len(padded) * (self.size - 1))
         with self._watched():
-            dist.all_gather(parts, padded)
-        return [part.view(kind)[:count] for part, count in zip(parts, counts, strict=True)]
+            work = dist.all_gather(parts, padded, async_op=True)
+
+        def end() -> list[Tensor]:
+            with self._watched():
+                work.wait()
+            return [part.view(kind)[:count] for part, count in zip(parts, counts, strict=True)]
+
+        return end
 
     def to_first(self, values: Tensor, counts: Sequence[int]) -> list[Tensor]:
         """The ``counts[r]`` values of each worker, on the first one; nothing on the others."""

@@ -242,7 +242,7 @@ def _complete(
         progressive = evaluate_progressive(training, days, data.dataset.negative_rate, bins)
     retrained = None
     if settings.retrain:
-        retrained = _retrain(run, data, alive_rows(embedding.weight, embedding.seen), on_rows)
+        retrained = _retrain(run, data, embedding.whole(alive_rows(embedding.weight, embedding.seen)), on_rows)
     result = summarise(settings, data, training, figures, progressive, history, retrained=retrained)
     if settings.save is not None:
         assert run.save is not None
@@ -286,7 +286,7 @@ def _retrain(run: Run, data: Prepared, survivors: Tensor, on_rows: Callable[[int
                 checkpoints.interrupted(training, "retrain")
 
         try:
-            return retrain(run.settings, data, survivors, report, before, after_step)
+            return retrain(run.settings, data, survivors, report, before, after_step, run.group)
         finally:
             checkpoints.give_up()
 

@@ -9,8 +9,7 @@ is summed over the slices in their order: any number of workers gives the same b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +21,10 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
+from ctr.optim import GroupAdaHessian
 from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.optim.group_adahessian import hessian_products, random_signs
+from ctr.training.asking import Asked, Asking, Cut, values_of
 from ctr.training.distributed import Group
 from ctr.training.step import TorchStep
 
@@ -56,6 +58,20 @@ class ShardedEmbedding(FeatureEmbedding):
 
     def forward(self, ids: Tensor | Bags) -> Tensor:
         raise TypeError("a table that is spread over several workers is read by their step alone")
+
+    def narrowed(self, ids: Tensor) -> ShardedEmbedding:
+        """An exchange, as the rows of both tables are spread by their ids."""
+        table = ShardedEmbedding(self.group, len(ids) + 1, self.weight.shape[1], **self._for_narrowed())
+        rank, size = self.group.rank, self.group.size
+        narrow = torch.arange(len(ids))
+        of, to = ids % size, narrow % size
+        given, taken = ([(a == rank) & (b == other) for other in range(size)] for a, b in ((of, to), (to, of)))
+        rows = torch.cat([self.weight.data[ids[moved] // size] for moved in given])
+        counts = [int(moved.sum()) for moved in taken]
+        received = self.group.exchange(rows, [int(moved.sum()) for moved in given], counts)
+        for moved, values in zip(taken, received.split(counts), strict=True):
+            table.weight.data[narrow[moved] // size] = values.to(table.weight.device)
+        return table
 
     @property
     def workers(self) -> int:
@@ -102,138 +118,53 @@ class ShardedEmbedding(FeatureEmbedding):
         return [len(range(rank, self.num_features, self.group.size)) for rank in range(self.group.size)]
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A batch in slices, of which each worker has some that follow each other.
-
-    Attributes:
-        bounds: the first row of each slice, and the number of rows.
-        shares: the first slice of each worker, and the number of slices.
-        rank: this worker.
-    """
-
-    bounds: list[int]
-    shares: list[int]
-    rank: int
-
-    @classmethod
-    def of(cls, rows: int, slices: int, group: Group) -> Cut:
-        ranks = range(group.size + 1)
-        bounds = [rows * number // slices for number in range(slices + 1)]
-        return cls(bounds, [slices * rank // group.size for rank in ranks], group.rank)
-
-    @property
-    def mine(self) -> list[tuple[int, int]]:
-        """First and last row of each slice of this worker."""
-        return [(self.bounds[s], self.bounds[s + 1]) for s in range(*self.shares[self.rank : self.rank + 2])]
-
-    @property
-    def counts(self) -> list[int]:
-        """Slices of each worker."""
-        return [last - first for first, last in pairwise(self.shares)]
-
-    @property
-    def rows(self) -> list[int]:
-        """Rows of each worker."""
-        return [self.bounds[last] - self.bounds[first] for first, last in pairwise(self.shares)]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The rows of a batch that the workers need from each other.
-
-    Attributes:
-        place: int64 [b, F], where each id of this worker's part of the batch is among the rows that it asks for.
-        given: how many rows it asks of each worker; they come in the order of the workers.
-        used: of each of its slices, which of the rows that it asks for are in it, int64, ascending.
-        of_owner: of each of its slices, how many of those belong to each worker.
-        rows: int64, the rows of this worker that are asked for, by worker.
-        taken: how many of these each worker asks for.
-        summed: of each worker and each of its slices, which of ``rows`` are in the slice.
-    """
-
-    place: Tensor
-    given: list[int]
-    used: list[Tensor]
-    of_owner: list[list[int]]
-    rows: Tensor
-    taken: list[int]
-    summed: list[list[Tensor]]
-
-
 class ShardedRows:
     """The row store: rows for ids, and rows changed by their gradients.
 
     Args:
         embedding: this worker's rows.
         optimizer: theirs.
+
+    Attributes:
+        curved: the optimizer also needs the Hessian's diagonal; it comes beside the gradients.
+        width: of the gradients of a row, with the diagonal.
     """
 
     def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
         self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
+        self.curved = isinstance(optimizer, GroupAdaHessian)
+        self.width = embedding.weight.shape[1] * (1 + self.curved)
 
-    def ask(self, ids: Tensor, cut: Cut, *, training: bool) -> Asked:
-        """Tells each worker which of its rows are needed, and, in training, in which slices.
+    def ask(self, batch: Batch, cut: Cut, *, training: bool) -> Asking:
+        """Begins to tell each worker which of its rows are needed, and, in training, in which slices."""
+        return Asking(self.group, batch, cut, self.embedding.weight.device, training=training)
 
-        Args:
-            ids: int [B, F], of the whole batch.
-            cut: its slices.
-            training: gradients will follow.
-        """
-        size, first = self.group.size, sum(cut.rows[: self.group.rank])
-        wanted, place = torch.unique(ids[first : first + cut.rows[self.group.rank]], return_inverse=True)
-        order = torch.cat([(wanted % size == rank).nonzero().squeeze(1) for rank in range(size)])
-        where = torch.empty_like(order)
-        where[order] = torch.arange(len(order), device=order.device)
-        place, wanted = where[place], wanted[order]
-        owner, rows = wanted % size, wanted // size
-        counts = [torch.bincount(owner, minlength=size)]
-        used = []
-        for start, stop in cut.mine if training else ():
-            within = torch.zeros(len(wanted), dtype=torch.bool, device=wanted.device)
-            within[place[start - first : stop - first]] = True
-            used.append(within.nonzero().squeeze(1))
-            counts.append(torch.bincount(owner[used[-1]], minlength=size))
-        table = torch.stack(counts)  # [1 + slices, workers]
-        lengths = [1 + count if training else 1 for count in cut.counts]
-        told = self.group.exchange(table.t().flatten(), [len(counts)] * size, lengths).split(lengths)
-        given = table[0].tolist()
-        starts = table[0].cumsum(0) - table[0]
-        lists = [rows, *(places - starts[owner[places]] for places in used)]
-        split = [values.int().split(count.tolist()) for values, count in zip(lists, table, strict=True)]
-        message = torch.cat([values[rank] for rank in range(size) for values in split])
-        sizes = [count.tolist() for count in told]
-        received = self.group.exchange(message, table.sum(0).tolist(), [sum(its) for its in sizes])
-        asked, summed, before = [], [], 0
-        for its, values in zip(sizes, received.long().split([sum(its) for its in sizes]), strict=True):
-            here, *slices = values.split(its)
-            asked.append(here)
-            summed.append([places + before for places in slices])
-            before += len(here)
-        taken = [its[0] for its in sizes]
-        return Asked(place, given, used, table[1:].tolist(), torch.cat(asked), taken, summed)
-
-    def gather(self, asked: Asked, *, training: bool) -> Tensor:
-        """The rows that this worker has asked for, [n, d]; all workers send theirs."""
+    def gather(self, asked: Asked, *, training: bool) -> Callable[[], Tensor]:
+        """The rows that this worker has asked for, [n, d], when they are waited for; all workers send theirs."""
         rows = self.embedding.weight.detach().index_select(0, asked.rows)
         if not training and self.embedding.unseen == "zero":
             rows = rows * self.embedding.seen[asked.rows].unsqueeze(1)
-        return self.group.exchange(rows, asked.taken, asked.given)
+        return self.group.begin(rows, asked.taken, asked.given)
 
     def update(self, asked: Asked, gradients: Sequence[Sequence[Tensor]]) -> None:
-        """Changes this worker's rows by their gradients: of each worker and each of its slices, in the order of
-        ``asked.summed``."""
+        """Changes this worker's rows by their gradients, [..., width]: of each worker and each of its slices, in the
+        order of ``asked.summed``."""
         weight = self.embedding.weight
         touched, place = torch.unique(asked.rows, return_inverse=True)
-        total = weight.new_zeros(len(touched), weight.shape[1])
+        total = weight.new_zeros(len(touched), self.width)
         for of_worker, its in zip(asked.summed, gradients, strict=True):
             for places, values in zip(of_worker, its, strict=True):
                 rows = place[places]  # none twice, so that the order of the sum is that of the slices
                 total.index_copy_(0, rows, total.index_select(0, rows) + values)
         self.embedding.seen[touched] = True
-        weight.grad = torch.sparse_coo_tensor(
-            touched.unsqueeze(0), total, weight.shape, is_coalesced=True, check_invariants=False
+        weight.grad, *diagonal = (
+            torch.sparse_coo_tensor(
+                touched.unsqueeze(0), values.contiguous(), weight.shape, is_coalesced=True, check_invariants=False
+            )
+            for values in total.split(weight.shape[1], dim=1)
         )
+        if isinstance(self.optimizer, GroupAdaHessian):
+            self.optimizer.set_hessian(weight, *diagonal)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -259,68 +190,100 @@ class ShardedStep(TorchStep):
         self.store = ShardedRows(model.embedding, row_optimizer)
         self.group: Group = model.embedding.group
         self._net: list[nn.Parameter] = [p for group in net_optimizer.param_groups for p in group["params"]]
-        count = sum(p.numel() for p in self._net)
+        count = sum(p.numel() for p in self._net) * (1 + self.store.curved)
         self._ends = [count * rank // self.group.size for rank in range(self.group.size + 1)]
         self._checked = False
+        self._ahead: Asking | None = None
 
-    def train(self, batch: Batch) -> tuple[Tensor, float]:
+    def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
         self.model.train()
-        cut = Cut.of(len(batch), self.slices, self.group)
-        weight = self.model.embedding.weight
-        asked = self.store.ask(_ids(batch).to(weight.device), cut, training=True)
-        rows = self.store.gather(asked, training=True)
-        logits, losses, of_rows, of_net = self._differentiate_slices(batch, cut, asked, rows)
+        asked = self._asked(batch, training=True)
+        cut, gathered = asked.cut, self.store.gather(asked, training=True)
+        ahead = None if upcoming is None else self._ask(upcoming, training=True)  # while the rows are on their way
+        logits, losses, of_rows, of_net = self._differentiate_slices(batch, asked, gathered())
+        if ahead is not None:
+            ahead.send()
+        self._ahead = ahead
         received = self._exchange(cut, asked, torch.cat(logits), torch.cat(losses), of_rows, torch.stack(of_net))
         whole = torch.cat([its[2] for its in received]).cpu()
         value = sum(torch.cat([its[3] for its in received]).tolist())
         if value - value == 0:  # finite
-            self.store.update(asked, [its[0] for its in received])
             parts = torch.cat([its[1] for its in received])
             total = parts[0].clone()
             for part in parts[1:]:
                 total += part
-            counts = [last - first for first, last in pairwise(self._ends)]
-            grads = torch.cat(self.group.gather(total, counts)).split([p.numel() for p in self._net])
-            for p, grad in zip(self._net, grads, strict=True):
+            summed = self.group.begin_gather(total, [last - first for first, last in pairwise(self._ends)])
+            self.store.update(asked, [its[0] for its in received])  # meanwhile
+            of_net = torch.cat(summed()).split([p.numel() for p in self._net] * (1 + self.store.curved))
+            for p, grad in zip(self._net, of_net, strict=False):
                 p.grad = grad.view_as(p)
+            if isinstance(self.net_optimizer, GroupAdaHessian):
+                for p, diagonal in zip(self._net, of_net[len(self._net) :], strict=True):
+                    self.net_optimizer.set_hessian(p, diagonal.view_as(p))
             self.net_optimizer.step()
             self.net_optimizer.zero_grad()
         return whole, value
 
+    def _ask(self, batch: Batch, *, training: bool) -> Asking:
+        return self.store.ask(batch, Cut.of(len(batch), self.slices, self.group), training=training)
+
+    def _asked(self, batch: Batch, *, training: bool) -> Asked:
+        """Asks for the rows of a batch, unless that was done while the batch before was computed."""
+        begun = self._ahead
+        return (begun if begun is not None and begun.batch is batch else self._ask(batch, training=training)).finish()
+
     def _differentiate_slices(
-        self, batch: Batch, cut: Cut, asked: Asked, rows: Tensor
+        self, batch: Batch, asked: Asked, rows: Tensor
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat."""
-        device, bits = rows.device, self._draw(len(batch))
+        """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat; with the
+        Hessian's diagonals behind them, where the optimizers need these."""
+        device, cut, bits = rows.device, asked.cut, self._draw(len(batch))
+        signs = self._signs(batch, asked) if self.store.curved else None
         first = sum(cut.rows[: self.group.rank])
         logits, losses, of_rows, of_net = [], [], [], []
         place = torch.empty(len(rows), dtype=torch.int64, device=device)
         for (start, stop), used in zip(cut.mine, asked.used, strict=True):
-            place[used] = torch.arange(len(used), device=device)
-            own = rows.index_select(0, used).requires_grad_()
-            here = slice(start, stop)
+            here, places = slice(start, stop), asked.place[start - first : stop - first]
+            flat = values_of(places).flatten()
+            looked_up = rows.index_select(0, flat).requires_grad_()
+            by = [looked_up, *self._net]
             if start == stop:  # a batch of few rows
-                out, grads = own.new_empty(0), [own.detach(), *(torch.zeros_like(p) for p in self._net)]
-                losses.append(own.new_zeros(1))
+                out = rows.new_empty(0)
+                losses.append(rows.new_zeros(1))
+                found = [torch.zeros_like(x) for x in by * (1 + self.store.curved)]
             else:
-                inputs = F.embedding(place[asked.place[start - first : stop - first]], own)
-                out = self._forward(inputs, batch, here, bits)
+                out = self._forward(self._pooled(looked_up, places), batch, here, bits)
                 weight = None if batch.weight is None else batch.weight[here].to(device)
                 label = batch.label[here].to(device)
                 loss = F.binary_cross_entropy_with_logits(out, label, weight, reduction="sum") / len(batch)
-                grads = list(torch.autograd.grad(loss, [own, *self._net]))
+                if signs is None:
+                    found = list(torch.autograd.grad(loss, by))
+                else:
+                    found = _with_diagonals(loss, by, [signs[0].index_select(0, flat), *signs[1:]])
                 losses.append(loss.detach().view(1))
             logits.append(out.detach())
-            of_rows.append(grads[0])
-            of_net.append(torch.cat([grad.flatten() for grad in grads[1:]]))
+            place.index_copy_(0, used, torch.arange(len(used), device=device))
+            its = torch.cat(found[:: len(by)], dim=1)
+            of_rows.append(rows.new_zeros(len(used), self.store.width).index_add_(0, place.index_select(0, flat), its))
+            of_net.append(torch.cat([value.flatten() for number, value in enumerate(found) if number % len(by)]))
         return logits, losses, of_rows, of_net
+
+    def _signs(self, batch: Batch, asked: Asked) -> list[Tensor]:
+        """Random signs for the rows that this worker has asked for, and for the net: those of one process, which draws
+        them for each row of the batch once."""
+        touched = torch.unique(values_of(batch.ids))
+        rows, *net = (
+            random_signs(like)
+            for like in (self.model.embedding.weight.new_empty(len(touched), self.store.width // 2), *self._net)
+        )
+        return [rows[torch.searchsorted(touched, asked.ids.to(touched))], *net]
 
     def _exchange(
         self, cut: Cut, asked: Asked, logits: Tensor, losses: Tensor, of_rows: list[Tensor], of_net: Tensor
     ) -> list[tuple[list[Tensor], Tensor, Tensor, Tensor]]:
         """Sends to each worker the gradients of its rows, those of its part of the net, and what all are told; returns
         what each has sent: gradients of rows and of the net [slices, p], logits, losses."""
-        group, dim = self.group, self.model.embedding.weight.shape[1]
+        group, dim = self.group, self.store.width
         flag = logits.new_full((1,), float(group.raised))
         split = [grads.split(counts) for grads, counts in zip(of_rows, asked.of_owner, strict=True)]
         parcels = [
@@ -353,15 +316,13 @@ class ShardedStep(TorchStep):
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         self.model.train(False)
-        group, device = self.group, self.model.embedding.weight.device
-        cut = Cut.of(len(batch), self.slices, group)
-        asked = self.store.ask(_ids(batch).to(device), cut, training=False)
-        rows = self.store.gather(asked, training=False)
+        group, asked = self.group, self._asked(batch, training=False)
+        cut, rows = asked.cut, self.store.gather(asked, training=False)()
         first = sum(cut.rows[: group.rank])
         logits = [
-            self._forward(F.embedding(asked.place[start - first : stop - first], rows), batch, slice(start, stop), None)
-            for start, stop in cut.mine
-            if start < stop
+            self._forward(self._pooled(rows.index_select(0, values_of(its).flatten()), its), batch, here, None)
+            for here in (slice(start, stop) for start, stop in cut.mine if start < stop)
+            for its in [asked.place[here.start - first : here.stop - first]]
         ]
         mine = torch.cat([*logits, rows.new_full((1,), float(group.raised))])
         parts = group.gather(mine, [count + 1 for count in cut.rows])
@@ -369,6 +330,12 @@ class ShardedStep(TorchStep):
         for part in parts:
             group.flags |= int(part[-1])
         return torch.cat([part[:-1] for part in parts]).cpu()
+
+    def _pooled(self, looked_up: Tensor, places: Tensor | Bags) -> Tensor:
+        """What the net reads, [b, F, d], of a row for each id, [n, d]."""
+        if not isinstance(places, Bags):
+            looked_up = looked_up.view(*places.shape, -1)
+        return self.model.embedding.pooled(looked_up, places)
 
     def _draw(self, rows: int) -> Tensor | None:
         """The random bits of a whole batch, for a model whose step draws some: all workers draw the same."""
@@ -388,6 +355,10 @@ class ShardedStep(TorchStep):
         return logits
 
 
-def _ids(batch: Batch) -> Tensor:
-    assert isinstance(batch.ids, Tensor)  # `ctr.training.build.build_model` refuses fields of several values
-    return batch.ids
+def _with_diagonals(loss: Tensor, tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients of a loss, and Hutchinson's estimates v * (H v) of the Hessian's diagonal: both, summed over losses
+    that share v, are those of the sum."""
+    grads = torch.autograd.grad(loss, list(tensors), create_graph=True)
+    products = hessian_products(grads, tensors, signs)
+    diagonals = [torch.zeros_like(v) if hv is None else v * hv for v, hv in zip(signs, products, strict=True)]
+    return [*(grad.detach() for grad in grads), *diagonals]

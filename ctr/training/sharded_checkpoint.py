@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ctr.errors import CtrError
@@ -38,6 +39,10 @@ class ShardedCheckpoints(Checkpoints):
     def __init__(self, group: Group, *others: Any) -> None:
         super().__init__(*others)
         self._group = group
+
+    def _of(self, folder: Path) -> Checkpoints:
+        data_hash = str(self._identity["data_hash"])
+        return ShardedCheckpoints(self._group, folder, self._settings, data_hash, self._interrupts, self._tracked)
 
     def newest(self, *phases: Phase, most_steps: int | None = None) -> Checkpoint | None:
         return self._group.agree(lambda: Checkpoints.newest(self, *phases, most_steps=most_steps))

@@ -51,8 +51,10 @@ class Step(Protocol):
     row_optimizer: GroupOptimizer
     net_optimizer: Optimizer
 
-    def train(self, batch: Batch) -> tuple[Tensor, float]:
+    def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
         """Learns from a batch; returns its logits and loss before the update. Updates nothing if that is not finite.
+
+        Several workers ask each other for the rows of the ``upcoming`` batch meanwhile, if it is known.
 
         The loss is the mean over the batch of each row's logloss times its weight (`Batch.weight`), as that of
         ``F.binary_cross_entropy_with_logits``.
@@ -106,7 +108,7 @@ class TorchStep:
             if isinstance(optimizer, GroupOptimizer):
                 optimizer.fused = self.fused
 
-    def train(self, batch: Batch) -> tuple[Tensor, float]:
+    def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
         self.model.train()
         embedding = self.model.embedding
         device = embedding.weight.device

@@ -147,7 +147,8 @@ class TrainingRun:
             self.scores[end - len(batch) : end] = self.learner.predict(scored)
         if admission is not None:
             batch = admission.trained(batch, end)
-        logits, value = self.learner.train(batch)
+        upcoming = self.stream.upcoming if admission is None else None  # else its ids are not known yet
+        logits, value = self.learner.train(batch, upcoming)
         if not math.isfinite(value):
             raise Diverged(
                 f"the loss is {value} at step {self.steps + 1} (rows up to {self.stream.position:,}); "

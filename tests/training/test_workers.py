@@ -1,6 +1,7 @@
 """Runs of several workers: the same bits for any number of them, those of one process within rounding."""
 
 import json
+import random
 import shutil
 import threading
 from pathlib import Path
@@ -17,10 +18,11 @@ from ctr.errors import ArgumentError, CtrError, DataError
 from ctr.files import read_sealed
 from ctr.models import FeatureEmbedding
 from ctr.training import distributed, processes
+from ctr.training.asking import Cut
 from ctr.training.checkpoint import complete, read, whole
 from ctr.training.distributed import Group, WorkerLost
 from ctr.training.settings import Settings
-from ctr.training.sharded import Cut, ShardedEmbedding
+from ctr.training.sharded import ShardedEmbedding
 from tests.datasets.criteo_text import lines, write
 from tests.training.runs import configuration, equal, magnitude
 from tests.training.workers import alone_in, expect_near, expect_same, group, run, runs, together
@@ -28,9 +30,13 @@ from tests.training.workers import alone_in, expect_near, expect_same, group, ru
 EVERY = "checkpoint.every_steps=2"
 # 342 rows in 11 batches of 32, of which 12 slices have two rows or three
 RUNS = {
-    "dcn": ["opt.lambda21=1e-3", "opt.lambda_schedule=cubic", EVERY],
-    "mlp": ["model=mlp", "opt=adam", *magnitude(0.2, 0.4), "average=0.5", "progressive=true", "opt.lr=1e-3", EVERY],
+    "dcn": ["opt.lambda21=1e-3", "opt.lambda_schedule=cubic", "retrain=true", EVERY],
+    "mlp": [
+        *("model=mlp", "opt=adam", *magnitude(0.2, 0.4), "average=0.5", "progressive=true", "opt.lr=1e-3", EVERY),
+        *("admit=3", "dataset.unseen=row"),
+    ],
     "opnn": ["model=opnn", "model.hidden=[40,8]", "opt=group_adagrad", "opt.lr=1e-2", "opt.budget=0.3", EVERY],
+    "adahessian": ["model=mlp", "opt=group_adahessian", "opt.lr=1e-2", "opt.lambda21=1e-4", "opt.eps=0.1", "slices=5"],
     "count": ["opt=adam", "opt.lr=1e-3", *magnitude(0.2, 0.3, "count"), "slices=5", "epochs=2"],
 }
 
@@ -142,6 +148,56 @@ def test_a_checkpoint_of_workers_is_not_taken_up_by_one_process(log: Path, tmp_p
         run(None, log, tmp_path / "run", *RUNS["dcn"], "backend=torch", resume=True)
 
 
+def test_a_worker_goes_on_within_the_retraining(log: Path, pair: list[Any], tmp_path: Path) -> None:
+    alone, in_retraining = alone_in(tmp_path), 400 + 5 * 32
+    run(alone, log, tmp_path / "run", *RUNS["dcn"], stop=in_retraining)
+    (newest, *_) = complete(tmp_path / "run" / "checkpoints" / "retrain")
+    assert (read(newest)["steps"], read(newest)["phase"]) == (4, "retrain")
+    found = run(alone, log, tmp_path / "run", *RUNS["dcn"], resume=True)
+    dist.destroy_process_group()
+    expect_same(found, without_norms(pair[0]["dcn"]))
+
+
+@pytest.mark.slow
+def test_other_workers_go_on_within_the_retraining(log: Path, pair: list[Any], tmp_path: Path) -> None:
+    together(tmp_path, 2, run, log, tmp_path / "run", *RUNS["dcn"], stop=400 + 5 * 32)
+    assert [*(tmp_path / "run" / "checkpoints" / "retrain").glob("*/rows-1.safetensors")]
+    found = together(tmp_path, 3, run, log, tmp_path / "run", *RUNS["dcn"], resume=True)
+    expect_same(found[0], without_norms(pair[0]["dcn"]))
+
+
+def without_norms(found: dict[str, Any]) -> dict[str, Any]:
+    """Those of the rows before training are not known where a run goes on behind it."""
+    return {name: value for name, value in found.items() if name != "norms"}
+
+
+def test_the_diagonal_of_the_hessian_is_that_of_one_process(log: Path, tmp_path: Path) -> None:
+    """The same signs, summed over slices."""
+    found = run(alone_in(tmp_path), log, tmp_path / "slices", *RUNS["adahessian"])
+    dist.destroy_process_group()
+    expect_near(found, run(None, log, tmp_path / "alone", *RUNS["adahessian"], "backend=torch"))
+
+
+def test_fields_of_several_values_are_pooled_slice_by_slice(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    raw = tmp_path / "log.csv"
+    rows = [
+        [
+            draw.randrange(2),
+            f"u{draw.randrange(9)}",
+            "|".join(f"t{draw.randrange(20)}" for _ in range(draw.randrange(5))),
+        ]
+        for _ in range(200)
+    ]
+    raw.write_text("\n".join(["click,user,tags", *(",".join(map(str, row)) for row in rows)]))
+    line = ["dataset=csv", f"dataset.raw={raw}", f"dataset.prepared={tmp_path}/prepared", "dataset.multi=['tags:|']"]
+    line += ["model=mlp", "opt.lambda21=1e-3", "batch_size=32", "tracking=none"]
+    alone = run(None, None, tmp_path / "one", *line, "backend=torch")
+    two, three = (together(tmp_path, size, run, None, tmp_path / str(size), *line)[0] for size in (2, 3))
+    expect_near(two, alone)
+    expect_same(two, three)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shards_start_with_the_values_of_a_whole_table(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctr.training.sharded.CHUNK", 5)
@@ -170,9 +226,8 @@ def test_every_row_is_in_one_slice_and_every_slice_with_one_worker(rows: int, sl
 
 
 REFUSED = {
-    "retrain=true": "retrain=true is not there yet for several workers",
     "precision=bfloat16": "precision=bfloat16 is not there yet for several workers",
-    "opt=group_adahessian": "opt=group_adahessian is not there yet",
+    "opt=group_adaembed": "opt=group_adaembed is not there yet",
     "slices=1": "slices=1 for 2 workers",
     "backend=native": "backend=native trains in one process",
 }

@@ -23,7 +23,7 @@ from ctr.training.experiment import run_family
 from ctr.training.run import Follower, Run
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
-from tests.commands import Forked, execute
+from tests.commands import Forked, composed, execute
 from tests.training.runs import configuration, equal, untimed
 
 
@@ -108,14 +108,16 @@ class Trained:
 
 
 def run(
-    group: Group | None, log: Path, folder: Path, *overrides: str, resume: bool = False, stop: int | None = None
+    group: Group | None, log: Path | None, folder: Path, *overrides: str, resume: bool = False, stop: int | None = None
 ) -> dict[str, Any]:
     """One run, of this worker or of this process alone: what it has trained (`Trained`), and its result.
 
     Args:
+        log: see `configuration`; None: the overrides name another.
         stop: the number of rows after which it is interrupted; then nothing is returned.
     """
-    config = configuration(log, "save=model", "report=true", "threads=1", *overrides)
+    line = ["save=model", "report=true", "threads=1", *overrides]
+    config = composed("train", *line) if log is None else configuration(log, *line)
     trained = Trained()
     how: dict[str, Any] = {"save": trained, "draw": trained.draw, "resume": resume}
     if group is None:

@@ -117,7 +117,7 @@ class NativeStep:
                 state[name] = view
             state["step"] = torch.tensor(float(self.steps))
 
-    def train(self, batch: Batch) -> tuple[Tensor, float]:
+    def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
         """Learns from a batch; returns its logits and loss (see `ctr.training.step.Step`) before the update.
 
         If the loss is not finite nothing is updated.
