@@ -285,6 +285,8 @@ class SparseCTRClassifier(ClassifierMixin, BaseEstimator):
                 known = read_sealed(folder / ESTIMATOR)
             except FileNotFoundError:
                 raise InputError(f"{folder}: a saved model, but of no estimator; ctr.load reads it") from None
+            except DataError as damage:
+                raise format.damaged(damage.path, damage.problem) from None
             try:
                 params = {name: tuple(v) if isinstance(v, list) else v for name, v in known["params"].items()}
                 loaded = cls().set_params(**params)

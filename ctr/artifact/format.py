@@ -271,7 +271,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, dict[str, Any]]:
         raise DataError(path, None, f"cannot be read: {error.strerror}") from None
     version = values.pop("format", None)
     if not isinstance(version, int):
-        raise DataError(path, None, "not of a saved model (it names no format)")
+        raise damaged(path, "not of a saved model (it names no format)")
     if version > FORMAT:
         raise DataError(
             path, None, f"format {version}, of a newer version of ctr; this one reads up to {FORMAT}: update ctr"
