@@ -54,7 +54,7 @@ KNOWN = st.dictionaries(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     cells=st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=24),
     train=st.integers(1, 23),

@@ -85,7 +85,7 @@ def mutants(size: int, count: int, draw: random.Random) -> list[tuple[str, Calla
     return made
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [ROWS, VOCABULARY, MANIFEST])
 def test_mutants(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int) -> None:
     monkeypatch.setattr(text_lines, "BLOCK_BYTES", 12_000)  # three blocks: each takes time, in a hundred preparations

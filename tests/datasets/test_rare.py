@@ -113,7 +113,7 @@ def memory(data: Prepared, rows: list[list[Value]], train: int, vocabulary: list
 VALUES = st.sampled_from(["x", "y", "z", "w", None])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     cells=st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=14),
     train=st.integers(1, 13),

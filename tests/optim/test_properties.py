@@ -65,7 +65,7 @@ def play(run: dict, gradients: str, order: torch.Tensor | None = None, scale: fl
     return p.detach(), opt, touched
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=120, derandomize=True)
 @given(runs())
 def test_sparse_coalesced_and_dense_gradients_are_one(run: dict) -> None:
     expected = play(run, "sparse")[0]
@@ -86,7 +86,7 @@ def test_the_order_of_rows_and_of_the_batch_does_not_matter(run: dict, random) -
     assert torch.equal(renamed[order], expected)
 
 
-@settings(max_examples=50, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(runs(), st.sampled_from([4.0**-4, 4.0, 4.0**6]))
 def test_scaling_the_loss_and_the_lambdas_together_changes_nothing(run: dict, c: float) -> None:
     """Powers of 4 scale exactly, so the weights must agree to the last bit."""
@@ -111,7 +111,7 @@ def test_scaling_the_loss_and_the_lambdas_together_changes_nothing(run: dict, c:
     assert torch.equal(scaled, expected)
 
 
-@settings(max_examples=50, derandomize=True)
+@settings(max_examples=80, derandomize=True)
 @given(runs())
 def test_dead_groups_are_all_plus_zero_and_untouched_rows_keep_their_values(run: dict) -> None:
     run["options"]["lambda1"] = 0.0
@@ -130,7 +130,7 @@ def test_dead_groups_are_all_plus_zero_and_untouched_rows_keep_their_values(run:
 EXTREMES = [0.0, -0.0, 1e-45, -1e-38, 1e-30, 1e-20, -1e-8, 1.0, -1e10, 1e19, 1e30, -3e38, math.inf]
 
 
-@settings(max_examples=75, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.sampled_from(FAMILY),
     st.lists(st.lists(st.sampled_from(EXTREMES), min_size=6, max_size=6), min_size=1, max_size=6),

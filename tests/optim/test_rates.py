@@ -99,7 +99,7 @@ def test_a_warm_restart_does_not_destroy_a_trained_model() -> None:
 rates = st.one_of(st.just(0.0), st.floats(-44, 0).map(lambda power: 10.0**power))
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.sampled_from(FAMILY), st.lists(rates, min_size=1, max_size=30))
 def test_any_rates_in_float64(member: Member, sequence: list[float]) -> None:
     ours, theirs = (play(member, sequence, torch.float64, mine) for mine in (True, False))
@@ -107,7 +107,7 @@ def test_any_rates_in_float64(member: Member, sequence: list[float]) -> None:
     assert max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True)) < 1e-13 * largest
 
 
-@settings(max_examples=60, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(st.sampled_from(FIRST_ORDER), st.lists(rates, min_size=1, max_size=30))
 def test_any_rates_in_float32(member: Member, sequence: list[float]) -> None:
     exact = play(member, sequence, torch.float64, ours=False)[-1]
@@ -116,7 +116,7 @@ def test_any_rates_in_float32(member: Member, sequence: list[float]) -> None:
     assert drift <= 2 * allowed
 
 
-@settings(max_examples=80, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     st.sampled_from(FAMILY),
     st.lists(rates, min_size=1, max_size=20),

@@ -1,7 +1,6 @@
 """Runs that share their first part: each branch finds the state of a run of its own, to the last bit."""
 
 import copy
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,10 +52,10 @@ def test_forked_is_separate(data: Prepared, backend: Any, model: str, opt: str) 
 
 @pytest.mark.parametrize("opt", ["momentum", "sgd", "amsgrad", "adahessian"])
 def test_forked_is_separate_for_the_other_optimizers(data: Prepared, opt: str) -> None:
-    check(data, "torch", "dcn", opt, PLANS[:3])
+    check(data, "torch", "dcn", opt)
 
 
-def check(data: Prepared, backend: Any, model: str, opt: str, plans: Sequence[tuple[int, int]] = PLANS) -> None:
+def check(data: Prepared, backend: Any, model: str, opt: str) -> None:
     run = long_run(data, backend, model, opt)
     forked: dict[Any, Any] = {}
 
@@ -70,8 +69,8 @@ def check(data: Prepared, backend: Any, model: str, opt: str, plans: Sequence[tu
     def look() -> None:
         forked["whole"] = {"state": copy.deepcopy(run.state_dict()), "test": figures(run)}
 
-    fork(run, [Branch(19, look, alters=False), *(branch(*plan) for plan in plans)], advance(run))
-    for step, count in plans:
+    fork(run, [Branch(19, look, alters=False), *(branch(*plan) for plan in PLANS)], advance(run))
+    for step, count in PLANS:
         alone = long_run(data, backend, model, opt)
         train(alone, until=step)
         assert alone.steps == step
