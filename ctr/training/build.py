@@ -239,7 +239,7 @@ def retrain(
     nothing = torch.Generator()  # of its own: dropout must draw what it drew in the first run
     shape = shared + 1, whole.weight.shape[1]
     table = FeatureEmbedding(*shape, init_scale=0, unseen=whole.unseen, pool=whole.pool, generator=nothing)
-    table.weight.data[:shared] = whole.weight.data.cpu()[ids]
+    table.weight.data[:shared] = whole.weight.data[ids.to(whole.weight.device)]
     model.embedding = table.to(settings.device)
     rows, net = _optimizers(settings.optimizer, model, plain=True)
     mapped = MappedRows(data.rows, places)
