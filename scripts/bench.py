@@ -7,6 +7,8 @@
     python scripts/bench.py --budget                 # what a budget and an averaged net add to the compiled step
     python scripts/bench.py --rows-alone             # compiled rows under a net in torch, in ctr and in a plain loop
     python scripts/bench.py --compiled-net           # compiled rows under an eager and under a compiled net
+    python scripts/bench.py --device cuda            # a loop with GroupAdam, and backend=torch, on a GPU
+    python scripts/bench.py --device cuda --fbgemm   # fbgemm's table-batched embedding too, where it is installed
 
 The reference is what one writes in PyTorch: ``nn.Embedding(sparse=True)`` with ``torch.optim.SparseAdam``, and fused
 ``Adam`` on the net; same model, same batches. Tables have their full size, the ids of a field follow Zipf's law,
@@ -23,6 +25,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import bench_fbgemm
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -51,7 +55,7 @@ from ctr.training.compiled.forward import MAX_DIM, MAX_ROWS, MAX_THREADS
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import make_optimizers
-from ctr.training.step import RowsStep
+from ctr.training.step import RowsStep, TorchStep
 from ctr.training.trainer import TrainingRun, train
 
 ZIPF = 1.1
@@ -127,9 +131,9 @@ def build(case: Case, seed: int = 0) -> nn.Module:
 Step = Callable[[Batch], None]
 
 
-def eager(case: Case, huge: bool = False, torch_dropout: bool = False) -> Step:
+def eager(case: Case, huge: bool = False, torch_dropout: bool = False, device: str = "cpu") -> Step:
     """The reference. With the model's own dropout, one random bit per unit, or with torch's."""
-    model = build(case)
+    model = build(case).to(device)
     if torch_dropout:
         hidden: Any = model.hidden
         for i, layer in enumerate(hidden):
@@ -154,8 +158,9 @@ def loop(model: nn.Module, weight: Tensor, rows: Optimizer, net: Optimizer) -> S
     """What one writes in PyTorch."""
 
     def step(batch: Batch) -> None:
-        logits = model.from_rows(F.embedding(batch.ids, weight, sparse=True), batch.dense)  # type: ignore[operator, assignment]
-        F.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        ids, dense, label = arrived(batch, weight.device)
+        logits = model.from_rows(F.embedding(ids, weight, sparse=True), dense)  # type: ignore[operator, assignment]
+        F.binary_cross_entropy_with_logits(logits, label).backward()
         for optimizer in (rows, net):
             optimizer.step()
             optimizer.zero_grad()
@@ -163,11 +168,17 @@ def loop(model: nn.Module, weight: Tensor, rows: Optimizer, net: Optimizer) -> S
     return step
 
 
-def plain_loop(case: Case) -> Step:
+def arrived(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Ids, dense columns and labels, on the device."""
+    assert isinstance(batch.ids, Tensor)
+    return batch.ids.to(device), None if batch.dense is None else batch.dense.to(device), batch.label.to(device)
+
+
+def plain_loop(case: Case, device: str = "cpu") -> Step:
     """The reference with GroupAdam in place of SparseAdam, and nothing else of this package in the loop."""
-    model = build(case)
+    model = build(case).to(device)
     weight = model.get_parameter("embedding.weight")
-    rows = GroupAdam([weight], lr=case.lr, **OPTS["group_adam"], fused=True)
+    rows = GroupAdam([weight], lr=case.lr, **OPTS["group_adam"], fused=device == "cpu")
     for name in ("u", *rows.buffers):
         rows.ensure_state(weight)[name] = torch.empty_like(weight, requires_grad=False).zero_()
     net = torch.optim.Adam([p for p in model.parameters() if p is not weight], lr=case.lr, fused=True)
@@ -204,7 +215,40 @@ def ours(case: Case, opt: str, threads: int) -> Step:
     return train
 
 
-def turns(steps: dict[str, Step], batches: list[Batch], rounds: int, per_turn: int) -> dict[str, list[float]]:
+def in_torch(case: Case, device: str) -> Step:
+    """``backend=torch``."""
+    model = build(case).to(device)
+    step = TorchStep(model, *make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr)))  # type: ignore[arg-type]
+    return lambda batch: void(step.train(batch))
+
+
+def fbgemm(case: Case, device: str) -> Step:
+    """The reference with the rows in fbgemm, which updates them by Adagrad in its backward pass."""
+    model = build(case).to(device)
+    weight = model.get_parameter("embedding.weight")
+    rows = bench_fbgemm.Rows(weight, 1e-2)
+    net = torch.optim.Adam([p for p in model.parameters() if p is not weight], lr=case.lr, fused=True)
+    weight.data = weight.data[:1].clone()
+
+    def step(batch: Batch) -> None:
+        ids, dense, label = arrived(batch, weight.device)
+        F.binary_cross_entropy_with_logits(model.from_rows(rows(ids), dense), label).backward()  # type: ignore[operator]
+        net.step()
+        net.zero_grad()
+
+    return step
+
+
+def now(device: str) -> float:
+    """Seconds, when the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def turns(
+    steps: dict[str, Step], batches: list[Batch], rounds: int, per_turn: int, device: str = "cpu"
+) -> dict[str, list[float]]:
     """Seconds per step of every contestant in every round; one round before to warm up.
 
     A turn begins with steps that are not timed: the threads of the contestant before go on spinning for some
@@ -219,11 +263,11 @@ def turns(steps: dict[str, Step], batches: list[Batch], rounds: int, per_turn: i
             while time.perf_counter() < until:
                 for batch in batches[:SETTLE_STEPS]:
                     step(batch)
-            began = time.perf_counter()
+            began = now(device)
             for batch in mine:
                 step(batch)
             if number:
-                seconds[name].append((time.perf_counter() - began) / per_turn)
+                seconds[name].append((now(device) - began) / per_turn)
     return seconds
 
 
@@ -348,6 +392,22 @@ def rows_alone(dataset: str, case: Case, size: int, threads: int, rounds: int) -
     return entries(dataset, case, size, threads, seconds)
 
 
+def elsewhere(
+    dataset: str, case: Case, size: int, threads: int, rounds: int, device: str, peers: bool
+) -> list[dict[str, Any]]:
+    """GroupAdam in a loop of one's own and ``backend=torch`` on a device, and fbgemm, against SparseAdam there."""
+    per_turn = max(2, TURN_ROWS // size)
+    batches = make_batches(case, per_turn * (rounds + 1), size)
+    steps = {"eager": eager(case, device=device), "plain loop": plain_loop(case, device)}
+    steps["torch" if device == "cpu" else f"torch, {device}"] = in_torch(case, device)
+    if peers:
+        try:
+            steps["fbgemm, adagrad"] = fbgemm(case, device)
+        except bench_fbgemm.Unavailable as reason:
+            print(f"fbgemm is left out of {dataset}: {reason}", file=sys.stderr)
+    return entries(dataset, case, size, threads, turns(steps, batches, rounds, per_turn, device))
+
+
 def compiled_net(dataset: str, case: Case, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
     """``backend=rows`` with an eager net and with a compiled one, in turns on one table, against SparseAdam."""
     per_turn = max(2, TURN_ROWS // size)
@@ -370,7 +430,7 @@ def entries(dataset: str, case: Case, size: int, threads: int, seconds: dict[str
         entry(
             dataset,
             case,
-            "sparse_adam" if name == "eager" else "group_adam",
+            {"eager": "sparse_adam", "fbgemm, adagrad": "adagrad"}.get(name, "group_adam"),
             name,
             size,
             threads,
@@ -384,7 +444,8 @@ def entries(dataset: str, case: Case, size: int, threads: int, seconds: dict[str
 def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
-    return {"cpu": model, "cores": os.cpu_count(), "system": platform.platform(), "torch": torch.__version__}
+    found = {"cpu": model, "cores": os.cpu_count(), "system": platform.platform(), "torch": torch.__version__}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def show(row: dict[str, Any]) -> str:
@@ -425,11 +486,17 @@ def main() -> None:
         action="store_true",
         help="compiled rows under an eager and a compiled net; also of a DeepFM on Criteo's rows",
     )
+    parser.add_argument("--device", default="cpu", help="cuda: what runs on a GPU, against SparseAdam there")
+    parser.add_argument("--fbgemm", action="store_true", help="fbgemm's TBE as one more contestant on the device")
     parser.add_argument("--rounds", type=int, metavar="N", default=None, help="default 30; 8 with --quick")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; group_adam unless --opts says others")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     args = parser.parse_args()
-    if not available():
+    try:
+        torch.zeros(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
+    if args.device == "cpu" and not available():
         parser.error("it measures the compiled kernels, which cannot be used (pip install -e . builds them)")
     for name in ("batch_size", "dim", "rows", "threads"):
         for value in getattr(args, name):
@@ -455,7 +522,9 @@ def main() -> None:
                     for threads in args.threads:
                         torch.set_num_threads(threads)
                         case = cases[dataset].scaled(rows, dim)
-                        if args.rows_alone:
+                        if args.fbgemm or args.device != "cpu":
+                            found = elsewhere(dataset, case, size, threads, rounds, args.device, args.fbgemm)
+                        elif args.rows_alone:
                             found = rows_alone(dataset, case, size, threads, rounds)
                         elif args.compiled_net:
                             found = compiled_net(dataset, case, size, threads, rounds)

@@ -96,10 +96,14 @@ def for_workers(settings: Settings, slices: int, group: Group) -> Settings:
         ArgumentError: what several workers cannot do.
     """
     refuse(settings, slices, group.size)
-    device = torch.device(settings.device)
+    device, here = torch.device(settings.device), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if device.type == "cuda":
+        if here > (gpus := torch.cuda.device_count()):
+            raise ArgumentError(
+                f"device=cuda: {here} workers on a machine with {gpus} GPU(s); each needs one of its own"
+            )
         device = torch.device("cuda", torch.cuda.current_device())
-    on_host = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) * settings.threads
+    on_host = here * settings.threads
     if group.first and on_host > (cores := len(os.sched_getaffinity(0))):
         warn_once(f"threads={settings.threads} of each worker are {on_host} here, on {cores} cores; give threads=1")
     return replace(settings, slices=slices, device=str(device))

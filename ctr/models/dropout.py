@@ -30,5 +30,5 @@ def draw_bits(batch: int, count: int) -> Tensor:
 
 def half_dropout(x: Tensor, bits: Tensor) -> Tensor:
     """x [batch, units] with every unit doubled or zeroed, as its bit (low bits first) is 1 or 0."""
-    factors = F.embedding(bits.view(torch.uint8).int(), FACTORS).flatten(1)[:, : x.shape[1]]
-    return x * factors.to(x)
+    octets = bits.to(x.device).view(torch.uint8).int()  # to a GPU travel bits, not factors
+    return x * F.embedding(octets, FACTORS.to(x)).flatten(1)[:, : x.shape[1]]

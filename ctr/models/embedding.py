@@ -111,7 +111,7 @@ class FeatureEmbedding(nn.Module):
     def narrowed(self, ids: Tensor) -> FeatureEmbedding:
         """A table of some features alone, int64 [n], with their present rows, and one row of zeros behind them."""
         table = FeatureEmbedding(len(ids) + 1, self.weight.shape[1], **self._for_narrowed())
-        table.weight.data[: len(ids)] = self.weight.data[ids]
+        table.weight.data[: len(ids)] = self.weight.data[ids.to(self.weight.device)]
         return table
 
     def _for_narrowed(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import torch
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models import DeepFM, FeatureEmbedding
+from ctr.models import MLP, DeepFM, FeatureEmbedding
 from ctr.optim import OPTIMIZERS, GroupAdam
+from ctr.training.memory import peak, reset_peak
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import RowsStep, TorchStep, make_step
 from tests.native.built import needs_kernels
@@ -34,6 +36,24 @@ def trained(backend: Any, opt: str = "group_adam", steps: int = 12, **options: A
         ids, dense, label = (torch.from_numpy(part) for part in parts)
         step.train(Batch(ids.to(torch.int32), dense, label.float()))
     return step
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("backend", ["rows", "torch"])
+def test_the_initial_table_is_not_held_twice(backend: Any) -> None:
+    """The state's memory comes with the first touch of a row."""
+    one_step(backend, 100)  # loads what the first step needs
+    reset_peak()
+    before, weight = peak(), (1 << 20) * 16 * 4
+    one_step(backend, 1 << 20)
+    assert weight / 2 < peak() - before < 1.3 * weight
+
+
+def one_step(backend: Any, rows: int) -> None:
+    """Of a model with a table of rows of 16."""
+    model = MLP(rows, 2, hidden=(4,), embedding=FeatureEmbedding(rows, 16))
+    step = make_step(backend, model, *make_optimizers(model, "group_adam", {"lr": 0.01}), threads=1)
+    step.train(Batch(torch.tensor([[0, rows - 1]], dtype=torch.int32), None, torch.ones(1)))
 
 
 def table(step: Any) -> torch.Tensor:

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,17 @@ def test_what_workers_cannot_do_is_refused_by_its_name(override: str, log: Path)
     config = configuration(log, "threads=1", override)
     with pytest.raises(ArgumentError, match=REFUSED[override]):
         _for_workers(config, 2)
+
+
+def test_each_worker_has_a_gpu_of_its_own(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(resolve(configuration(log, "backend=torch")), device="cuda")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    with pytest.raises(ArgumentError, match=r"2 workers on a machine with 1 GPU\(s\)"):
+        workers.for_workers(settings, 12, group(1, 2))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert workers.for_workers(settings, 12, group(1, 2)).device == "cuda:1"
 
 
 def _for_workers(config: DictConfig, size: int) -> Settings:
