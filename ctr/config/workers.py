@@ -55,8 +55,10 @@ def settle(config: DictConfig) -> None:
     """Sets what ``backend=auto`` and ``compile=auto`` mean for several workers, before the configuration is resolved.
 
     Raises:
-        ArgumentError: ``backend=native``, or ``compile=true``.
+        ArgumentError: an optimizer that ranks the whole table, ``backend=native``, or ``compile=true``.
     """
+    if config.opt.name.endswith("adaembed"):
+        raise ArgumentError(f"opt={config.opt.name} is not there yet for several workers; train in one process")
     if config.backend == "native":
         raise ArgumentError(
             "backend=native trains in one process; for several workers give backend=rows, torch or auto"
@@ -74,14 +76,10 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     Raises:
         ArgumentError: what a run of ``size`` workers cannot do.
     """
-    name = settings.optimizer.name
-    unable = {
-        f"precision={settings.precision}": settings.precision != FULL,
-        f"opt={name}": name.endswith("adaembed"),
-    }
-    for said, asked in unable.items():
-        if asked:
-            raise ArgumentError(f"{said} is not there yet for several workers; train in one process")
+    if settings.precision != FULL:
+        raise ArgumentError(
+            f"precision={settings.precision} is not there yet for several workers; train in one process"
+        )
     if size > slices:
         raise ArgumentError(f"slices={slices} for {size} workers: each needs one; give slices={size}")
     device = torch.device(settings.device)

@@ -234,9 +234,7 @@ def retrain(
     whole = model.get_submodule("embedding")
     assert isinstance(whole, FeatureEmbedding)
     model.embedding = table = whole.narrowed(ids).to(settings.device)
-    cleared = table.owned(torch.tensor([shared], device=table.weight.device))[
-        1
-    ].tolist()  # none where another worker has it
+    cleared = table.owned(torch.tensor([shared]))[1].tolist()  # none where another worker has it
     rows, net = _optimizers(settings.optimizer, model, plain=True)
     mapped = MappedRows(data.rows, places)
     stream = _stream(settings, mapped, data.split)

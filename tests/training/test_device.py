@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ def test_bags_of_ids(elsewhere: str) -> None:
 class Alone(Group):
     """A worker without others, which needs no library to exchange anything."""
 
-    def exchange(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
-        return values
+    def begin(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Callable[[], Tensor]:
+        return lambda: values
 
 
 def test_a_worker_s_share_of_the_rows(elsewhere: str) -> None:
