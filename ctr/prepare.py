@@ -12,13 +12,15 @@ import ctr.environment  # noqa: F401  # before torch
 # isort: split
 
 import logging
+from dataclasses import replace
+from functools import partial
 
 import hydra
 import numpy as np
 from omegaconf import DictConfig
 
 from ctr.cli import report_failure, run_command
-from ctr.config import search
+from ctr.config import schema, search
 from ctr.config.data import resolve_data, resolve_limits
 from ctr.datasets.prepared import Prepared
 from ctr.datasets.published import compare
@@ -71,7 +73,12 @@ def main(config: DictConfig) -> None:
     logging.getLogger("ctr").setLevel(logging.INFO)  # what the columns are taken as
     try:
         settings = resolve_data(config)
-        data = open_data(settings, verify=True, limits=resolve_limits(config))
+        limits = resolve_limits(config)
+        if limits is not None and config.launcher == "ray":
+            from ctr.jobs.ray_tasks import RayWorkers  # loads what else only training needs
+
+            limits = replace(limits, pool=partial(RayWorkers, schema.plain_dict(config.ray)))
+        data = open_data(settings, verify=True, limits=limits)
         print(table(data, settings.format.published, settings.min_count, settings.unseen))
     except (Exception, KeyboardInterrupt) as error:
         report_failure(error)

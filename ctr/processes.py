@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ctr.errors import CtrError, file_of
 
@@ -24,6 +24,22 @@ Tell = Callable[[Any], None]
 
 class WorkerDied(CtrError):
     """A process ended without an answer."""
+
+
+class Pool(Protocol):
+    """Works through tasks; a context that ends what still runs. `Workers` is one."""
+
+    def __enter__(self) -> Pool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def run(
+        self,
+        function: Callable[[Any, Task, Tell], Result],
+        tasks: Sequence[Task],
+        name: Callable[[Task], str],
+        told: Callable[[Any], None] = ...,
+    ) -> Iterator[Result]: ...
 
 
 class Workers:

@@ -37,7 +37,10 @@ def resolve_limits(config: DictConfig) -> Limits | None:
         ArgumentError: a value that cannot work.
     """
     memory = config.memory
-    return limits(config.workers, None if memory is None else bytes_of(str(memory), "memory"))
+    found = limits(config.workers, None if memory is None else bytes_of(str(memory), "memory"))
+    if config.launcher == "ray" and found is None:
+        raise ArgumentError("launcher=ray workers=1; expected the number of tasks at a time: workers=8")
+    return found
 
 
 def bytes_of(text: str, key: str) -> int:

@@ -115,7 +115,8 @@ class PrepareConfig:
     dataset: DatasetConfig
     workers: int = 1
     memory: str | None = None
-    launcher: Literal["local"] = "local"
+    launcher: Literal["local", "ray"] = "local"
+    ray: dict[str, Any] = field(default_factory=dict)
     model: Any = None  # a dataset picks one; only training has use for it
 
 

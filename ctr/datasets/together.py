@@ -19,6 +19,8 @@ from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from threading import Event
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +34,7 @@ from ctr.datasets.schema import BadRows, Dataset
 from ctr.datasets.spans import Before, Read, Span, SpanReading, spans
 from ctr.datasets.text import no_valid_row
 from ctr.errors import ArgumentError, CtrError
-from ctr.processes import Tell, WorkerDied, Workers
+from ctr.processes import Pool, Tell, WorkerDied, Workers
 
 Progress = Callable[[int, float], None]
 
@@ -53,11 +55,13 @@ class Limits:
         workers: processes that read at the same time.
         memory: bytes that the distinct values may take in each of them.
         span: bytes of the log on disk that a worker reads at a time; None: a quarter of its share.
+        pool: makes the workers of their number and what they share.
     """
 
     workers: int
     memory: int
     span: int | None = None
+    pool: Callable[[int, Any], Pool] = Workers
 
 
 def limits(workers: int, memory: int | None) -> Limits | None:
@@ -126,7 +130,7 @@ class Together:
         self._before = Before()
         divided = _divided(dataset, paths, limits)
         shared = _Shared(dataset, num_buckets, bad_rows, limits.memory)
-        with Workers(min(limits.workers, len(divided)), shared) as workers:
+        with limits.pool(min(limits.workers, len(divided)), shared) as workers:
             self._chunks, self.sha256 = self._read(workers, divided, paths, progress)
             self._groups, found = self._find(workers, limits.memory)
         hit = np.concatenate([part.hit for part in found])
@@ -151,7 +155,7 @@ class Together:
         shutil.rmtree(self._folder)
 
     def _read(
-        self, workers: Workers, divided: Sequence[Span], paths: Sequence[Path], progress: Progress | None
+        self, workers: Pool, divided: Sequence[Span], paths: Sequence[Path], progress: Progress | None
     ) -> tuple[list[Chunk], str]:
         """The chunks of all spans, and the hash of the log's content."""
         total = max(sum(path.stat().st_size for path in paths), 1)
@@ -191,7 +195,7 @@ class Together:
         for _ in self._dataset.read(span.paths, SpanReading(span, self._bad_rows, self._before)):
             pass
 
-    def _find(self, workers: Workers, memory: int) -> tuple[list[Group], list[Distinct]]:
+    def _find(self, workers: Pool, memory: int) -> tuple[list[Group], list[Distinct]]:
         """Finds all distinct values."""
         values = [chunk.values for chunk in self._chunks]
         made = groups(values, self._folder if self.encoder.num_buckets is None else None, memory)
@@ -219,6 +223,7 @@ def _divided(dataset: Dataset, paths: Sequence[Path], limits: Limits) -> list[Sp
 def _prepare_span(shared: _Shared, task: tuple[Span, Path], tell: Tell) -> tuple[list[Chunk], Read]:
     """What a worker does first: a span of the log as chunks."""
     span, folder = task
+    attempt = uuid4().hex  # it may be tried again, while what was lost still writes
     reading = SpanReading(span, shared.bad_rows)
     rows, position = 0, span.start
 
@@ -234,7 +239,7 @@ def _prepare_span(shared: _Shared, task: tuple[Span, Path], tell: Tell) -> tuple
         pa.set_cpu_count(1)  # the others have the other cores
     chunks: list[Chunk] = []
     for first in blocks:
-        place = folder.with_name(f"{folder.name}-{len(chunks)}")
+        place = folder.with_name(f"{folder.name}-{attempt}-{len(chunks)}")
         upcoming = chain([first], blocks)
         chunks.append(write_chunk(place, shared.dataset, shared.num_buckets, upcoming, shared.memory, written))
     return chunks, reading.read(rows)

@@ -340,6 +340,8 @@ def test_the_command_divides_and_refuses(here: Path) -> None:
     assert resolve_limits(composed("prepare", *given)) == limits(2, GIB)
     with pytest.raises(ArgumentError, match="memory=much; expected"):
         resolve_limits(composed("prepare", *arguments(here, "memory=much")))
+    with pytest.raises(ArgumentError, match="launcher=ray workers=1; expected the number of tasks"):
+        resolve_limits(composed("prepare", *arguments(here, "launcher=ray")))
 
 
 @pytest.mark.slow
