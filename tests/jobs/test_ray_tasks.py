@@ -38,7 +38,7 @@ def work(shared: Any, task: tuple[str, int], tell: Tell) -> int:
         file.write("x")
     if len(Path(name).read_text()) <= deaths:
         os._exit(1)
-    return len(name) + len(shared.fields)
+    return len(name) + len(shared.dataset.fields)
 
 
 @pytest.mark.slow
@@ -54,13 +54,13 @@ def test_tasks_are_tried_again_and_prepare_what_one_process_does(here: Path) -> 
     def pool(count: int, shared: Any) -> RayWorkers:
         workers = RayWorkers(PARAMETERS, count, shared)
         names = ["a", "bb", "ccc"]
-        found = workers.run(_work, [(n, int(n == "bb")) for n in names], str)
+        found = workers.run(work, [(n, int(n == "bb")) for n in names], str)
         assert [*found] == [2, 3, 4]
         assert [len(Path(name).read_text()) for name in names] == [1, 2, 1]
         with pytest.raises(DataError, match=r"wrong.*is wrong"):
-            [*workers.run(_work, [("wrong", -1)], str, messages.append)]
+            [*workers.run(work, [("wrong", -1)], str, messages.append)]
         with pytest.raises(WorkerDied, match=r"^the name: the Ray task ended: WorkerCrashedError"):
-            [*workers.run(_work, [("dead", 9)], lambda task: "the name")]
+            [*workers.run(work, [("dead", 9)], lambda task: "the name")]
         return workers
 
     split = SplitRule(test_fraction=0.3)
@@ -69,10 +69,6 @@ def test_tasks_are_tried_again_and_prepare_what_one_process_does(here: Path) -> 
     assert messages == ["wrong"]
     one, other = ({path.name: path.read_bytes() for path in (here / name).iterdir()} for name in ("one", "ray"))
     assert one == other
-
-
-def _work(shared: Any, task: tuple[str, int], tell: Tell) -> int:
-    return work(shared.dataset, task, tell)
 
 
 def test_wrong_parameters_are_named() -> None:
