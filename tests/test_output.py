@@ -186,5 +186,5 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A file in its place, as an example of a folder that cannot be written; Hydra would make it."""
     (tmp_path / "file").touch()
     done = command(tmp_path, "ctr.train", "dataset=criteo", "run_dir=file/run", "tracking=none")
-    said = "error: file/run: Not a directory; expected a folder; choose another place\n"
+    said = "error: run_dir=file/run: Not a directory; expected a folder that can be written to\n"
     assert (done.returncode, done.stderr) == (1, said)

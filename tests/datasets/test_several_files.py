@@ -102,7 +102,7 @@ def test_an_error_names_the_file_and_the_line_in_it(folder: Path, tmp_path: Path
     [
         ("log/*.tsv", "no log; expected a file that matches it"),
         ("log/empty", "no log; expected a file that ends with .csv"),
-        ("log/day_3.csv", "day_3.csv: no such file or folder; name the log with dataset.raw=PATH"),
+        ("log/day_3.csv", "dataset.raw=log/day_3.csv: no such file or folder"),
         ("[log/day_1.csv,log/day_1.csv]", "day_1.csv more than once"),
         ("[]", "expected a path, or a list of paths"),
         ("[log/twice,log/day_1.csv]", "day_1.csv and day_1.csv.gz are one log"),
