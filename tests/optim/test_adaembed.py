@@ -14,9 +14,9 @@ from ctr.optim.group_adaembed import GroupAdaEmbed, Importance
 from ctr.training import build
 from ctr.training.settings import OptimizerSettings
 from tests.optim.family import sparse
-from tests.training.runs import configuration, run_one
 from tests.training.checkpoints import figures, go, stopped, whole
 from tests.training.conftest import waiting  # noqa: F401  # a fixture
+from tests.training.runs import configuration, run_one
 from tests.training.test_continue import log, logs, run  # noqa: F401
 
 BETAS, EPS, LR, DECAY, EVERY, N, COUNT, DIM = (0.9, 0.99), 1e-8, 0.1, 0.5, 3, 7, 3, 2

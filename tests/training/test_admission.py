@@ -12,9 +12,9 @@ from ctr.training.experiment import run_family
 from ctr.training.run import Run
 from tests.datasets.criteo_text import lines
 from tests.native.built import BACKENDS, needs_kernels
+from tests.training.checkpoints import figures, go, stopped, whole
 from tests.training.runs import configuration, equal, magnitude, run_one, untimed
 from tests.training.runs import run_family as run_members
-from tests.training.checkpoints import figures, go, stopped, whole
 from tests.training.test_continue import TODAY, TOMORROW, columns_of, log, logs, rows_of, run, state, values  # noqa: F401
 
 ADMIT = ["admit=3", "dataset.unseen=row", "opt.lr=0.01", "model.hidden=[6]"]

@@ -23,8 +23,8 @@ from tests.api.shop import OPTIONS, TRAIN, frame
 from tests.datasets.criteo_text import lines
 from tests.models.test_pooling import LISTS, bags
 from tests.other_device import OTHER
-from tests.training.runs import magnitude, run_one
 from tests.training.checkpoints import figures, go, stopped
+from tests.training.runs import magnitude, run_one
 from tests.training.test_compiled_net import batches
 
 pytestmark = pytest.mark.filterwarnings(
