@@ -23,6 +23,7 @@ def step(group: Group, log: Path, slices: int) -> dict[str, object]:
     settings = workers.for_workers(resolve(config), slices, group)
     training = start(settings, open_data(settings.data), group)
     before, batch = group.sent, next(iter(training.stream))
+    training.stream.upcoming = None  # asking for its rows belongs to the next step
     training.step(batch)
     net = sum(p.numel() for name, p in training.model.named_parameters() if not name.startswith("embedding."))
     return {"sent": group.sent - before, "ids": batch.ids.numpy(), "net": net, "dim": settings.model.embedding_dim}
