@@ -189,7 +189,8 @@ class Campaign:
         line = play.command.resumption(tracked)
         ended = Process(partial(forked, play.command.module, line), self.work).finish()
         play.what += ", resumed"
-        if ended.code == 1 and f"{CONFIG}: " in ended.err:  # killed while Hydra wrote it
+        cut = (f"{CONFIG}: not the configuration of a run", f"{CONFIG}: it lacks ")
+        if ended.code == 1 and any(said in ended.err for said in cut):  # killed while Hydra wrote it
             return
         self._judge(play, ended, {0, 1} if self._hurt else {0})
         if ended.code == 0:

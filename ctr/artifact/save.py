@@ -29,6 +29,7 @@ from ctr.datasets.vocabulary import batches, filtered, is_rest, keys_of
 from ctr.errors import CtrError
 from ctr.files import atomic_folder
 from ctr.metrics import alive_rows
+from ctr.optim.core import CHUNK
 from ctr.training.result import Result
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
@@ -87,8 +88,8 @@ def _contents(
     mine = alive_rows(embedding.weight, embedding.seen)
     of_mine = [
         torch.linalg.vector_norm(D(rows) * x[rows], dim=1)
-        for x, _, seen, D in optimizer.stored_rows(embedding.weight)
-        for rows in [alive_rows(x, seen.flatten()).nonzero().squeeze(1)]
+        for (x, _, _, D), alive in zip(optimizer.stored_rows(embedding.weight), mine.split(CHUNK), strict=True)
+        for rows in [alive.nonzero().squeeze(1)]
     ]
     effects = embedding.kept(torch.cat(of_mine), mine).cpu()
     rows = embedding.kept(embedding.weight.detach()[mine], mine).cpu()
