@@ -189,9 +189,6 @@ def rows_and_net(case: Case) -> RowsStep:
     """``backend=rows``."""
     model = build(case)
     rows, net = make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr))
-    weight = model.get_parameter("embedding.weight")
-    for name in ("u", *rows.buffers):
-        rows.ensure_state(weight)[name] = torch.empty_like(weight, requires_grad=False).zero_()
     return RowsStep(model, rows, net)  # type: ignore[arg-type]
 
 

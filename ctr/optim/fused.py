@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # torch.compiler.disable loads all of dynamo at once
 
 from ctr.native import library as native
+from ctr.native.threads import sharing
 from ctr.optim.shrinkage import may_vanish
 
 if TYPE_CHECKING:
@@ -137,6 +138,27 @@ def rule_options(
     return [int(switch) for switch in switches], numbers
 
 
+def gather(weight: Tensor, ids: Tensor, out: Tensor) -> Tensor:
+    """The rows of a table for some ids, each as often as it is there.
+
+    Args:
+        weight: [N, d], each row in one piece of memory.
+        ids: int64 [n], contiguous.
+        out: [n, d], contiguous, of the table's dtype: where they are written.
+
+    Raises:
+        IndexError: an id is not within the table.
+    """
+    size = weight.element_size()
+    bad = sharing().ctr_gather(
+        weight.data_ptr(), len(weight), weight.stride(0) * size, weight.shape[1] * size, ids.data_ptr(), len(ids),
+        out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    if bad >= 0:
+        raise IndexError(f"id {int(ids[bad])} is not within the {len(weight):,} rows of the table")
+    return out
+
+
 _LIBRARY = torch.library.Library("ctr", "DEF")
 _LIBRARY.define(
     "update_rows(Tensor(a!) weight, Tensor(b!) u, Tensor(c!)[] buffers, Tensor(d!) seen, Tensor(e!)? buckets, "
@@ -187,7 +209,7 @@ def _update_rows(
         parts.bucket, parts.counts = buckets.data_ptr(), counts.data_ptr()
     gradient = native.Gradient(None if rows is None else rows.data_ptr(), *(part.data_ptr() for part in held))
     gradient.count, gradient.distinct, gradient.lazy = given, distinct, lazy
-    double, library = weight.dtype == torch.float64, native.loaded()
+    double, library = weight.dtype == torch.float64, sharing()
     options = (native.RowOptions64 if double else native.RowOptions)(*switches, *numbers)
     update = library.ctr_update_f64 if double else library.ctr_update_f32
     bad = update(ctypes.byref(parts), ctypes.byref(gradient), ctypes.byref(options), torch.get_num_threads())

@@ -11,9 +11,8 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags
+from ctr.native.threads import each
 from ctr.optim import GroupAdaHessian
 from ctr.training.precision import FULL, Precision, logits_of
 
@@ -86,7 +86,6 @@ class CompiledNet:
         names = {id(t): name for name, t in named}
         self._names = [names[id(t)] for t in (*self._parameters, *self._others)]
         self._changed = list(range(len(self._others)))  # which of the others a pass returns
-        self._pool = ThreadPoolExecutor(threads - 1, "net", torch.set_num_threads, (1,)) if threads > 1 else None
         model.train()
         with _random_state_kept():
             try:
@@ -124,17 +123,17 @@ class CompiledNet:
         shares = [[*share, *state] for share in self._cut(inputs)]
         if len(shares) == 1:
             return list(self._compiled(*shares[0]))
+        done: list[Sequence[Tensor]] = [()] * len(shares)
+
+        def compute(share: int) -> None:
+            torch.set_num_threads(1)  # of this thread
+            done[share] = self._compiled(*shares[share])
+
         with _one_thread():
-            others = [self._submit(share) for share in shares[1:]]
-            done = [self._compiled(*shares[0]), *(other() for other in others)]
+            each(len(shares), self.threads, compute)
             logits, of_vectors = (torch.cat([share[place] for share in done]) for place in (0, 2))
             loss, *grads = reduce(_sums, ([share[1], *share[3:]] for share in done))
         return [logits, loss, of_vectors, *grads]
-
-    def _submit(self, share: list[Tensor]) -> Callable[[], Any]:
-        """Starts a share on another thread, if there are any; what is returned waits for it."""
-        run = partial(self._compiled, *share)
-        return run if self._pool is None else self._pool.submit(run).result
 
     def _cut(self, inputs: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, ...]]:
         """The parts of each share, of those that there are."""

@@ -16,6 +16,7 @@ from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim import GroupAdaHessian, fused, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
+from ctr.training.compiled.rows import side_by_side
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.compiled_net import CompiledNet
@@ -31,6 +32,7 @@ class RowModel(Protocol):
     """A model on embedding rows; every model of `ctr.models` is one."""
 
     embedding: FeatureEmbedding
+    training: bool
 
     def __call__(self, ids: Tensor | Bags, dense: Tensor | None) -> Tensor: ...
     def from_rows(self, rows: Tensor, dense: Tensor | None) -> Tensor: ...
@@ -109,7 +111,8 @@ class TorchStep:
                 optimizer.fused = self.fused
 
     def train(self, batch: Batch, upcoming: Batch | None = None) -> tuple[Tensor, float]:
-        self.model.train()
+        if not self.model.training:  # 100 us to say it again to every module
+            self.model.train()
         embedding = self.model.embedding
         device = embedding.weight.device
         dense = None if batch.dense is None else batch.dense.to(device)
@@ -130,9 +133,11 @@ class TorchStep:
             else:
                 self._differentiate(loss, touched, rows)
             self._mark(touched)
-            for optimizer in (self.row_optimizer, self.net_optimizer):
-                optimizer.step()
-                optimizer.zero_grad()
+            self.row_optimizer.step()
+            self.net_optimizer.step()
+            embedding.weight.grad = None
+            for p in self._net_parameters():
+                p.grad = None
         return logits, value
 
     def _mark(self, ids: Tensor) -> None:
@@ -220,8 +225,9 @@ def _load_copies(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 class RowsStep(TorchStep):
     """The step in eager torch with the embedding's rows in compiled code: any model, float32 or float64 on the CPU.
 
-    The optimizer sums the gradients of a row that the batch has several times. Results are the same to the last bit for
-    any number of threads of its own; those of the net are torch's.
+    The rows move into one table with their optimizer's state (`side_by_side`). The optimizer sums the gradients of a
+    row that the batch has several times. Results are the same to the last bit for any number of threads of its own;
+    those of the net are torch's.
     """
 
     fused = None  # the net may have parameters that compiled code does not serve
@@ -230,9 +236,14 @@ class RowsStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         # Random signs are of a row, not of each of its places in the batch.
         self._each_once = isinstance(row_optimizer, GroupAdaHessian)
-        # A row that a step has touched is one that training has seen: one truth for both, which the update writes.
-        state, seen = row_optimizer.ensure_state(model.embedding.weight), model.embedding.seen
-        state["seen"] = seen.logical_or_(state["seen"].squeeze(1)).unsqueeze(1)
+        self._table, _ = side_by_side(model.embedding, row_optimizer)
+        # Of one size and in one place: pieces that come and go at each step leave holes in the heap, of GBs in the end.
+        self._ids = torch.empty(0, dtype=torch.int64)
+        self._rows = self._table.new_empty(0, model.embedding.weight.shape[1])
+
+    @property
+    def tables(self) -> list[Tensor]:
+        return [self._table]
 
     def _mark(self, ids: Tensor) -> None:
         state, seen = self.row_optimizer.state[self.model.embedding.weight], self.model.embedding.seen
@@ -242,8 +253,11 @@ class RowsStep(TorchStep):
     def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self._each_once:
             return super()._gather(ids)
-        flat = ids.reshape(-1).long()
-        rows = self.model.embedding.weight.detach().index_select(0, flat).requires_grad_()
+        count = ids.numel()
+        if len(self._ids) < count:
+            self._ids, self._rows = self._ids.new_empty(count), self._rows.new_empty(count, self._rows.shape[1])
+        flat = self._ids[:count].view(ids.shape).copy_(ids).view(-1)
+        rows = fused.gather(self.model.embedding.weight, flat, self._rows[:count]).detach().requires_grad_()
         return flat, rows, rows.view(*ids.shape, -1)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -120,6 +122,31 @@ def test_the_same_bits_for_any_number_of_threads(member: Member, threads: None) 
     for other in found[1:]:
         for name, value in found[0].items():
             assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_fork_steps_with_threads_of_its_own_and_the_same_bits(threads: None) -> None:
+    """Those of torch stay in the process that it is a fork of, which has used them."""
+    torch.set_num_threads(2)
+    gen = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2_000, 8, generator=gen), torch.randn(2_000, 8, generator=gen)
+
+    def trained() -> Tensor:
+        opt = GroupAdam([nn.Parameter(x.clone())], lambda21=0.3, fused=True)
+        give(opt, opt.param_groups[0]["params"][0], grad, None)
+        opt.step()
+        return weights(opt)
+
+    expected = trained()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits for ever
+        code = 1
+        try:
+            code = 0 if torch.equal(trained(), expected) else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("member", ONE_EACH, ids=ids(ONE_EACH))

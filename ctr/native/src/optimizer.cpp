@@ -5,6 +5,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <memory>
 #include <mutex>
 
@@ -109,6 +110,16 @@ class Worker {
     Moved moved_;
 };
 
+// The threads that torch computes with. Threads of our own would wait for a core on which torch's spin after their last work.
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel
+    int (*thread)();                                               // omp_get_thread_num
+    int (*threads)();                                              // omp_get_num_threads
+    pid_t process;                                                 // its threads are not in a fork of that
+};
+
+OpenMP openmp{};
+
 // The threads of a process and what they keep between two steps. Never destroyed: a fork has it without its threads.
 class Team {
   public:
@@ -119,11 +130,6 @@ class Team {
     std::int64_t run(const Parts& parts, const Gradient& gradient, const RuleOptions<T>& o, int threads) {
         const std::lock_guard<std::mutex> one(lock_);
         if (gradient.count * parts.dim < SMALL) threads = 1;  // it does not pay to wake anybody
-        if (threads > 1 && (!pool_ || pool_->threads() != threads)) {
-            pool_.reset();
-            pool_ = std::make_unique<Pool>(threads);
-        }
-        Pool& pool = threads > 1 ? *pool_ : alone_;
         auto& mine = workers(T());
         if (mine.size() < std::size_t(threads)) mine.resize(std::size_t(threads));
         sorted_.resize(std::size_t(threads));
@@ -132,29 +138,83 @@ class Team {
         std::atomic<std::int64_t> bad = gradient.count;
         const auto* g = static_cast<const T*>(gradient.values);
         const auto* h = static_cast<const T*>(gradient.hessian);
-        pool.run([&](int t) {
-            const std::int64_t first = std::min(t * share, gradient.count), last = std::min(first + share, gradient.count);
-            if (gradient.ids) {
+        const auto first_of = [&](int t) { return std::min(t * share, gradient.count); };
+        if (gradient.ids) {
+            each(threads, [&](int t) {
+                const std::int64_t first = first_of(t), last = first_of(t + 1);
                 const std::int64_t wrong = read(gradient.ids, first, last, parts.rows);
                 for (std::int64_t known = bad; wrong < std::min(known, last) && !bad.compare_exchange_weak(known, wrong);) {}
                 if (!gradient.distinct) sorted_[std::size_t(t)].sort(ids_.data(), int(first), int(wrong), threads);
-                pool.barrier();
-                if (bad < gradient.count) return;
-            }
+            });
+            if (bad < gradient.count) return bad;
+        }
+        each(threads, [&](int t) {
             Worker<T>& worker = mine[std::size_t(t)];
-            if (gradient.ids && !gradient.distinct)
-                return worker.update_sums(parts, o, ids_.data(), sorted_, t, g, h);
+            if (gradient.ids && !gradient.distinct) return worker.update_sums(parts, o, ids_.data(), sorted_, t, g, h);
+            const std::int64_t first = first_of(t);
             const std::int32_t* ids = gradient.ids ? ids_.data() + first : nullptr;
-            worker.update(parts, o, ids, std::int32_t(first), std::size_t(last - first), g + first * parts.dim,
+            worker.update(parts, o, ids, std::int32_t(first), std::size_t(first_of(t + 1) - first), g + first * parts.dim,
                           h ? h + first * parts.dim : nullptr, gradient.lazy != 0);
         });
         if (parts.counts)
             for (Worker<T>& worker : mine) worker.settle(parts.counts);
-        return bad < gradient.count ? bad.load() : -1;
+        return -1;
+    }
+
+    // Copies rows of `bytes` each, which are `stride` bytes apart, to `out`, side by side; returns as run() does.
+    std::int64_t gather(const char* data, std::int64_t rows, std::int64_t stride, std::int64_t bytes,
+                        const std::int64_t* ids, std::int64_t count, char* out, int threads) {
+        const std::lock_guard<std::mutex> one(lock_);
+        if (count * bytes < SMALL * std::int64_t(sizeof(float))) threads = 1;
+        const std::int64_t share = (count + threads - 1) / threads;
+        std::atomic<std::int64_t> bad = count;
+        each(threads, [&](int t) {
+            const std::int64_t first = std::min(t * share, count), last = std::min(first + share, count);
+            for (std::int64_t k = first; k < last; ++k) {
+                if (k + AHEAD < last && ids[k + AHEAD] >= 0 && ids[k + AHEAD] < rows)
+                    for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + ids[k + AHEAD] * stride + i);
+                if (ids[k] < 0 || ids[k] >= rows) {
+                    for (std::int64_t known = bad; k < known && !bad.compare_exchange_weak(known, k);) {}
+                    return;
+                }
+                std::memcpy(out + k * bytes, data + ids[k] * stride, std::size_t(bytes));
+            }
+        });
+        return bad < count ? bad.load() : -1;
+    }
+
+    // work(0) ... work(tasks - 1).
+    void call(void (*work)(int), int tasks, int threads) {
+        const std::lock_guard<std::mutex> one(lock_);
+        each(threads, [&](int t) {
+            for (int task = t; task < tasks; task += threads) work(task);
+        });
     }
 
   private:
     static constexpr std::int64_t SMALL = 1 << 13;  // numbers of a gradient
+
+    // work(0) ... work(threads - 1), at once as far as there are threads.
+    void each(int threads, const std::function<void(int)>& work) {
+        if (threads == 1) return work(0);
+        if (openmp.parallel && openmp.process == process) {
+            struct Call {
+                const std::function<void(int)>& work;
+                const int threads;
+            } call{work, threads};
+            // OpenMP may give fewer threads than it is asked for.
+            const auto run = [](void* data) {
+                const Call& asked = *static_cast<const Call*>(data);
+                for (int t = openmp.thread(); t < asked.threads; t += openmp.threads()) asked.work(t);
+            };
+            return openmp.parallel(run, &call, unsigned(threads), 0);
+        }
+        if (!pool_ || pool_->threads() != threads) {
+            pool_.reset();
+            pool_ = std::make_unique<Pool>(threads);
+        }
+        pool_->run(work);
+    }
 
     // Copies ids to ids_; returns the position of the first that is out of range, `last` if none is.
     std::int64_t read(const std::int64_t* ids, std::int64_t first, std::int64_t last, std::int64_t rows) {
@@ -169,7 +229,6 @@ class Team {
     std::vector<Worker<double>>& workers(double) { return doubles_; }
 
     std::mutex lock_;
-    Pool alone_{1};
     std::unique_ptr<Pool> pool_;
     std::vector<Sorted> sorted_;
     std::vector<std::int32_t> ids_;
@@ -196,11 +255,23 @@ using namespace ctr;
 
 extern "C" {
 
+void ctr_share_threads(decltype(OpenMP::parallel) parallel, decltype(OpenMP::thread) thread,
+                       decltype(OpenMP::threads) threads) {
+    openmp = {parallel, thread, threads, getpid()};
+}
+
 std::int64_t ctr_update_f32(const Parts* parts, const Gradient* gradient, const RuleOptions<float>* options, int threads) {
     return team().run(*parts, *gradient, *options, threads);
 }
 
 std::int64_t ctr_update_f64(const Parts* parts, const Gradient* gradient, const RuleOptions<double>* options, int threads) {
     return team().run(*parts, *gradient, *options, threads);
+}
+
+void ctr_each(void (*work)(int), int tasks, int threads) { team().call(work, tasks, threads); }
+
+std::int64_t ctr_gather(const char* data, std::int64_t rows, std::int64_t stride, std::int64_t bytes,
+                        const std::int64_t* ids, std::int64_t count, char* out, int threads) {
+    return team().gather(data, rows, stride, bytes, ids, count, out, threads);
 }
 }

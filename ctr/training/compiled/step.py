@@ -15,9 +15,10 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import FeatureEmbedding
 from ctr.native import library as native
-from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.optim.core import GroupOptimizer
 from ctr.optim.fused import ADAGRAD, ADAM, rule_options
 from ctr.training.compiled.forward import Forward, flatten
+from ctr.training.compiled.rows import side_by_side
 from ctr.training.compiled.support import unsupported, unsupported_options
 from ctr.training.optimizers import check_saved
 
@@ -68,22 +69,10 @@ class NativeStep:
     def _move_rows(self) -> None:
         embedding = self.model.get_submodule("embedding")
         assert isinstance(embedding, FeatureEmbedding)
-        self._embedding = embedding
-        self._weight = weight = self.model.get_parameter("embedding.weight")
-        rows, dim = weight.shape
-        names = ("u", *self.row_optimizer.buffers)
-        stride = (1 + len(names)) * dim
-        self._table = torch.from_numpy(native.allocate(rows * stride)).view(rows, stride)
-        mine, *views = self._table.split(dim, dim=1)
-        # Piece by piece: at full size a whole copy is 1.1 GB more at the peak.
-        for ours, old in zip(mine.split(CHUNK), weight.detach().split(CHUNK), strict=True):
-            ours.copy_(old)
-            if old.is_contiguous():
-                native.forget(old)
-        weight.data = mine
-        # A row that a step has touched is one that training has seen: one truth for both.
-        self._row_state = dict(zip(names, views, strict=True)) | {"seen": embedding.seen.unsqueeze(1)}
-        self.row_optimizer.state[weight] = {"step": 0, "lr": 0.0, **self._row_state}
+        self._embedding, self._weight = embedding, embedding.weight
+        self._table, self._row_state = side_by_side(embedding, self.row_optimizer)
+        rows, dim = embedding.weight.shape
+        stride = self._table.shape[1]
         self._table_struct = native.Table(self._table.data_ptr(), rows, dim, stride, embedding.seen.data_ptr())
 
     def _link_rows(self) -> None:

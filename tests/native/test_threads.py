@@ -1,0 +1,67 @@
+"""Work on the threads of torch, and rows gathered by it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from ctr.native.threads import each
+from ctr.optim import fused
+from tests.native.built import needs_kernels
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("tasks", "count"), [(1, 1), (1, 3), (2, 2), (5, 2), (3, 8)])
+def test_each_task_is_called_once(tasks: int, count: int) -> None:
+    called: list[int] = []
+    each(tasks, count, called.append)
+    assert sorted(called) == list(range(tasks))
+
+
+@needs_kernels
+def test_tasks_run_at_once() -> None:
+    """Each waits for the other."""
+    met = threading.Barrier(2, timeout=30)
+    each(2, 2, lambda task: met.wait() and None)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_error_of_the_first_task_that_failed_is_raised(count: int) -> None:
+    def work(task: int) -> None:
+        if task:
+            raise ValueError(f"task {task}")
+
+    with pytest.raises(ValueError, match="task 1"):
+        each(3, count, work)
+
+
+@needs_kernels
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ids", [0, 7, 5_000])
+def test_gathered_rows_are_those_of_the_table(count: int, dtype: torch.dtype, ids: int, threads: None) -> None:
+    torch.set_num_threads(count)
+    table = torch.randn(300, 20, dtype=dtype)
+    wanted = torch.randint(0, 300, (ids,))
+    for weight in (table, table[:, 3:8]):
+        out = torch.empty(ids, weight.shape[1], dtype=dtype)
+        assert torch.equal(fused.gather(weight, wanted, out), weight[wanted])
+
+
+@needs_kernels
+@pytest.mark.parametrize("bad", [-1, 300, 2**40])
+def test_the_first_id_beyond_the_table_is_named(bad: int, threads: None) -> None:
+    torch.set_num_threads(2)
+    wanted = torch.randint(0, 300, (5_000,))
+    wanted[1_234], wanted[4_000] = bad, 9_999
+    with pytest.raises(IndexError, match=rf"id {bad} is not within the 300 rows"):
+        fused.gather(torch.randn(300, 8), wanted, torch.empty(5_000, 8))
