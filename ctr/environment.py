@@ -1,10 +1,8 @@
 """Settings of the process that must stand before torch is loaded; the commands import this first.
 
 OpenMP's threads spin while they wait for each other. On a busy machine, as in a parallel sweep, a spinning thread keeps
-the one it waits for off the core: training then ran 2 to 10 times slower here (two cores and one other busy process,
-DCN at batch 512). On a quiet virtual machine a thread that sleeps wakes up late: a net in torch then ran at half its
-speed. So the threads of a single run spin, as torch's do by default, and those of all other commands sleep.
-``OMP_WAIT_POLICY=active`` or ``passive`` overrides it.
+the one it waits for off the core: training then ran 5 to 10 times slower here (two cores and one other busy process,
+DCN at batch 512). Waiting asleep costs next to nothing on an idle machine. ``OMP_WAIT_POLICY=active`` overrides it.
 
 Ctrl-C while a command still loads its libraries would show where in them; there is nothing to clear up yet.
 """
@@ -13,11 +11,7 @@ import os
 import signal
 import sys
 
-_command = getattr(sys.modules["__main__"], "__spec__", None)
-_name = _command.name if _command else ""
-_several = "RANK" in os.environ or not {"-m", "--multirun"}.isdisjoint(sys.argv)
-if _name != "ctr.train" or _several:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def end_at_once(*_: object) -> None:
@@ -26,5 +20,6 @@ def end_at_once(*_: object) -> None:
     os._exit(130)
 
 
-if _name.startswith("ctr.") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+_command = getattr(sys.modules["__main__"], "__spec__", None)
+if _command and _command.name.startswith("ctr.") and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)

@@ -88,7 +88,7 @@ def step(optimizer: GroupOptimizer, p: Tensor, group: dict[str, Any]) -> None:
     of_row = rule_options(rule, group, state["step"], lr, _size(p)[1], p.dtype, counted=counted is not None)
     # Past torch's dispatcher, 0.1 ms for this many arguments, unless somebody has to see the operator.
     seen_by = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-    update = torch.ops.ctr.update_rows if seen_by else _update_rows
+    update: Any = torch.ops.ctr.update_rows if seen_by else _update_rows
     update(
         p, state["u"], [state[name] for name in optimizer.buffers], state["seen"], *(counted or (None, None)),
         rows, values, hessian, distinct, lazy, *of_row,

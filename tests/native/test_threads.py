@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +36,48 @@ def test_tasks_run_at_once() -> None:
     """Each waits for the other."""
     met = threading.Barrier(2, timeout=30)
     each(2, 2, lambda task: met.wait() and None)
+
+
+@needs_kernels
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads in /proc")
+def test_threads_of_torch_are_used_where_they_spin_and_others_where_they_sleep(threads: None) -> None:
+    """No thread is started where torch has one."""
+    program = """if True:
+        import os, torch
+        from ctr.native.threads import each
+        torch.set_num_threads(2)
+        torch.zeros(1 << 20).add_(1)
+        before = len(os.listdir("/proc/self/task"))
+        each(2, 2, lambda task: None)
+        print(len(os.listdir("/proc/self/task")) - before)
+    """
+    for policy, started in (("active", "0"), ("passive", "1")):
+        environment = {**os.environ, "OMP_WAIT_POLICY": policy}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == started, policy
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_all_of_it_on_torchs_own_threads() -> None:
+    """The other tests run where torch's threads sleep."""
+    files = [Path(__file__), Path(__file__).parents[1] / "optim/test_fused.py"]
+    line = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n0",
+        "-m",
+        "not slow",
+        *map(str, files),
+        "-k",
+        "not where_they_spin",
+    ]
+    done = subprocess.run(line, env={**os.environ, "OMP_WAIT_POLICY": "active"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2_000:]
 
 
 @pytest.mark.parametrize("count", [1, 2])
