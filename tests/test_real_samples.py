@@ -76,6 +76,7 @@ def test_avazu_is_as_recomputed(samples: Path, prepared: Path, tmp_path: Path) -
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.717, abs=0.01)
 
 
+@pytest.mark.slow
 def test_ipinyou_is_as_recomputed(samples: Path, prepared: Path, tmp_path: Path) -> None:
     """OPNN; AUC 0.7655 - 0.7676 in a simple re-computation."""
     keys = ["dataset.test_days=[20130611,20130612]", "opt=adam", "opt.lr=1e-3"]
@@ -87,6 +88,7 @@ def test_ipinyou_is_as_recomputed(samples: Path, prepared: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("dataset", "model"), [("avazu", "dcn"), ("avazu", "opnn"), ("ipinyou", "mlp")])
+@pytest.mark.slow
 def test_any_dataset_with_any_model(samples: Path, prepared: Path, tmp_path: Path, dataset: str, model: str) -> None:
     days = ["dataset.test_days=[20130611,20130612]"] if dataset == "ipinyou" else []
     keys = [f"model={model}", "opt=group_adagrad", "opt.lambda21=1e-4", *days]

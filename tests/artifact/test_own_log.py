@@ -176,6 +176,7 @@ def test_an_exported_file_takes_raw_numbers(model: SavedModel, exported: Any, lo
     }
 
 
+@pytest.mark.slow
 def test_numbers_that_become_buckets_alone(tmp_path: Path) -> None:
     raw = shop.write(tmp_path / "log", 1)
     keys = ["dataset=csv", f"dataset.raw={raw}", f"dataset.prepared={tmp_path}/prepared", "dataset.categorical=[item]",

@@ -99,6 +99,7 @@ def test_hashed_keys_give_the_same_probabilities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dataset", "unseen"), [("criteo", "row"), ("avazu", "zero")])
+@pytest.mark.slow
 def test_an_exported_file_reads_rare_unseen_and_blank_values_alike(tmp_path: Path, dataset: str, unseen: str) -> None:
     for library in onnx.LIBRARIES:
         pytest.importorskip(library)

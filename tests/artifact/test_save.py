@@ -191,6 +191,7 @@ def test_settings_that_ask_for_a_model_need_something_that_saves_it(tmp_path: Pa
         Run(resolve(composed("train", *arguments(tmp_path))), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_models_and_pages_only_if_it_is_told_to(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_page, "write", lambda path, *_: path.write_text("page"))
     for number, told in enumerate(([], ["save=model", "report=true"])):

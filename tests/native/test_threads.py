@@ -40,6 +40,7 @@ def test_tasks_run_at_once() -> None:
 
 @needs_kernels
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts the threads in /proc")
+@pytest.mark.slow
 def test_threads_of_torch_are_used_where_they_spin_and_others_where_they_sleep(threads: None) -> None:
     """No thread is started where torch has one."""
     program = """if True:

@@ -103,6 +103,7 @@ def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     }
 
 
+@pytest.mark.slow
 def test_other_data_has_a_report_and_a_view_of_its_own(uri: str, tmp_path: Path) -> None:
     """Real and generated rows of the same dataset, as the same study has them one after the other."""
     jobs = invented.rows()
@@ -212,6 +213,7 @@ def test_the_view_as_mlflow_reads_it(uri: str) -> None:
     assert json.loads(zlib.decompress(base64.b64decode(packed))) == view.state(FIG1)
 
 
+@pytest.mark.slow
 def test_each_method_of_the_figures_has_a_run_that_names_its_colour(uri: str, tmp_path: Path) -> None:
     """One for all studies of the experiment: MLflow's legends list runs."""
 
@@ -234,6 +236,7 @@ def test_each_method_of_the_figures_has_a_run_that_names_its_colour(uri: str, tm
     assert first_loaded.info.run_name == "group_adam"
 
 
+@pytest.mark.slow
 def test_the_view_draws_auc_against_what_the_study_compares_on_a_log_axis(uri: str, tmp_path: Path) -> None:
     def axes(subject: Subject) -> list[str]:
         saved = json.loads(MlflowClient(uri).get_experiment("1").tags[view.TAG + subject.key])

@@ -58,6 +58,7 @@ def test_what_has_no_finished_run_has_no_rate() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.slow
 def test_every_study_shows_gaps_and_says_why_where_no_rate_was_found(name: str) -> None:
     oracle = Oracle(lambda job: "no memory")
     findings = run(name, oracle, lr="auto", lambda1=[1e-3])

@@ -52,6 +52,7 @@ def expect_figures(found: dict[str, Any], expected: dict[str, Any], device: str)
 
 
 @pytest.mark.parametrize("name", RUNS)
+@pytest.mark.slow
 def test_a_run_is_that_of_the_cpu(name: str, elsewhere: str, tmp_path: Path) -> None:
     """Saving compares the logits of the run with those of the saved model, on the CPU."""
     there, here = (run_one(tmp_path, *SMALL, *RUNS[name], f"device={device}") for device in (elsewhere, "cpu"))
@@ -88,6 +89,7 @@ def test_its_saved_model_predicts_on_the_cpu(elsewhere: str, tmp_path: Path) -> 
     assert model.rows.device == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_the_estimator_trains_there(elsewhere: str) -> None:
     logits = []
     for device in (elsewhere, "cpu"):

@@ -91,6 +91,7 @@ def test_a_run_keeps_the_most_frequent_values(tmp_path: Path, backend: str, fine
     assert (found["score"], found["features_nonzero"]) == ("count", len(got))
 
 
+@pytest.mark.slow
 def test_in_a_family_each_is_the_run_that_it_would_be_alone(tmp_path: Path) -> None:
     options = [[], *(magnitude(0.2, share, score) for share in (0.0, 0.3) for score in ("count", "norm"))]
     members = [["opt=adam", "model.hidden=[6]", "dataset.min_count=2", *own] for own in options]

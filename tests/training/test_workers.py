@@ -179,6 +179,7 @@ def test_the_diagonal_of_the_hessian_is_that_of_one_process(log: Path, tmp_path:
     expect_near(found, run(None, log, tmp_path / "alone", *RUNS["adahessian"], "backend=torch"))
 
 
+@pytest.mark.slow
 def test_fields_of_several_values_are_pooled_slice_by_slice(tmp_path: Path) -> None:
     draw = random.Random(1)
     raw = tmp_path / "log.csv"

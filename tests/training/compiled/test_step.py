@@ -315,6 +315,7 @@ def test_schedules_of_lambda_and_learning_rate_act():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.slow
 def test_the_table_takes_the_memory_of_the_weight_piece_by_piece():
     """At the peak there is one piece of the weight beside the table, not all of it."""
     rows, dim = 10 << 20, 8
