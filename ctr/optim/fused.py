@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,10 +16,8 @@ from torch._compile import _disable_dynamo  # torch.compiler.disable loads all o
 
 from ctr.native import library as native
 from ctr.native.threads import sharing
+from ctr.optim.histogram import StrengthHistogram
 from ctr.optim.shrinkage import may_vanish
-
-if TYPE_CHECKING:
-    from ctr.optim.core import GroupOptimizer
 
 # Mirrored by native/src/update.h, as is MAX_DIM.
 ADAM, ADAGRAD, SGD, MOMENTUM, AMSGRAD, ADAHESSIAN = range(6)
@@ -30,8 +28,20 @@ _NORMS = {"s": 0, "s_tilde": 1, "s_tilde_eq10": 2}
 _PLACES = {ADAM: (2, 3), ADAGRAD: (3,), SGD: (), MOMENTUM: (2,), AMSGRAD: (2, 3, 4), ADAHESSIAN: (2, 3)}
 
 
+class Grouped(Protocol):
+    """What is needed of a `ctr.optim.core.GroupOptimizer`."""
+
+    buffers: tuple[str, ...]
+    rule: int | None
+    histogram: StrengthHistogram | None
+
+    @property
+    def state(self) -> Any: ...
+    def hessian_rows(self, p: Tensor, rows: Tensor | None) -> Tensor | None: ...
+
+
 @_disable_dynamo  # as torch.optim's own checks: nothing of it belongs in a graph
-def unfit(optimizer: GroupOptimizer, p: Tensor, group: dict[str, Any]) -> str | None:
+def unfit(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> str | None:
     """Why compiled code cannot step this parameter; None if it can."""
     if type(optimizer).__dict__.get("rule") is None:  # one inherited may not be that of the moments
         return f"it does not know the rule of {type(optimizer).__name__}"
@@ -58,7 +68,7 @@ def _in_rows(t: Tensor) -> bool:
     return t.is_contiguous() or (t.dim() == 2 and t.stride(1) == 1 and t.stride(0) >= t.shape[1])
 
 
-def step(optimizer: GroupOptimizer, p: Tensor, group: dict[str, Any]) -> None:
+def step(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> None:
     """Makes step ``state["step"]`` of a parameter for which :func:`unfit` is None.
 
     Raises:

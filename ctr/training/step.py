@@ -263,6 +263,8 @@ class RowsStep(TorchStep):
 
 def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:
     """Why the rows cannot be trained in compiled code; None if they can."""
+    if row_optimizer.state:
+        return "their optimizer has already made a step"
     for group in row_optimizer.param_groups:
         if group["group_dim"] != 0:
             return f"the rows are to be groups, group_dim=0, not {group['group_dim']!r}"

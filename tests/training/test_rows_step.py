@@ -117,3 +117,13 @@ def test_rows_that_it_cannot_serve_are_refused_and_auto_takes_torch(caplog: pyte
     first, second = caplog.messages
     assert first.startswith("backend=torch, as compiled rows cannot serve this run: ")
     assert second == "backend=rows, as the compiled step cannot serve this run: it does not know this DeepFM"
+
+
+def test_an_optimizer_that_has_a_state_keeps_it_in_torch() -> None:
+    """The rows' table begins with none."""
+    model = DeepFM(9, 2, embedding_dim=3, hidden=(4,))
+    rows, net = make_optimizers(model, "group_adam", {"lr": 0.1})
+    rows.ensure_state(model.embedding.weight)
+    with pytest.raises(CtrError, match="their optimizer has already made a step; use backend=auto"):
+        make_step("rows", model, rows, net, threads=1)
+    assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
