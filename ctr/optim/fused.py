@@ -1,7 +1,7 @@
 """A step of the grouped optimizers in compiled code: the rows of a tensor and of its state, in place.
 
-It is what :mod:`ctr.optim.core` does in torch, row by row in one pass over the memory (``native/src/optimizer.cpp``),
-behind a custom operator, ``torch.ops.ctr.update_rows``.
+It is what :mod:`ctr.optim.core` does in torch, row by row in one pass over the memory (``native/src/optimizer.cpp``).
+``torch.compile`` and tensors that are not plain ones see it as a custom operator, ``torch.ops.ctr.update_rows``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._compile import _disable_dynamo  # torch.compiler.disable loads all of dynamo at once
 
 from ctr.native import library as native
@@ -97,8 +97,9 @@ def step(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> None:
         counted = histogram.buckets[p], histogram.counts
     of_row = rule_options(rule, group, state["step"], lr, _size(p)[1], p.dtype, counted=counted is not None)
     # Past torch's dispatcher, 0.1 ms for this many arguments, unless somebody has to see the operator.
+    plain = type(p) in (Tensor, nn.Parameter) and type(values) is Tensor
     seen_by = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-    update: Any = torch.ops.ctr.update_rows if seen_by else _update_rows
+    update: Any = _update_rows if plain and not seen_by else torch.ops.ctr.update_rows
     update(
         p, state["u"], [state[name] for name in optimizer.buffers], state["seen"], *(counted or (None, None)),
         rows, values, hessian, distinct, lazy, *of_row,

@@ -106,6 +106,7 @@ class TorchStep:
 
     def __init__(self, model: RowModel, row_optimizer: GroupOptimizer, net_optimizer: Optimizer) -> None:
         self.model, self.row_optimizer, self.net_optimizer = model, row_optimizer, net_optimizer
+        model.train()  # a model may do more there than set its mode
         for optimizer in (row_optimizer, net_optimizer):
             if isinstance(optimizer, GroupOptimizer):
                 optimizer.fused = self.fused
@@ -225,9 +226,10 @@ def _load_copies(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 class RowsStep(TorchStep):
     """The step in eager torch with the embedding's rows in compiled code: any model, float32 or float64 on the CPU.
 
-    The rows move into one table with their optimizer's state (`side_by_side`). The optimizer sums the gradients of a
-    row that the batch has several times. Results are the same to the last bit for any number of threads of its own;
-    those of the net are torch's.
+    The rows move into one table with their optimizer's state (`side_by_side`): another tensor that shared the memory of
+    the embedding's weight must not be used any more. The optimizer sums the gradients of a row that the batch has
+    several times. Results are the same to the last bit for any number of threads of its own; those of the net are
+    torch's. The rows that the net is given are overwritten by those of the next batch.
     """
 
     fused = None  # the net may have parameters that compiled code does not serve
@@ -236,14 +238,18 @@ class RowsStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         # Random signs are of a row, not of each of its places in the batch.
         self._each_once = isinstance(row_optimizer, GroupAdaHessian)
-        self._table, _ = side_by_side(model.embedding, row_optimizer)
-        # Of one size and in one place: pieces that come and go at each step leave holes in the heap, of GBs in the end.
+        self._table, self._state = side_by_side(model.embedding, row_optimizer)
+        # In one place: pieces that come and go with each step leave holes in the heap, of GBs in the end.
         self._ids = torch.empty(0, dtype=torch.int64)
         self._rows = self._table.new_empty(0, model.embedding.weight.shape[1])
 
     @property
     def tables(self) -> list[Tensor]:
-        return [self._table]
+        weight = self.model.embedding.weight
+        held = self.row_optimizer.state[weight]
+        moved = [weight.data_ptr() != self._table.data_ptr()]
+        moved += [held[name].data_ptr() != mine.data_ptr() for name, mine in self._state.items()]
+        return super().tables if any(moved) else [self._table]  # moved: loaded by the optimizer itself, or copied
 
     def _mark(self, ids: Tensor) -> None:
         state, seen = self.row_optimizer.state[self.model.embedding.weight], self.model.embedding.seen
@@ -254,11 +260,14 @@ class RowsStep(TorchStep):
         if self._each_once:
             return super()._gather(ids)
         count = ids.numel()
-        if len(self._ids) < count:
-            self._ids, self._rows = self._ids.new_empty(count), self._rows.new_empty(count, self._rows.shape[1])
+        if len(self._ids) < count:  # bags vary: a quarter more, so that it is rarely done
+            size = count if len(self._ids) == 0 else count + count // 4
+            self._ids, self._rows = self._ids.new_empty(size), self._rows.new_empty(size, self._rows.shape[1])
         flat = self._ids[:count].view(ids.shape).copy_(ids).view(-1)
-        rows = fused.gather(self.model.embedding.weight, flat, self._rows[:count]).detach().requires_grad_()
-        return flat, rows, rows.view(*ids.shape, -1)
+        rows = fused.gather(self.model.embedding.weight, flat, self._rows[:count])
+        torch.autograd.graph.increment_version(rows)  # an older graph that reads them finds out
+        rows = rows.detach().requires_grad_()
+        return flat, rows, rows.view(*ids.shape, rows.shape[1])
 
 
 def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:

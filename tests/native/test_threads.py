@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ctr.native.threads import each
-from ctr.optim import fused
+from ctr.optim import GroupSGD, fused
 from tests.native.built import needs_kernels
 
 
@@ -35,7 +35,7 @@ def test_each_task_is_called_once(tasks: int, count: int) -> None:
 def test_tasks_run_at_once() -> None:
     """Each waits for the other."""
     met = threading.Barrier(2, timeout=30)
-    each(2, 2, lambda task: met.wait() and None)
+    each(2, 2, lambda task: met.wait())
 
 
 @needs_kernels
@@ -64,7 +64,9 @@ def test_threads_of_torch_are_used_where_they_spin_and_others_where_they_sleep(t
 @pytest.mark.slow
 def test_all_of_it_on_torchs_own_threads() -> None:
     """The other tests run where torch's threads sleep."""
-    files = [Path(__file__), Path(__file__).parents[1] / "optim/test_fused.py"]
+    tests = Path(__file__).parents[1]
+    others = ("optim/test_fused.py", "training/test_rows_step.py", "training/test_compiled_net.py")
+    files = [Path(__file__), *(tests / name for name in others)]
     line = [
         sys.executable,
         "-m",
@@ -79,6 +81,35 @@ def test_all_of_it_on_torchs_own_threads() -> None:
     ]
     done = subprocess.run(line, env={**os.environ, "OMP_WAIT_POLICY": "active"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2_000:]
+
+
+@needs_kernels
+def test_a_task_may_step_an_optimizer(threads: None) -> None:
+    torch.set_num_threads(2)
+    weights = [torch.nn.Parameter(torch.randn(3_000, 8)) for _ in range(4)]
+
+    def step(task: int) -> None:
+        opt = GroupSGD([weights[task]], lr=0.5, fused=True)
+        weights[task].grad = torch.ones(3_000, 8)
+        opt.step()
+
+    expected = [weight.detach() - 0.5 for weight in weights]
+    each(4, 2, step)
+    for weight, right in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.detach(), right)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_no_task_is_nothing(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr("ctr.native.threads.available", lambda: False)
+    each(0, 2, lambda task: pytest.fail("called"))
+
+
+def test_without_the_library_tasks_run_at_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctr.native.threads.available", lambda: False)
+    met = threading.Barrier(2, timeout=30)
+    each(2, 2, lambda task: met.wait())
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ctr.native import library
 from ctr.optim import BudgetSchedule, GroupAdam, GroupOptimizer, GroupSGD
@@ -381,3 +382,14 @@ def test_indices_that_are_spread_in_memory() -> None:
     torch.testing.assert_close(*weights)
     assert weights[1][0, 0] == pytest.approx(0.9)
     assert weights[1][1, 0] == 1
+
+
+def test_tensors_without_memory_are_left_to_the_operator() -> None:
+    """Fake ones, also outside the mode that they were made in: compiled code would write to no memory."""
+    with FakeTensorMode():
+        p = nn.Parameter(torch.zeros(4, 3))
+        p.grad = torch.ones(4, 3)
+        opt = GroupSGD([p], lr=0.1)
+        opt.step()
+    opt.step()
+    assert opt.state[p]["step"] == 2

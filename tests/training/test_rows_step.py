@@ -127,3 +127,73 @@ def test_an_optimizer_that_has_a_state_keeps_it_in_torch() -> None:
     with pytest.raises(CtrError, match="their optimizer has already made a step; use backend=auto"):
         make_step("rows", model, rows, net, threads=1)
     assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
+
+
+def any_batch(rng: np.random.Generator, rows: int) -> Batch:
+    parts = rng.integers(0, 50, (rows, 4)), rng.random((rows, 2), np.float32), rng.random(rows) < 0.3
+    ids, dense, label = (torch.from_numpy(part) for part in parts)
+    return Batch(ids.to(torch.int32), dense, label.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batches_of_any_sizes_with_predictions_between(dtype: torch.dtype) -> None:
+    """The buffers are those of the largest batch so far."""
+    steps = []
+    for backend in ("torch", "rows"):
+        generator = torch.Generator().manual_seed(0)
+        embedding = FeatureEmbedding(60, 5, generator=generator)
+        model = DeepFM(60, 4, 2, hidden=(6, 5), embedding=embedding, generator=generator).to(dtype)
+        options = {"lr": 0.02, **LAMBDAS}
+        steps.append(make_step(backend, model, *make_optimizers(model, "group_adam", options), threads=2))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    for rows in (3, 40, 1, 17, 64, 2):
+        batch = any_batch(rng, rows)
+        batch = Batch(batch.ids, batch.dense.to(dtype), batch.label.to(dtype))  # type: ignore[union-attr]
+        for call in ("train", "predict"):
+            plain, ours = (getattr(step, call)(batch) for step in steps)
+            for a, b in zip(*((x if call == "train" else (x, 0.0)) for x in (plain, ours)), strict=True):
+                torch.testing.assert_close(torch.as_tensor(b), torch.as_tensor(a), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(table(steps[1]), table(steps[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_id_beyond_the_table_changes_nothing() -> None:
+    step = trained("rows")
+    before = [t.clone() for t in (*step.tables, *step.model.parameters())]
+    batch = any_batch(np.random.default_rng(1), 8)
+    batch.ids[5, 1] = 60  # type: ignore[index]
+    with pytest.raises(IndexError, match="id 60 is not within the 60 rows"):
+        step.train(batch)
+    for a, b in zip(before, (*step.tables, *step.model.parameters()), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_state_that_the_optimizer_loaded_itself_is_the_one_that_is_saved() -> None:
+    """Its tensors are others than those beside the rows."""
+    step = trained("rows")
+    assert len(step.tables) == 1
+    step.row_optimizer.load_state_dict(trained("torch", steps=3).row_optimizer.state_dict())
+    weight = step.model.embedding.weight
+    step.train(any_batch(np.random.default_rng(1), 8))
+    state = step.row_optimizer.state[weight]
+    assert torch.equal(torch.cat(step.tables, dim=1), torch.cat([weight, state["u"], state["m"], state["v"]], dim=1))
+
+
+class Frozen(DeepFM):
+    """A model that does more than set its mode."""
+
+    calls = 0
+
+    def train(self, mode: bool = True) -> Any:
+        self.calls += mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("backend", ["rows", "torch"])
+def test_a_models_own_train_is_called_before_the_first_step_and_after_each_prediction(backend: Any) -> None:
+    model = Frozen(60, 4, 2, embedding_dim=3, hidden=(4,))
+    step = make_step(backend, model, *make_optimizers(model, "group_adam", {"lr": 0.1}), threads=1)
+    before, batch = model.calls, any_batch(np.random.default_rng(1), 8)
+    assert before > 0
+    step.predict(batch)
+    step.train(batch)
+    assert model.calls == before + 1

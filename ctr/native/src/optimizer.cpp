@@ -140,7 +140,7 @@ class Team {
         const auto* h = static_cast<const T*>(gradient.hessian);
         const auto first_of = [&](int t) { return std::min(t * share, gradient.count); };
         if (gradient.ids) {
-            each(threads, [&](int t) {
+            each(pool_, threads, [&](int t) {
                 const std::int64_t first = first_of(t), last = first_of(t + 1);
                 const std::int64_t wrong = read(gradient.ids, first, last, parts.rows);
                 for (std::int64_t known = bad; wrong < std::min(known, last) && !bad.compare_exchange_weak(known, wrong);) {}
@@ -148,7 +148,7 @@ class Team {
             });
             if (bad < gradient.count) return bad;
         }
-        each(threads, [&](int t) {
+        each(pool_, threads, [&](int t) {
             Worker<T>& worker = mine[std::size_t(t)];
             if (gradient.ids && !gradient.distinct) return worker.update_sums(parts, o, ids_.data(), sorted_, t, g, h);
             const std::int64_t first = first_of(t);
@@ -168,7 +168,7 @@ class Team {
         if (count * bytes < SMALL * std::int64_t(sizeof(float))) threads = 1;
         const std::int64_t share = (count + threads - 1) / threads;
         std::atomic<std::int64_t> bad = count;
-        each(threads, [&](int t) {
+        each(pool_, threads, [&](int t) {
             const std::int64_t first = std::min(t * share, count), last = std::min(first + share, count);
             for (std::int64_t k = first; k < last; ++k) {
                 if (k + AHEAD < last && ids[k + AHEAD] >= 0 && ids[k + AHEAD] < rows)
@@ -183,10 +183,10 @@ class Team {
         return bad < count ? bad.load() : -1;
     }
 
-    // work(0) ... work(tasks - 1).
+    // work(0) ... work(tasks - 1), which may make calls of the other kinds.
     void call(void (*work)(int), int tasks, int threads) {
-        const std::lock_guard<std::mutex> one(lock_);
-        each(threads, [&](int t) {
+        const std::lock_guard<std::mutex> one(calling_);
+        each(callers_, threads, [&](int t) {
             for (int task = t; task < tasks; task += threads) work(task);
         });
     }
@@ -195,7 +195,7 @@ class Team {
     static constexpr std::int64_t SMALL = 1 << 13;  // numbers of a gradient
 
     // work(0) ... work(threads - 1), at once as far as there are threads.
-    void each(int threads, const std::function<void(int)>& work) {
+    void each(std::unique_ptr<Pool>& pool, int threads, const std::function<void(int)>& work) {
         if (threads == 1) return work(0);
         if (openmp.parallel && openmp.process == process) {
             struct Call {
@@ -209,11 +209,11 @@ class Team {
             };
             return openmp.parallel(run, &call, unsigned(threads), 0);
         }
-        if (!pool_ || pool_->threads() != threads) {
-            pool_.reset();
-            pool_ = std::make_unique<Pool>(threads);
+        if (!pool || pool->threads() != threads) {
+            pool.reset();
+            pool = std::make_unique<Pool>(threads);
         }
-        pool_->run(work);
+        pool->run(work);
     }
 
     // Copies ids to ids_; returns the position of the first that is out of range, `last` if none is.
@@ -228,8 +228,8 @@ class Team {
     std::vector<Worker<float>>& workers(float) { return floats_; }
     std::vector<Worker<double>>& workers(double) { return doubles_; }
 
-    std::mutex lock_;
-    std::unique_ptr<Pool> pool_;
+    std::mutex lock_, calling_;
+    std::unique_ptr<Pool> pool_, callers_;
     std::vector<Sorted> sorted_;
     std::vector<std::int32_t> ids_;
     std::vector<Worker<float>> floats_;
