@@ -2,8 +2,8 @@
 
 OpenMP's threads spin while they wait for each other. On a busy machine, as in a parallel sweep, a spinning thread keeps
 the one it waits for off the core: training then ran 2 to 10 times slower here (two cores and one other busy process,
-DCN at batch 512). So they sleep. On a quiet virtual machine a net in torch, whose threads then wake up late, runs at half
-its speed: ``OMP_WAIT_POLICY=active`` overrides it.
+DCN at batch 512). So they sleep. On a quiet virtual machine a net in torch, whose threads then wake up late, runs at
+half its speed: ``OMP_WAIT_POLICY=active`` overrides it.
 
 Ctrl-C while a command still loads its libraries would show where in them; there is nothing to clear up yet.
 """
