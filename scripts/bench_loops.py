@@ -82,7 +82,8 @@ def make_batches(case: Case, count: int, size: int, seed: int = 0) -> list[Batch
     return batches
 
 
-def build(case: Case, seed: int = 0) -> nn.Module:
+def build(case: Case, seed: int = 0) -> Any:
+    """The model of a case."""
     generator = torch.Generator().manual_seed(seed)
     rows = sum(case.sizes)
     embedding = FeatureEmbedding(rows, case.dim, generator=generator)
@@ -96,10 +97,9 @@ def eager(case: Case, huge: bool = False, torch_dropout: bool = False, device: s
     """The reference. With the model's own dropout, one random bit per unit, or with torch's."""
     model = build(case).to(device)
     if torch_dropout:
-        hidden: Any = model.hidden
-        for i, layer in enumerate(hidden):
-            hidden[i] = nn.Sequential(layer, nn.Dropout(0.5))
-        model.dropout = 0  # type: ignore[assignment]
+        for i, layer in enumerate(model.hidden):
+            model.hidden[i] = nn.Sequential(layer, nn.Dropout(0.5))
+        model.dropout = 0
     weight = model.get_parameter("embedding.weight")
 
     def table() -> Tensor:
@@ -115,12 +115,12 @@ def eager(case: Case, huge: bool = False, torch_dropout: bool = False, device: s
     return loop(model, weight, rows, net)
 
 
-def loop(model: nn.Module, weight: Tensor, rows: Optimizer, net: Optimizer) -> Step:
+def loop(model: Any, weight: Tensor, rows: Optimizer, net: Optimizer) -> Step:
     """What one writes in PyTorch."""
 
     def step(batch: Batch) -> None:
         ids, dense, label = arrived(batch, weight.device)
-        logits = model.from_rows(F.embedding(ids, weight, sparse=True), dense)  # type: ignore[operator, assignment]
+        logits = model.from_rows(F.embedding(ids, weight, sparse=True), dense)
         F.binary_cross_entropy_with_logits(logits, label).backward()
         for optimizer in (rows, net):
             optimizer.step()
@@ -150,7 +150,7 @@ def rows_and_net(case: Case) -> RowsStep:
     """``backend=rows``."""
     model = build(case)
     rows, net = make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr))
-    return RowsStep(model, rows, net)  # type: ignore[arg-type]
+    return RowsStep(model, rows, net)
 
 
 def void(_: object) -> None:
@@ -176,7 +176,7 @@ def ours(case: Case, opt: str, threads: int) -> Step:
 def in_torch(case: Case, device: str) -> Step:
     """``backend=torch``."""
     model = build(case).to(device)
-    step = TorchStep(model, *make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr)))  # type: ignore[arg-type]
+    step = TorchStep(model, *make_optimizers(model, "group_adam", dict(OPTS["group_adam"], lr=case.lr)))
     return lambda batch: void(step.train(batch))
 
 
@@ -190,7 +190,7 @@ def fbgemm(case: Case, device: str) -> Step:
 
     def step(batch: Batch) -> None:
         ids, dense, label = arrived(batch, weight.device)
-        F.binary_cross_entropy_with_logits(model.from_rows(rows(ids), dense), label).backward()  # type: ignore[operator]
+        F.binary_cross_entropy_with_logits(model.from_rows(rows(ids), dense), label).backward()
         net.step()
         net.zero_grad()
 

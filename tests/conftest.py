@@ -15,7 +15,7 @@ import gc
 import multiprocessing
 import shutil
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,6 +60,16 @@ def shared_work() -> None:
     local.PRELOAD = LIBRARIES  # a process has one forkserver, which loads what the first to need it names
     multiprocessing.set_forkserver_preload(LIBRARIES)
     result.git_sha = run.git_sha = functools.cache(git_sha)  # else each run starts git twice
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """For a test that sets the number of torch's threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""The threads that torch computes with, lent to compiled code: those of another pool would wait for a core on which
-torch's spin for a while after their last work."""
+"""Runs compiled code on the threads that torch computes with. Others would wait for a core on which torch's threads
+spin for a while after their last work."""
 
 from __future__ import annotations
 

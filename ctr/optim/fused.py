@@ -153,27 +153,6 @@ def rule_options(
     return [int(switch) for switch in switches], numbers
 
 
-def gather(weight: Tensor, ids: Tensor, out: Tensor) -> Tensor:
-    """The rows of a table for some ids, each as often as it is there.
-
-    Args:
-        weight: [N, d], each row in one piece of memory.
-        ids: int64 [n], contiguous.
-        out: [n, d], contiguous, of the table's dtype: where they are written.
-
-    Raises:
-        IndexError: an id is not within the table.
-    """
-    size = weight.element_size()
-    bad = sharing().ctr_gather(
-        weight.data_ptr(), len(weight), weight.stride(0) * size, weight.shape[1] * size, ids.data_ptr(), len(ids),
-        out.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    if bad >= 0:
-        raise IndexError(f"id {int(ids[bad])} is not within the {len(weight):,} rows of the table")
-    return out
-
-
 _LIBRARY = torch.library.Library("ctr", "DEF")
 _LIBRARY.define(
     "update_rows(Tensor(a!) weight, Tensor(b!) u, Tensor(c!)[] buffers, Tensor(d!) seen, Tensor(e!)? buckets, "

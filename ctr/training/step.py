@@ -16,7 +16,7 @@ from ctr.errors import CtrError
 from ctr.models.embedding import Bags, FeatureEmbedding
 from ctr.optim import GroupAdaHessian, fused, hutchinson_diagonal
 from ctr.optim.core import GroupOptimizer
-from ctr.training.compiled.rows import side_by_side
+from ctr.training.compiled.rows import gather, side_by_side
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.compiled_net import CompiledNet
@@ -261,10 +261,10 @@ class RowsStep(TorchStep):
             return super()._gather(ids)
         count = ids.numel()
         if len(self._ids) < count:  # bags vary: a quarter more, so that it is rarely done
-            size = count if len(self._ids) == 0 else count + count // 4
+            size = max(count, len(self._ids) * 5 // 4)
             self._ids, self._rows = self._ids.new_empty(size), self._rows.new_empty(size, self._rows.shape[1])
         flat = self._ids[:count].view(ids.shape).copy_(ids).view(-1)
-        rows = fused.gather(self.model.embedding.weight, flat, self._rows[:count])
+        rows = gather(self.model.embedding.weight, flat, self._rows[:count])
         torch.autograd.graph.increment_version(rows)  # an older graph that reads them finds out
         rows = rows.detach().requires_grad_()
         return flat, rows, rows.view(*ids.shape, rows.shape[1])

@@ -6,22 +6,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from ctr.native.threads import each
-from ctr.optim import GroupSGD, fused
+from ctr.optim import GroupSGD
+from ctr.training.compiled.rows import gather
 from tests.native.built import needs_kernels
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("tasks", "count"), [(1, 1), (1, 3), (2, 2), (5, 2), (3, 8)])
@@ -67,18 +60,7 @@ def test_all_of_it_on_torchs_own_threads() -> None:
     tests = Path(__file__).parents[1]
     others = ("optim/test_fused.py", "training/test_rows_step.py", "training/test_compiled_net.py")
     files = [Path(__file__), *(tests / name for name in others)]
-    line = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-n0",
-        "-m",
-        "not slow",
-        *map(str, files),
-        "-k",
-        "not where_they_spin",
-    ]
+    line = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", *map(str, files)]
     done = subprocess.run(line, env={**os.environ, "OMP_WAIT_POLICY": "active"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2_000:]
 
@@ -132,7 +114,7 @@ def test_gathered_rows_are_those_of_the_table(count: int, dtype: torch.dtype, id
     wanted = torch.randint(0, 300, (ids,))
     for weight in (table, table[:, 3:8]):
         out = torch.empty(ids, weight.shape[1], dtype=dtype)
-        assert torch.equal(fused.gather(weight, wanted, out), weight[wanted])
+        assert torch.equal(gather(weight, wanted, out), weight[wanted])
 
 
 @needs_kernels
@@ -142,4 +124,4 @@ def test_the_first_id_beyond_the_table_is_named(bad: int, threads: None) -> None
     wanted = torch.randint(0, 300, (5_000,))
     wanted[1_234], wanted[4_000] = bad, 9_999
     with pytest.raises(IndexError, match=rf"id {bad} is not within the 300 rows"):
-        fused.gather(torch.randn(300, 8), wanted, torch.empty(5_000, 8))
+        gather(torch.randn(300, 8), wanted, torch.empty(5_000, 8))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,13 +29,6 @@ PENALTIES = [
     {"lambda1": 0.2},
     {"lambda2": 0.5},
 ]
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def pair(member: Member, x: Tensor, **options: Any) -> list[GroupOptimizer]:

@@ -24,30 +24,36 @@ pytestmark = needs_kernels
 LAMBDAS = {"lambda21": 1e-3, "lambda2": 1e-3}
 
 
-def trained(backend: Any, opt: str = "group_adam", steps: int = 12, **options: Any) -> Any:
+def any_batch(rng: np.random.Generator, rows: int, dtype: torch.dtype = torch.float32) -> Batch:
+    parts = rng.integers(0, 50, (rows, 4)), rng.random((rows, 2), np.float32), rng.random(rows) < 0.3
+    ids, dense, label = (torch.from_numpy(part) for part in parts)
+    return Batch(ids.to(torch.int32), dense.to(dtype), label.to(dtype))
+
+
+def trained(
+    backend: Any, opt: str = "group_adam", steps: int = 12, dtype: torch.dtype = torch.float32, **options: Any
+) -> Any:
     """A step after some batches of a DeepFM, whose rows come several times in each."""
     torch.manual_seed(0)
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
     embedding = FeatureEmbedding(60, 5, generator=generator)
-    model = DeepFM(60, 4, 2, hidden=(6, 5), embedding=embedding, generator=generator)
+    model = DeepFM(60, 4, 2, hidden=(6, 5), embedding=embedding, generator=generator).to(dtype)
     step = make_step(backend, model, *make_optimizers(model, opt, {"lr": 0.02, **LAMBDAS, **options}), threads=2)
     for _ in range(steps):
-        parts = rng.integers(0, 50, (32, 4)), rng.random((32, 2), np.float32), rng.random(32) < 0.3
-        ids, dense, label = (torch.from_numpy(part) for part in parts)
-        step.train(Batch(ids.to(torch.int32), dense, label.float()))
+        step.train(any_batch(rng, 32))
     return step
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("backend", ["rows", "torch"])
 def test_the_initial_table_is_not_held_twice(backend: Any) -> None:
-    """The state's memory comes with the first touch of a row, or lies beside the row: w, u, m and v."""
+    """Compiled rows hold w, u, m and v from the start. In torch the state takes memory at a row's first touch."""
     one_step(backend, 100)  # loads what the first step needs
     reset_peak()
     before, weight = peak(), (1 << 20) * 16 * 4
     one_step(backend, 1 << 20)
     held = {"torch": 1, "rows": 4}[backend] * weight
-    assert held / 2 < peak() - before < held + 0.3 * weight
+    assert held - weight / 2 < peak() - before < held + 0.3 * weight
 
 
 def one_step(backend: Any, rows: int) -> None:
@@ -129,26 +135,13 @@ def test_an_optimizer_that_has_a_state_keeps_it_in_torch() -> None:
     assert type(make_step("auto", model, rows, net, threads=1)) is TorchStep
 
 
-def any_batch(rng: np.random.Generator, rows: int) -> Batch:
-    parts = rng.integers(0, 50, (rows, 4)), rng.random((rows, 2), np.float32), rng.random(rows) < 0.3
-    ids, dense, label = (torch.from_numpy(part) for part in parts)
-    return Batch(ids.to(torch.int32), dense, label.float())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_batches_of_any_sizes_with_predictions_between(dtype: torch.dtype) -> None:
     """The buffers are those of the largest batch so far."""
-    steps = []
-    for backend in ("torch", "rows"):
-        generator = torch.Generator().manual_seed(0)
-        embedding = FeatureEmbedding(60, 5, generator=generator)
-        model = DeepFM(60, 4, 2, hidden=(6, 5), embedding=embedding, generator=generator).to(dtype)
-        options = {"lr": 0.02, **LAMBDAS}
-        steps.append(make_step(backend, model, *make_optimizers(model, "group_adam", options), threads=2))  # type: ignore[arg-type]
+    steps = [trained(backend, steps=0, dtype=dtype) for backend in ("torch", "rows")]
     rng = np.random.default_rng(0)
     for rows in (3, 40, 1, 17, 64, 2):
-        batch = any_batch(rng, rows)
-        batch = Batch(batch.ids, batch.dense.to(dtype), batch.label.to(dtype))  # type: ignore[union-attr]
+        batch = any_batch(rng, rows, dtype)
         for call in ("train", "predict"):
             plain, ours = (getattr(step, call)(batch) for step in steps)
             for a, b in zip(*((x if call == "train" else (x, 0.0)) for x in (plain, ours)), strict=True):
@@ -160,7 +153,8 @@ def test_an_id_beyond_the_table_changes_nothing() -> None:
     step = trained("rows")
     before = [t.clone() for t in (*step.tables, *step.model.parameters())]
     batch = any_batch(np.random.default_rng(1), 8)
-    batch.ids[5, 1] = 60  # type: ignore[index]
+    assert isinstance(batch.ids, torch.Tensor)
+    batch.ids[5, 1] = 60
     with pytest.raises(IndexError, match="id 60 is not within the 60 rows"):
         step.train(batch)
     for a, b in zip(before, (*step.tables, *step.model.parameters()), strict=True):

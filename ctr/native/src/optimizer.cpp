@@ -143,7 +143,7 @@ class Team {
             each(pool_, threads, [&](int t) {
                 const std::int64_t first = first_of(t), last = first_of(t + 1);
                 const std::int64_t wrong = read(gradient.ids, first, last, parts.rows);
-                for (std::int64_t known = bad; wrong < std::min(known, last) && !bad.compare_exchange_weak(known, wrong);) {}
+                if (wrong < last) lower(bad, wrong);
                 if (!gradient.distinct) sorted_[std::size_t(t)].sort(ids_.data(), int(first), int(wrong), threads);
             });
             if (bad < gradient.count) return bad;
@@ -173,10 +173,7 @@ class Team {
             for (std::int64_t k = first; k < last; ++k) {
                 if (k + AHEAD < last && ids[k + AHEAD] >= 0 && ids[k + AHEAD] < rows)
                     for (std::int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(data + ids[k + AHEAD] * stride + i);
-                if (ids[k] < 0 || ids[k] >= rows) {
-                    for (std::int64_t known = bad; k < known && !bad.compare_exchange_weak(known, k);) {}
-                    return;
-                }
+                if (ids[k] < 0 || ids[k] >= rows) return lower(bad, k);
                 std::memcpy(out + k * bytes, data + ids[k] * stride, std::size_t(bytes));
             }
         });
@@ -214,6 +211,11 @@ class Team {
             pool = std::make_unique<Pool>(threads);
         }
         pool->run(work);
+    }
+
+    // Makes `least` the smaller of itself and `value`.
+    static void lower(std::atomic<std::int64_t>& least, std::int64_t value) {
+        for (std::int64_t known = least; value < known && !least.compare_exchange_weak(known, value);) {}
     }
 
     // Copies ids to ids_; returns the position of the first that is out of range, `last` if none is.

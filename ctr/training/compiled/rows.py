@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ctr.models import FeatureEmbedding
 from ctr.native import library as native
+from ctr.native.threads import sharing
 from ctr.optim.core import CHUNK, GroupOptimizer
 
 
@@ -40,3 +41,24 @@ def side_by_side(embedding: FeatureEmbedding, optimizer: GroupOptimizer) -> tupl
     state = dict(zip(names, views, strict=True)) | {"seen": embedding.seen.unsqueeze(1)}
     optimizer.state[weight] = {"step": 0, "lr": 0.0, **state}
     return table, state
+
+
+def gather(weight: Tensor, ids: Tensor, out: Tensor) -> Tensor:
+    """The rows of a table for some ids, each as often as it is there.
+
+    Args:
+        weight: [N, d], each row in one piece of memory.
+        ids: int64 [n], contiguous.
+        out: [n, d], contiguous, of the table's dtype: where they are written.
+
+    Raises:
+        IndexError: an id is not within the table.
+    """
+    size = weight.element_size()
+    bad = sharing().ctr_gather(
+        weight.data_ptr(), len(weight), weight.stride(0) * size, weight.shape[1] * size, ids.data_ptr(), len(ids),
+        out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    if bad >= 0:
+        raise IndexError(f"id {int(ids[bad])} is not within the {len(weight):,} rows of the table")
+    return out
