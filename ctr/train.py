@@ -94,15 +94,13 @@ def _launch(config: DictConfig, folder: Path, *, resumes: bool) -> int:
     """Runs the workers of ``launcher=ray``; returns their exit code. What all of them would refuse or prepare is
     refused and prepared before."""
     from ctr.config import schema, workers
-    from ctr.config.compose import resolve
     from ctr.datasets.source import open_data
     from ctr.jobs import ray_ranks
     from ctr.training.checkpoint import complete
 
     if config.ranks is None or config.ranks < 1:
         raise ArgumentError(f"launcher=ray ranks={config.ranks}; expected the number of processes: ranks=4")
-    workers.settle(config)
-    settings = resolve(config)
+    settings = workers.resolved(config)
     workers.refuse(settings, config.slices, config.ranks)
     open_data(settings.data)
     arguments = list(_given)
@@ -135,8 +133,7 @@ def _resolved(config: DictConfig) -> Settings:
 
     if _group is None:
         return resolve(config)
-    workers.settle(config)
-    return workers.for_workers(resolve(config), config.slices, _group)
+    return workers.for_workers(workers.resolved(config), config.slices, _group)
 
 
 def _agreed(decide: Callable[[], T]) -> T:

@@ -42,8 +42,7 @@ def measure(overrides: list[str], rows: int, group: Group | None) -> dict[str, A
     if group is None:
         settings = resolve(config)
     else:
-        workers.settle(config)
-        settings = workers.for_workers(resolve(config), config.slices, group)
+        settings = workers.for_workers(workers.resolved(config), config.slices, group)
     set_up(settings)
     run = start(settings, open_data(settings.data, quiet=group is not None and not group.first), group)
     steps = max(min(rows, run.stream.num_rows) // settings.batch_size, 2)

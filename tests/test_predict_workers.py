@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ctr.config import workers
-from ctr.config.compose import resolve
 from ctr.datasets.source import open_data
 from ctr.training.build import start
 from ctr.training.distributed import Group
@@ -19,8 +18,7 @@ from tests.training.workers import together
 def step(group: Group, log: Path, slices: int) -> dict[str, object]:
     """The bytes that this worker sends in its first step; the ids of the batch; parameters of the net."""
     config = configuration(log, "threads=1", f"slices={slices}")
-    workers.settle(config)
-    settings = workers.for_workers(resolve(config), slices, group)
+    settings = workers.for_workers(workers.resolved(config), slices, group)
     training = start(settings, open_data(settings.data), group)
     before, batch = group.sent, next(iter(training.stream))
     training.stream.upcoming = None  # asking for its rows belongs to the next step

@@ -55,11 +55,15 @@ def compose(command: str, overrides: Sequence[str]) -> DictConfig:
         return hydra.compose(command, list(overrides))
 
 
-def resolve(config: DictConfig) -> Settings:
+def resolve(config: DictConfig, *, several: bool = False) -> Settings:
     """The settings of ``python -m ctr.train``, all checked; nothing below reads or checks a configuration.
 
     ``backend=auto`` becomes the backend that serves the whole run. ``opt.lr=auto`` becomes the rate that was chosen for
     these rows, which are prepared first where that is not done yet; nothing else is read or written.
+
+    Args:
+        config: of the command.
+        several: workers train it together, none of which has the whole table that the compiled step needs.
 
     Raises:
         ArgumentError, OmegaConfBaseException: a key or value that cannot work, by its name.
@@ -75,6 +79,8 @@ def resolve(config: DictConfig) -> Settings:
     provisional = {**values["opt"], "lr": 1.0 if lr == learning_rates.AUTO else lr}
     tried = (values["model"], provisional, values["device"], values["retrain"], values["backend"])
     values["backend"] = _settled_backend(tried, None)
+    if several and values["backend"] == "native":
+        values["backend"] = "rows"
     data = data_settings(values["dataset"], values["admit"])
     origin = _init(values)
     if origin is not None:

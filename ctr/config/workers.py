@@ -12,9 +12,7 @@ from omegaconf import DictConfig
 from ctr.config import resume
 from ctr.config.command_line import override
 from ctr.errors import ArgumentError, warn_once
-from ctr.native import library as native
 from ctr.training.distributed import AGENT, Group, run_folder
-from ctr.training.precision import FULL
 from ctr.training.settings import Settings
 
 
@@ -51,24 +49,19 @@ def _default() -> str:
     return str(compose("train", []).run_dir)
 
 
-def settle(config: DictConfig) -> None:
-    """Sets what ``backend=auto`` and ``compile=auto`` mean for several workers, before the configuration is resolved.
+def resolved(config: DictConfig) -> Settings:
+    """The settings of a run of several workers, all checked but for their number (`refuse`).
 
     Raises:
-        ArgumentError: an optimizer that ranks the whole table, ``backend=native``, or ``compile=true``.
+        ArgumentError: ``backend=native``; see :func:`ctr.config.compose.resolve`.
     """
-    if config.opt.name.endswith("adaembed"):
-        raise ArgumentError(f"opt={config.opt.name} is not there yet for several workers; train in one process")
+    from ctr.config.compose import resolve
+
     if config.backend == "native":
         raise ArgumentError(
             "backend=native trains in one process; for several workers give backend=rows, torch or auto"
         )
-    if config.backend == "auto":
-        config.backend = "rows" if config.device == "cpu" and native.available() else "torch"
-    if config.compile is True:
-        raise ArgumentError("compile=true trains in one process; under torchrun give compile=auto or false")
-    if config.compile == "auto":
-        config.compile = False
+    return resolve(config, several=True)
 
 
 def refuse(settings: Settings, slices: int, size: int) -> None:
@@ -76,10 +69,6 @@ def refuse(settings: Settings, slices: int, size: int) -> None:
     Raises:
         ArgumentError: what a run of ``size`` workers cannot do.
     """
-    if settings.precision != FULL:
-        raise ArgumentError(
-            f"precision={settings.precision} is not there yet for several workers; train in one process"
-        )
     if size > slices:
         raise ArgumentError(f"slices={slices} for {size} workers: each needs one; give slices={size}")
     device = torch.device(settings.device)

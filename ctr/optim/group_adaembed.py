@@ -14,7 +14,7 @@ that holds the sums in little memory, and that rows without a place share hashed
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,23 @@ from ctr.optim.validate import GroupDim
 
 _OWN_STATE = ("importance", "owns")
 Importance = Literal["norm", "share"]
+
+
+class Spread(Protocol):
+    """Speaks for all rows of a table that is spread over several processes, each of which has an optimizer of its own
+    rows. Each call is one of all processes."""
+
+    def whole(self, values: Tensor) -> Tensor:
+        """A value for every row of the table, from those of this process's rows."""
+        ...
+
+    def own(self, values: Tensor) -> Tensor:
+        """Those of this process's rows."""
+        ...
+
+    def mean_of(self, rows: Tensor, values: Tensor) -> Tensor:
+        """The mean of a value of some rows, each of which one process has."""
+        ...
 
 
 class GroupAdaEmbed(GroupOptimizer):
@@ -54,10 +71,14 @@ class GroupAdaEmbed(GroupOptimizer):
         importance: what a step adds to it: ``norm`` (AdaEmbed) or ``share`` (CAFE).
         group_dim: 0, the rows.
 
+    Attributes:
+        spread: of a table that several processes hold together; None: this one holds it.
+
     Raises:
         ValueError: an option out of range.
     """
 
+    spread: Spread | None = None
     buffers = ("m", "v")
     moments = GroupAdam.moments
     root = GroupAdam.root
@@ -119,8 +140,10 @@ class GroupAdaEmbed(GroupOptimizer):
         state = self.ensure_state(p)
         rows = torch.arange(len(p), device=p.device) if rows is None else rows
         norms = torch.linalg.vector_norm(grad.flatten(1), dim=1)
-        if group["importance"] == "share" and (mean := norms.mean()) > 0:
-            norms /= mean
+        if group["importance"] == "share":
+            mean = norms.mean() if self.spread is None else self.spread.mean_of(rows, norms)
+            if mean > 0:
+                norms /= mean
         state["importance"].index_add_(0, rows, norms)
         owned = state["owns"][rows]
         p.index_fill_(0, rows[~owned], 0)  # a row that occurs for the first time holds its initial value
@@ -134,10 +157,12 @@ class GroupAdaEmbed(GroupOptimizer):
             state["importance"].mul_(group["decay"])
 
     def _choose(self, p: Tensor, state: dict[str, Any], count: int) -> None:
-        importance = state["importance"]
+        importance = state["importance"] if self.spread is None else self.spread.whole(state["importance"])
         if int((importance > 0).sum()) <= count:
             return
         keep = top_rows(importance.masked_fill(importance == 0, -1), count)
+        if self.spread is not None:
+            keep = self.spread.own(keep)
         lost = (state["owns"] & ~keep & state["seen"].flatten()).nonzero().squeeze(1)
         for table in (p, *(state[name] for name in ("u", *self.buffers))):
             table.index_fill_(0, lost, 0)

@@ -35,9 +35,19 @@ class Cut:
         return cls(bounds, [slices * rank // group.size for rank in ranks], group.rank)
 
     @property
+    def sizes(self) -> list[int]:
+        """Rows of each slice."""
+        return [stop - start for start, stop in pairwise(self.bounds)]
+
+    @property
     def mine(self) -> list[tuple[int, int]]:
         """First and last row of each slice of this worker."""
-        return [(self.bounds[s], self.bounds[s + 1]) for s in range(*self.shares[self.rank : self.rank + 2])]
+        return [(self.bounds[s], self.bounds[s + 1]) for s in self.own]
+
+    @property
+    def own(self) -> range:
+        """The slices of this worker."""
+        return range(*self.shares[self.rank : self.rank + 2])
 
     @property
     def counts(self) -> list[int]:

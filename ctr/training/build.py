@@ -32,8 +32,9 @@ from ctr.training.distributed import Group
 from ctr.training.optimizers import make_optimizers
 from ctr.training.pruning import clear_row_
 from ctr.training.settings import LAMBDAS, ModelSettings, OptimizerSettings, Settings
-from ctr.training.sharded import ShardedEmbedding, ShardedStep
+from ctr.training.sharded import ShardedStep
 from ctr.training.sharded_budget import ShardedBudget
+from ctr.training.sharded_table import ShardedEmbedding
 from ctr.training.step import Backend, RowModel, RowsStep, Step, TorchStep, make_step
 from ctr.training.trainer import Evaluation, TrainingRun, evaluate, train
 
@@ -113,14 +114,16 @@ def start(settings: Settings, data: Prepared, group: Group | None = None) -> Tra
 def _step(
     settings: Settings, model: nn.Module, rows: GroupOptimizer, net: Optimizer, stream: RowStream, group: Group | None
 ) -> Step:
-    """The step of a run; in one process its net is compiled where that is asked for."""
+    """The step of a run; its net is compiled where that is asked for."""
     if group is not None:
         assert settings.slices is not None
-        return ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
-    step = make_step(settings.backend, model, rows, net, settings.threads)
+        step: Step = ShardedStep(model, rows, net, settings.slices, compiled=settings.backend == "rows")
+    else:
+        step = make_step(settings.backend, model, rows, net, settings.threads)
     if isinstance(step, TorchStep):
         step.precision = settings.precision
-        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, settings.threads, settings.precision)
+        how = settings.threads, settings.precision, settings.slices, group
+        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, *how)
     return step
 
 

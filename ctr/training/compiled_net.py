@@ -27,6 +27,8 @@ from ctr.errors import CtrError
 from ctr.models.embedding import Bags
 from ctr.native.threads import each
 from ctr.optim import GroupAdaHessian
+from ctr.training.asking import Cut
+from ctr.training.distributed import Group
 from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
@@ -35,6 +37,8 @@ Compile = Literal["auto"] | bool
 # ``auto`` compiles from this number of steps on, which win back the time that compiling takes. Steps, not measured
 # seconds: a resumed run has to decide as it did at first.
 MIN_STEPS = 20_000
+# Of several workers, whose slices are small passes: what is won at each is the same.
+MIN_STEPS_OF_SLICES = 4_000
 # Of what is compiled against eager, relative, in L2: logits, gradients. A ReLU may be rounded to the other side of 0,
 # which changes no logit, but the gradients of one row.
 TOLERANCES: dict[Precision, tuple[float, float]] = {"float32": (1e-4, 1e-2), "bfloat16": (2e-2, 1e-1)}
@@ -60,8 +64,13 @@ class CompiledNet:
         parameters: the net's, whose gradients are wanted.
         batch: one of the size, the columns and the weights of all that will come.
         threads: that compute.
-        shares: the most that there may be, None: one for each thread; fewer where they would not be equal.
+        shares: the most that there may be, None: one for each thread; fewer where they would not be equal. Or the rows
+            of each, which together are the batch: then it is cut so, or not compiled.
         precision: of the net's products.
+
+    Attributes:
+        rows: B, of a batch.
+        cut: the rows of each share.
 
     Raises:
         NotCompiled: it cannot be traced or compiled, or does not give what the eager pass gives.
@@ -73,7 +82,7 @@ class CompiledNet:
         parameters: Sequence[nn.Parameter],
         batch: Batch,
         threads: int,
-        shares: int | None = None,
+        shares: int | Sequence[int] | None = None,
         precision: Precision = FULL,
     ) -> None:
         if (device := model.embedding.weight.device).type != "cpu":
@@ -114,30 +123,64 @@ class CompiledNet:
             self._others[place].copy_(value)
         return logits, loss.item(), of_vectors, rest[: len(self._parameters)]
 
+    def of_shares(
+        self,
+        which: range,
+        vectors: Tensor,
+        dense: Tensor | None,
+        label: Tensor,
+        weight: Tensor | None,
+        bits: Tensor | None,
+    ) -> list[tuple[Tensor, Tensor, Tensor, list[Tensor]]]:
+        """The pass over some shares of a batch, for a net that changes no buffers.
+
+        Args:
+            which: those shares.
+            vectors, dense, label, weight: of their rows, see :meth:`__call__`.
+            bits: what the model's ``draw`` has given for their rows.
+
+        Returns:
+            Of each its logits [b], its part of the batch's loss, and the gradients of that by ``vectors`` and by each
+            of the parameters.
+        """
+        state = [t.detach() for t in (*self._parameters, *self._others)]
+        done = self._passes(which, [vectors, label, dense, weight, bits], state)
+        return [(logits, loss, of_vectors, rest) for logits, loss, of_vectors, *rest in done]
+
+    @property
+    def shares(self) -> int:
+        return len(self.cut)
+
     def __str__(self) -> str:
         cut = "in one piece" if self.shares == 1 else f"in {self.shares} shares"
         return f"compiled for batches of {self.rows:,} rows {cut}"
 
     def _run(self, inputs: Sequence[Tensor | None], state: list[Tensor]) -> list[Tensor]:
         """`_pass` of the whole batch in compiled code."""
-        shares = [[*share, *state] for share in self._cut(inputs)]
-        if len(shares) == 1:
-            return list(self._compiled(*shares[0]))
-        done: list[Sequence[Tensor]] = [()] * len(shares)
-
-        def compute(share: int) -> None:
-            torch.set_num_threads(1)  # of this thread
-            done[share] = self._compiled(*shares[share])
-
+        every = range(self.shares)
+        if self.shares == 1:
+            return list(*self._passes(every, inputs, state))
         with _one_thread():
-            each(len(shares), self.threads, compute)
+            done = self._passes(every, inputs, state)
             logits, of_vectors = (torch.cat([share[place] for share in done]) for place in (0, 2))
             loss, *grads = reduce(_sums, ([share[1], *share[3:]] for share in done))
         return [logits, loss, of_vectors, *grads]
 
-    def _cut(self, inputs: Sequence[Tensor | None]) -> Iterator[tuple[Tensor, ...]]:
-        """The parts of each share, of those that there are."""
-        return zip(*(part.split(self.rows // self.shares) for part in inputs if part is not None), strict=True)
+    def _passes(self, which: range, inputs: Sequence[Tensor | None], state: list[Tensor]) -> Sequence[Sequence[Tensor]]:
+        """`_pass` of some shares in compiled code, each share by itself; the inputs are of their rows."""
+        sizes = [self.cut[share] for share in which]
+        parts = [[*share, *state] for share in _split(inputs, sizes)]
+        if self.shares == 1:
+            return [self._compiled[self.rows](*parts[0])]
+        done: list[Sequence[Tensor]] = [()] * len(parts)
+
+        def compute(share: int) -> None:
+            torch.set_num_threads(1)  # of this thread
+            done[share] = self._compiled[sizes[share]](*parts[share])
+
+        with _one_thread():
+            each(len(parts), self.threads, compute)
+        return done
 
     def _pass(self, *tensors: Tensor) -> list[Tensor]:
         """Logits, loss, gradients by vectors and parameters, and the others that it has changed, in eager torch.
@@ -158,25 +201,36 @@ class CompiledNet:
         others = [values[name] for name in self._names[count:]]
         return [t.detach() for t in (logits, loss, *grads, *(others[place] for place in self._changed))]
 
-    def _make(self, batch: Batch, most: int, precision: Precision) -> None:
-        """Finds out how many shares there may be, compiles, and compares with the eager pass."""
+    def _make(self, batch: Batch, wanted: int | Sequence[int], precision: Precision) -> None:
+        """Finds out which shares there may be, compiles, and compares with the eager pass."""
         tried = [self._random(batch, seed) for seed in range(2)]
         self._has = [part is not None for part in tried[0][0]]
-        self.shares, draws = 1, torch.get_rng_state()
+        draws = torch.get_rng_state()
         expected = self._expected(tried, draws)
         count, (inputs, state) = len(self._parameters), tried[0]
         after = expected[0][3 + count :]
         self._changed = [place for place, new in enumerate(after) if not torch.equal(new, state[count + place])]
         expected = [[*found[: 3 + count], *(found[3 + count + place] for place in self._changed)] for found in expected]
-        if not self._changed and torch.equal(draws, torch.get_rng_state()):
-            self.shares = next(shares for shares in range(min(most, self.rows), 0, -1) if self.rows % shares == 0)
-            logits = torch.cat([self._pass(*share, *state)[0] for share in self._cut(inputs)])
-            if not _close(logits, expected[0][0], TOLERANCES[FULL][0]):
-                self.shares = 1
+        if isinstance(wanted, int):
+            most = next(shares for shares in range(min(wanted, self.rows), 0, -1) if self.rows % shares == 0)
+            self.cut = [self.rows // most] * most
+        else:
+            self.cut = list(wanted)
+            if 0 in self.cut:
+                raise NotCompiled(f"batches of {self.rows} rows are fewer than slices={self.shares}")
+        apart = not self._changed and torch.equal(draws, torch.get_rng_state())
+        if apart and self.shares > 1:
+            logits = torch.cat([self._pass(*share, *state)[0] for share in _split(inputs, self.cut)])
+            apart = _close(logits, expected[0][0], TOLERANCES[FULL][0])
+        if not apart:
+            if not isinstance(wanted, int):
+                raise NotCompiled("logits of a row depend on other rows, or on what is drawn or kept in from_rows")
+            self.cut = [self.rows]
         if precision != FULL:  # which is from here on: its rounding would hide how little shares may differ by
             self._net.precision = precision
             expected = self._expected(tried, draws)
-        self._compiled = self._compile([*next(self._cut(inputs)), *state])
+        of_size = dict(zip(self.cut, _split(inputs, self.cut), strict=True))
+        self._compiled = {size: self._compile([*share, *state]) for size, share in of_size.items()}
         for (inputs, state), right in zip(tried, expected, strict=True):
             torch.set_rng_state(draws)
             for place, (ours, theirs) in enumerate(zip(self._run(inputs, state), right, strict=True)):
@@ -238,6 +292,11 @@ class _FromRows(nn.Module):
         return logits_of(self.model, self.precision, *inputs)
 
 
+def _split(inputs: Sequence[Tensor | None], sizes: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """The parts of each share, of the inputs that there are."""
+    return zip(*(part.split(list(sizes)) for part in inputs if part is not None), strict=True)
+
+
 def _sums(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
     return list(torch._foreach_add(one, other))
 
@@ -281,6 +340,8 @@ def make(
     stream: RowStream,
     threads: int,
     precision: Precision = FULL,
+    slices: int | None = None,
+    group: Group | None = None,
 ) -> CompiledNet | None:
     """The compiled net of a run, or None where its net is to be eager.
 
@@ -291,24 +352,31 @@ def make(
         stream: all rows that it will train on.
         threads: of the run.
         precision: of the net's products.
+        slices, group: of a run of several workers, which all compile the passes over slices, or none does.
 
     Raises:
         CtrError: ``compile=true`` and the net cannot be compiled; the message says why.
     """
-    if not asked or (asked == "auto" and stream.num_batches < MIN_STEPS):
+    least = MIN_STEPS if group is None else MIN_STEPS_OF_SLICES
+    if not asked or (asked == "auto" and stream.num_batches < least):
         return None
     began = time.perf_counter()
+    net, reason = None, None
     try:
         if any(isinstance(optimizer, GroupAdaHessian) for optimizer in optimizers):
             raise NotCompiled("AdaHessian takes second derivatives, which are not compiled")
         batch = next(iter(RowStream(stream.rows, stream.ranges, stream.batch_size)))
-        parameters = [p for group in optimizers[1].param_groups for p in group["params"]]
-        net = CompiledNet(model, parameters, batch, threads, precision=precision)
+        parameters = [p for its in optimizers[1].param_groups for p in its["params"]]
+        cut = None if group is None or slices is None else Cut.of(len(batch), slices, group).sizes
+        net = CompiledNet(model, parameters, batch, threads, cut, precision)
     except NotCompiled as error:
+        reason = str(error)
+    if group is not None:  # all or none: the bits differ
+        reason = next((its for its in group.collect(reason) if its is not None), None)
+    if reason is not None:
         if asked == "auto":
-            log.info("compile=auto: the net is not compiled: %s", error)
+            log.info("compile=auto: the net is not compiled: %s", reason)
             return None
-        raise CtrError(f"compile=true cannot serve this run: {error}; use compile=auto") from error
-    seconds = time.perf_counter() - began
-    log.info("the net is %s, in %.0f s", net, seconds)
+        raise CtrError(f"compile=true cannot serve this run: {reason}; use compile=auto")
+    log.info("the net is %s, in %.0f s", net, time.perf_counter() - began)
     return net

@@ -1,7 +1,4 @@
-"""A table of embedding rows that is spread over the workers of a run, and the training step on it.
-
-Feature i belongs to worker i mod R, of R workers, and is row i div R there. Ids follow the order of first appearance,
-so that frequent and rare features are spread evenly over the workers.
+"""The training step on a table of embedding rows that is spread over the workers of a run.
 
 A batch is cut into S slices, whatever R is. Each worker computes some of them, each slice by itself, and every gradient
 is summed over the slices in their order: any number of workers gives the same bits.
@@ -10,6 +7,7 @@ is summed over the slices in their order: any number of workers gives the same b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -20,102 +18,36 @@ from torch.optim import Optimizer
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
-from ctr.models.embedding import Bags, FeatureEmbedding
+from ctr.models.embedding import Bags
 from ctr.optim import GroupAdaHessian
-from ctr.optim.core import CHUNK, GroupOptimizer
+from ctr.optim.core import GroupOptimizer
+from ctr.optim.group_adaembed import GroupAdaEmbed
 from ctr.optim.group_adahessian import hessian_products, random_signs
 from ctr.training.asking import Asked, Asking, Cut, values_of
+from ctr.training.compiled_net import CompiledNet
 from ctr.training.distributed import Group
+from ctr.training.precision import FULL, Precision, logits_of
+from ctr.training.sharded_table import ShardedEmbedding
 from ctr.training.step import TorchStep
 
+_Gradients = tuple[Tensor, Tensor, Tensor, Sequence[Tensor]]  # of a slice: logits, loss, of looked-up rows, of the net
 
-class ShardedEmbedding(FeatureEmbedding):
-    """The rows of one worker, and what it needs to speak of all.
 
-    They start with the values that they have in a table of one process: each worker draws them all, a piece at a time.
-    `whole` and `kept` are exchanges: all workers call them together.
+@dataclass(frozen=True)
+class _Slice:
+    """A slice of a batch.
 
-    Args:
-        group: the workers.
-        num_features: of all workers.
-        others: as of :class:`FeatureEmbedding`.
+    Attributes:
+        here: its rows in the batch.
+        ids: int64 [n], which of the rows that the worker has asked for it looks up.
+        looked_up: those rows, [n, d].
+        vectors: what the net reads of them, [b, F, d].
     """
 
-    def __init__(self, group: Group, num_features: int, embedding_dim: int, **others: Any) -> None:
-        self.group = group
-        super().__init__(num_features, embedding_dim, **others)
-
-    def _initial(self, dim: int, scale: float, generator: torch.Generator | None) -> Tensor:
-        own = torch.empty(self._counts()[self.group.rank], dim)
-        filled = 0
-        for start in range(0, self.num_features, CHUNK):
-            rows = torch.empty(min(CHUNK, self.num_features - start), dim)
-            rows.uniform_(-scale, scale, generator=generator)
-            mine = rows[(self.group.rank - start) % self.group.size :: self.group.size]
-            own[filled : filled + len(mine)] = mine
-            filled += len(mine)
-        return own
-
-    def forward(self, ids: Tensor | Bags) -> Tensor:
-        raise TypeError("a table that is spread over several workers is read by their step alone")
-
-    def narrowed(self, ids: Tensor) -> ShardedEmbedding:
-        """An exchange, as the rows of both tables are spread by their ids."""
-        table = ShardedEmbedding(self.group, len(ids) + 1, self.weight.shape[1], **self._for_narrowed())
-        rank, size = self.group.rank, self.group.size
-        narrow = torch.arange(len(ids))
-        of, to = ids % size, narrow % size
-        given, taken = ([(a == rank) & (b == other) for other in range(size)] for a, b in ((of, to), (to, of)))
-        rows = torch.cat([self.weight.data[ids[moved] // size] for moved in given])
-        counts = [int(moved.sum()) for moved in taken]
-        received = self.group.exchange(rows, [int(moved.sum()) for moved in given], counts)
-        for moved, values in zip(taken, received.split(counts), strict=True):
-            table.weight.data[narrow[moved] // size] = values.to(table.weight.device)
-        return table
-
-    @property
-    def workers(self) -> int:
-        return self.group.size
-
-    @property
-    def first(self) -> bool:
-        return self.group.first
-
-    def whole(self, values: Tensor) -> Tensor:
-        parts = self.group.gather(values, self._counts())
-        found = values.new_empty(self.num_features, *values.shape[1:])
-        for rank, part in enumerate(parts):
-            found[rank :: self.group.size] = part
-        return found
-
-    def own(self, values: Tensor) -> Tensor:
-        return values[self.group.rank :: self.group.size]
-
-    @property
-    def place(self) -> tuple[int, int]:
-        return self.group.rank, self.group.size
-
-    def owned(self, ids: Tensor) -> tuple[Tensor | None, Tensor]:
-        mine = ids % self.group.size == self.group.rank
-        return mine, ids[mine] // self.group.size
-
-    def kept(self, values: Tensor, alive: Tensor) -> Tensor:
-        marked = self.whole(alive)
-        ids = [marked[rank :: self.group.size].nonzero().squeeze(1) for rank in range(self.group.size)]
-        parts = self.group.to_first(values, [len(its) for its in ids])
-        found = values.new_empty(int(marked.sum()) if parts else 0, *values.shape[1:])
-        if not parts:
-            return found
-        places = marked.cumsum(0).sub_(1)  # 8 bytes for each feature of all workers
-        for rank, part in enumerate(parts):
-            found[places[ids[rank] * self.group.size + rank]] = part
-        return found
-
-    def summed(self, values: Tensor) -> Tensor:
-        return torch.stack(self.group.gather(values, [len(values)] * self.group.size)).sum(dim=0)
-
-    def _counts(self) -> list[int]:
-        return [len(range(rank, self.num_features, self.group.size)) for rank in range(self.group.size)]
+    here: slice
+    ids: Tensor
+    looked_up: Tensor
+    vectors: Tensor
 
 
 class ShardedRows:
@@ -133,6 +65,8 @@ class ShardedRows:
     def __init__(self, embedding: ShardedEmbedding, optimizer: GroupOptimizer) -> None:
         self.embedding, self.optimizer, self.group = embedding, optimizer, embedding.group
         self.curved = isinstance(optimizer, GroupAdaHessian)
+        if isinstance(optimizer, GroupAdaEmbed):
+            optimizer.spread = embedding
         self.width = embedding.weight.shape[1] * (1 + self.curved)
 
     def ask(self, batch: Batch, cut: Cut, *, training: bool) -> Asking:
@@ -237,36 +171,61 @@ class ShardedStep(TorchStep):
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
         """Of each slice of this worker: logits, loss [1], and the gradients of its rows and of the net, flat; with the
         Hessian's diagonals behind them, where the optimizers need these."""
-        device, cut, bits = rows.device, asked.cut, self._draw(len(batch))
-        signs = self._signs(batch, asked) if self.store.curved else None
+        cut, device = asked.cut, rows.device
         first = sum(cut.rows[: self.group.rank])
-        logits, losses, of_rows, of_net = [], [], [], []
-        place = torch.empty(len(rows), dtype=torch.int64, device=device)
-        for (start, stop), used in zip(cut.mine, asked.used, strict=True):
-            here, places = slice(start, stop), asked.place[start - first : stop - first]
+        slices = []
+        for start, stop in cut.mine:
+            places = asked.place[start - first : stop - first]
             flat = values_of(places).flatten()
             looked_up = rows.index_select(0, flat).requires_grad_()
-            by = [looked_up, *self._net]
-            if start == stop:  # a batch of few rows
-                out = rows.new_empty(0)
-                losses.append(rows.new_zeros(1))
-                found = [torch.zeros_like(x) for x in by * (1 + self.store.curved)]
-            else:
-                out = self._forward(self._pooled(looked_up, places), batch, here, bits)
-                weight = None if batch.weight is None else batch.weight[here].to(device)
-                label = batch.label[here].to(device)
-                loss = F.binary_cross_entropy_with_logits(out, label, weight, reduction="sum") / len(batch)
-                if signs is None:
-                    found = list(torch.autograd.grad(loss, by))
-                else:
-                    found = _with_diagonals(loss, by, [signs[0].index_select(0, flat), *signs[1:]])
-                losses.append(loss.detach().view(1))
-            logits.append(out.detach())
+            slices.append(_Slice(slice(start, stop), flat, looked_up, self._pooled(looked_up, places)))
+        if self.net is not None and self.net.rows == len(batch):
+            found = self._in_compiled_code(self.net, batch, cut, slices)
+        else:
+            bits, signs = self._draw(len(batch)), self._signs(batch, asked) if self.store.curved else None
+            found = [self._in_torch(batch, its, bits, signs) for its in slices]
+        logits, losses, of_rows, of_net = [], [], [], []
+        place = torch.empty(len(rows), dtype=torch.int64, device=device)
+        for its, used, (out, loss, by_rows, by_net) in zip(slices, asked.used, found, strict=True):
+            logits.append(out)
+            losses.append(loss.view(1))
             place.index_copy_(0, used, torch.arange(len(used), device=device))
-            its = torch.cat(found[:: len(by)], dim=1)
-            of_rows.append(rows.new_zeros(len(used), self.store.width).index_add_(0, place.index_select(0, flat), its))
-            of_net.append(torch.cat([value.flatten() for number, value in enumerate(found) if number % len(by)]))
+            total = rows.new_zeros(len(used), self.store.width)
+            of_rows.append(total.index_add_(0, place.index_select(0, its.ids), by_rows))
+            of_net.append(torch.cat([value.flatten() for value in by_net]))
         return logits, losses, of_rows, of_net
+
+    def _in_torch(self, batch: Batch, part: _Slice, bits: Tensor | None, signs: list[Tensor] | None) -> _Gradients:
+        here, device = part.here, part.looked_up.device
+        by = [part.looked_up, *self._net]
+        if here.start == here.stop:  # a batch of few rows
+            logits, loss = part.looked_up.new_empty(0), part.looked_up.new_zeros(1)
+            found = [torch.zeros_like(x) for x in by * (1 + self.store.curved)]
+        else:
+            logits = self._forward(part.vectors, batch, here, bits, self.precision)
+            weight = None if batch.weight is None else batch.weight[here].to(device)
+            label = batch.label[here].to(device)
+            loss = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="sum") / len(batch)
+            if signs is None:
+                found = list(torch.autograd.grad(loss, by))
+            else:
+                found = _with_diagonals(loss, by, [signs[0].index_select(0, part.ids), *signs[1:]])
+        of_net = [value for number, value in enumerate(found) if number % len(by)]
+        return logits.detach(), loss.detach(), torch.cat(found[:: len(by)], dim=1), of_net
+
+    def _in_compiled_code(self, net: CompiledNet, batch: Batch, cut: Cut, parts: list[_Slice]) -> list[_Gradients]:
+        here, bits = slice(parts[0].here.start, parts[-1].here.stop), self._draw(len(batch))
+        label, *others = (
+            None if part is None else part[here] for part in (batch.label, batch.dense, batch.weight, bits)
+        )
+        assert label is not None
+        dense, weight, bits = others
+        vectors = torch.cat([part.vectors.detach() for part in parts])
+        passed = net.of_shares(cut.own, vectors, dense, label, weight, bits)
+        return [
+            (logits, loss, torch.autograd.grad(part.vectors, part.looked_up, of_vectors)[0], of_net)
+            for part, (logits, loss, of_vectors, of_net) in zip(parts, passed, strict=True)
+        ]
 
     def _signs(self, batch: Batch, asked: Asked) -> list[Tensor]:
         """Random signs for the rows that this worker has asked for, and for the net: those of one process, which draws
@@ -320,7 +279,7 @@ class ShardedStep(TorchStep):
         cut, rows = asked.cut, self.store.gather(asked, training=False)()
         first = sum(cut.rows[: group.rank])
         logits = [
-            self._forward(self._pooled(rows.index_select(0, values_of(its).flatten()), its), batch, here, None)
+            self._forward(self._pooled(rows.index_select(0, values_of(its).flatten()), its), batch, here, None, FULL)
             for here in (slice(start, stop) for start, stop in cut.mine if start < stop)
             for its in [asked.place[here.start - first : here.stop - first]]
         ]
@@ -334,25 +293,32 @@ class ShardedStep(TorchStep):
     def _pooled(self, looked_up: Tensor, places: Tensor | Bags) -> Tensor:
         """What the net reads, [b, F, d], of a row for each id, [n, d]."""
         if not isinstance(places, Bags):
-            looked_up = looked_up.view(*places.shape, -1)
+            looked_up = looked_up.view(*places.shape, looked_up.shape[1])
         return self.model.embedding.pooled(looked_up, places)
 
     def _draw(self, rows: int) -> Tensor | None:
         """The random bits of a whole batch, for a model whose step draws some: all workers draw the same."""
         return self.model.draw(rows) if hasattr(self.model, "draw") else None
 
-    def _forward(self, inputs: Tensor, batch: Batch, here: slice, bits: Tensor | None) -> Tensor:
+    def _forward(self, inputs: Tensor, batch: Batch, here: slice, bits: Tensor | None, precision: Precision) -> Tensor:
         dense = None if batch.dense is None else batch.dense[here].to(inputs.device)
-        before = None if self._checked else torch.get_rng_state()
-        logits = (
-            self.model.from_rows(inputs, dense) if bits is None else self.model.from_rows(inputs, dense, bits[here])  # type: ignore[call-arg]
-        )
-        if before is not None and torch.is_grad_enabled():
-            self._checked = True
-            if not torch.equal(before, torch.get_rng_state()):
-                name = type(self.model).__name__
+        before = self._kept() if torch.is_grad_enabled() and not self._checked else None
+        logits = logits_of(self.model, precision, inputs, dense, *([] if bits is None else [bits[here]]))
+        if before is not None:
+            self._checked, name = True, type(self.model).__name__
+            draws, *buffers = map(torch.equal, before, self._kept())
+            if not draws:
                 raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
+            if not all(buffers):
+                raise CtrError(
+                    f"{name} changes a buffer in from_rows, which each worker would do alone: train it in one process"
+                )
         return logits
+
+    def _kept(self) -> list[Tensor]:
+        """What a slice must not change: the state of the random generator, and the net's buffers."""
+        buffers = (value for name, value in self.model.named_buffers() if not name.startswith("embedding."))
+        return [torch.get_rng_state(), *(value.clone() for value in buffers)]
 
 
 def _with_diagonals(loss: Tensor, tensors: Sequence[Tensor], signs: Sequence[Tensor]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from ctr.optim import BudgetSchedule, GroupOptimizer
 from ctr.optim.histogram import StrengthHistogram
 from ctr.optim.ranking import strengths, top_rows
 from ctr.training.distributed import Group
-from ctr.training.sharded import ShardedEmbedding
+from ctr.training.sharded_table import ShardedEmbedding
 
 
 class ShardedBudget(BudgetSchedule):

@@ -52,12 +52,13 @@ def take(run: TrainingRun) -> Snapshot:
     embedding, optimizer = run.model.embedding, run.learner.row_optimizer
     columns = ["weight", "u", *optimizer.buffers]
     optimizer.ensure_state(embedding.weight)
-    state = _of_each_row(run.state_dict(), embedding.whole)
+    state = run.state_dict()
     del state["model"]["embedding.weight"]
     for name in ("row_optimizer", "net_optimizer"):
         del state["step"][name]["param_groups"]
     rows_state = state["step"]["row_optimizer"]["state"]
     rows_state[0] = {name: value for name, value in rows_state[0].items() if name not in columns}
+    state = _of_each_row(state, embedding.whole)
     tensors: dict[str, Pieces] = {}
     values = _encoded(state, "", tensors)
     return Snapshot(values, columns, tensors)
@@ -204,7 +205,7 @@ def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor]) -> dic
     model, step, schedule = state["model"], state["step"], state["schedule"]
     model["embedding.seen"] = turn(model["embedding.seen"])
     states = step["row_optimizer"]["state"]
-    states[0] = {**states[0], "seen": turn(states[0]["seen"])}  # a copy: the optimizer's own is not to change
+    states[0] = {name: turn(value) if isinstance(value, Tensor) else value for name, value in states[0].items()}
     if schedule is not None and "buckets" in schedule:
         schedule["buckets"] = [turn(buckets) for buckets in schedule["buckets"]]
     return state

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -39,6 +39,7 @@ class RowModel(Protocol):
     def train(self, mode: bool = True) -> nn.Module: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+    def named_buffers(self) -> Iterable[tuple[str, Tensor]]: ...
 
 
 class Step(Protocol):

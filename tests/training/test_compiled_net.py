@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ctr.config import workers
 from ctr.config.compose import resolve
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import ArgumentError, CtrError
 from ctr.models import DCN, LR, MLP, OPNN, DeepFM, FeatureEmbedding
 from ctr.training import compiled_net
-from ctr.training.compiled_net import CompiledNet
+from ctr.training.compiled_net import CompiledNet, NotCompiled
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep
-from tests.commands import composed
 from tests.native.built import needs_kernels
 from tests.training.runs import configuration, run_one
 
@@ -169,6 +168,38 @@ def test_as_many_equal_shares_as_there_can_be_up_to_the_threads() -> None:
 
 
 @pytest.mark.usefixtures("eager_pass")
+@pytest.mark.parametrize("name", WITH_ROWS_APART)
+def test_given_shares_are_those_of_the_batch_one_by_one(name: str) -> None:
+    """The second and third of three, as one of several workers computes them."""
+    torch.manual_seed(0)
+    model, batch, cut = WITH_ROWS_APART[name](), batches(2, weighted=True)[0], [7, 8, 9]
+    assert isinstance(batch.ids, Tensor)
+    assert batch.weight is not None
+    parameters = [p for name, p in model.named_parameters() if name != "embedding.weight"]
+    net = CompiledNet(model, parameters, batch, threads=1, shares=cut)
+    vectors, bits = model.embedding.weight.detach()[batch.ids.long()], model.draw(ROWS) if name == "opnn" else None
+    rest = [None if part is None else part[7:] for part in (batch.dense, batch.label, batch.weight, bits)]
+    found = net.of_shares(range(1, 3), vectors[7:], *rest)  # type: ignore[arg-type]
+    for (logits, loss, of_vectors, of_net), (first, last) in zip(found, [(7, 15), (15, 24)], strict=True):
+        rows = vectors[first:last].requires_grad_()
+        more = [] if bits is None else [bits[first:last]]
+        expected = model.from_rows(rows, None if batch.dense is None else batch.dense[first:last], *more)
+        each = F.binary_cross_entropy_with_logits(expected, batch.label[first:last], reduction="none")
+        part = (each * batch.weight[first:last]).sum() / ROWS
+        torch.testing.assert_close([logits, loss], [expected.detach(), part.detach()])
+        torch.testing.assert_close([of_vectors, *of_net], [*torch.autograd.grad(part, [rows, *parameters])])
+
+
+@pytest.mark.usefixtures("eager_pass")
+@pytest.mark.parametrize("name", WITH_WHOLE_BATCHES)
+def test_given_shares_of_rows_that_depend_on_each_other_are_refused(name: str) -> None:
+    model = WITH_WHOLE_BATCHES[name]()
+    parameters = [p for name, p in model.named_parameters() if name != "embedding.weight"]
+    with pytest.raises(NotCompiled, match="logits of a row depend on other rows"):
+        CompiledNet(model, parameters, batches(2)[0], threads=1, shares=[12, 12])
+
+
+@pytest.mark.usefixtures("eager_pass")
 def test_trying_a_net_changes_neither_it_nor_the_random_numbers() -> None:
     model = deep(nn.BatchNorm1d(WIDTH), nn.Dropout(0.5))
     before, draws = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()
@@ -268,11 +299,6 @@ def test_a_net_that_computes_something_else_each_time_is_refused() -> None:
 def test_keys_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="compile=maybe; expected true, false or auto"):
         resolve(configuration(tmp_path, "compile=maybe"))
-    with pytest.raises(ArgumentError, match="compile=true trains in one process"):
-        workers.settle(composed("train", "compile=true"))
-    alone = composed("train", "compile=auto")
-    workers.settle(alone)
-    assert alone.compile is False
 
 
 @needs_kernels

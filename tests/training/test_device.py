@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 import ctr
 from ctr.api.classifier import SparseCTRClassifier
 from ctr.models import DCN, MLP, OPNN, FeatureEmbedding
-from ctr.training.distributed import Group
 from ctr.training.optimizers import make_optimizers
-from ctr.training.sharded import ShardedEmbedding, ShardedStep
+from ctr.training.sharded import ShardedStep
+from ctr.training.sharded_table import ShardedEmbedding
 from ctr.training.step import TorchStep
 from tests.api.shop import OPTIONS, TRAIN, frame
 from tests.datasets.criteo_text import lines
@@ -26,6 +24,7 @@ from tests.other_device import OTHER
 from tests.training.checkpoints import figures, go, stopped
 from tests.training.runs import magnitude, run_one
 from tests.training.test_compiled_net import batches
+from tests.training.workers import lonely
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:for .* copying from a non-meta parameter"
@@ -127,18 +126,11 @@ def test_bags_of_ids(elsewhere: str) -> None:
     torch.testing.assert_close(found[1], found[0])
 
 
-class Alone(Group):
-    """A worker without others, which needs no library to exchange anything."""
-
-    def begin(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Callable[[], Tensor]:
-        return lambda: values
-
-
 def test_a_worker_s_share_of_the_rows(elsewhere: str) -> None:
     found = []
     for device in ("cpu", elsewhere):
         torch.manual_seed(0)
-        embedding = ShardedEmbedding(Alone(0, 1, dist.HashStore()), 60, 3)
+        embedding = ShardedEmbedding(lonely(), 60, 3)
         model = DCN(60, 4, 2, hidden=(5,), embedding=embedding).to(device)
         step = ShardedStep(model, *make_optimizers(model, "group_adam", {"lr": 0.01}), 3, compiled=False)
         outs = [part for batch in batches(3) for part in (step.train(batch)[0], step.predict(batch))]

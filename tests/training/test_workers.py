@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
+from torch import nn
 
 from ctr.config import workers
 from ctr.config.compose import resolve
@@ -21,12 +22,16 @@ from ctr.models import FeatureEmbedding
 from ctr.training import distributed, processes
 from ctr.training.asking import Cut
 from ctr.training.checkpoint import complete, read, whole
+from ctr.training.compiled_net import CompiledNet
 from ctr.training.distributed import Group, WorkerLost
+from ctr.training.optimizers import make_optimizers
 from ctr.training.settings import Settings
-from ctr.training.sharded import ShardedEmbedding
+from ctr.training.sharded import ShardedStep
+from ctr.training.sharded_table import ShardedEmbedding
 from tests.datasets.criteo_text import lines, write
 from tests.training.runs import configuration, equal, magnitude
-from tests.training.workers import alone_in, expect_near, expect_same, group, run, runs, together
+from tests.training.test_compiled_net import DIM, FEATURES, WIDTH, Net, batches
+from tests.training.workers import alone_in, expect_near, expect_same, group, lonely, run, runs, together
 
 EVERY = "checkpoint.every_steps=2"
 # 342 rows in 11 batches of 32, of which 12 slices have two rows or three
@@ -38,6 +43,9 @@ RUNS = {
     ],
     "opnn": ["model=opnn", "model.hidden=[40,8]", "opt=group_adagrad", "opt.lr=1e-2", "opt.budget=0.3", EVERY],
     "adahessian": ["model=mlp", "opt=group_adahessian", "opt.lr=1e-2", "opt.lambda21=1e-4", "opt.eps=0.1", "slices=5"],
+    "adaembed": [
+        *("opt=group_adaembed", "opt.importance=share", "opt.features=60", "opt.every=3", "opt.lr=1e-3", EVERY),
+    ],
     "count": ["opt=adam", "opt.lr=1e-3", *magnitude(0.2, 0.3, "count"), "slices=5", "epochs=2"],
 }
 
@@ -98,6 +106,37 @@ def test_any_number_of_workers_gives_the_same_bits(size: int, log: Path, two: li
     found = together(tmp_path, size, runs, log, tmp_path, RUNS)
     for name in RUNS:
         expect_same(found[0][name], two[0][name])
+
+
+# of which several workers give the same bits, but one process does not: sums of bfloat16; and, what compiled code gives
+ONLY_BITS = {
+    "bfloat16": ["model=opnn", "model.hidden=[40,8]", "precision=bfloat16", "opt.lambda21=1e-3"],
+    "compiled": ["model=mlp", "model.hidden=[8]", "slices=4", "opt.lambda21=1e-3", "compile=true"],
+}
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_gives_the_same_bits_in_bfloat16_and_compiled(
+    log: Path, two: list[Any], tmp_path: Path
+) -> None:
+    of_two, of_three = (together(tmp_path, size, runs, log, tmp_path / str(size), ONLY_BITS) for size in (2, 3))
+    for name in ONLY_BITS:
+        expect_same(of_three[0][name], of_two[0][name])
+    expect_near(of_two[0]["compiled"], run(None, log, tmp_path / "alone", *ONLY_BITS["compiled"], "compile=false"))
+    assert of_two[0]["bfloat16"]["result"]["logloss"] == pytest.approx(two[0]["opnn"]["result"]["logloss"], rel=0.05)
+
+
+def in_passes(group: Group, log: Path, folder: Path, many: dict[str, list[str]]) -> dict[str, Any]:
+    """`runs` with what would be compiled, but in eager torch, which takes no seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
+        return runs(group, log, folder, many)
+
+
+def test_slices_are_passes_of_a_compiled_net(log: Path, pair: list[dict[str, Any]], tmp_path: Path) -> None:
+    found = in_passes(alone_in(tmp_path), log, tmp_path, {"dcn": [*RUNS["dcn"], "compile=true"]})
+    dist.destroy_process_group()
+    expect_near(found["dcn"], pair[0]["dcn"])
 
 
 STOPPED = {name: overrides for name, overrides in RUNS.items() if EVERY in overrides}
@@ -202,7 +241,7 @@ def test_fields_of_several_values_are_pooled_slice_by_slice(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_shards_start_with_the_values_of_a_whole_table(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctr.training.sharded.CHUNK", 5)
+    monkeypatch.setattr("ctr.training.sharded_table.CHUNK", 5)
     whole = FeatureEmbedding(23, 4, generator=torch.Generator().manual_seed(1))
     for rank in range(size):
         shard = ShardedEmbedding(group(rank, size), 23, 4, generator=torch.Generator().manual_seed(1))
@@ -228,8 +267,6 @@ def test_every_row_is_in_one_slice_and_every_slice_with_one_worker(rows: int, sl
 
 
 REFUSED = {
-    "precision=bfloat16": "precision=bfloat16 is not there yet for several workers",
-    "opt=group_adaembed": "opt=group_adaembed is not there yet",
     "slices=1": "slices=1 for 2 workers",
     "backend=native": "backend=native trains in one process",
 }
@@ -254,8 +291,17 @@ def test_each_worker_has_a_gpu_of_its_own(log: Path, monkeypatch: pytest.MonkeyP
 
 
 def _for_workers(config: DictConfig, size: int) -> Settings:
-    workers.settle(config)
-    return workers.for_workers(resolve(config), config.slices, group(0, size))
+    return workers.for_workers(workers.resolved(config), config.slices, group(0, size))
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"), [(nn.Dropout(0.5), "draws random numbers"), (nn.BatchNorm1d(WIDTH), "changes a buffer")]
+)
+def test_a_net_whose_slices_are_not_apart_is_refused(layer: nn.Module, why: str) -> None:
+    model = Net(nn.Sequential(layer, nn.Linear(WIDTH, 1)), ShardedEmbedding(lonely(), FEATURES, DIM))
+    step = ShardedStep(model, *make_optimizers(model, "group_adam", {"lr": 0.01}), 3, compiled=False)
+    with pytest.raises(CtrError, match=f"Net {why} in from_rows"):
+        step.train(batches(2)[0])
 
 
 def test_a_sweep_is_refused() -> None:

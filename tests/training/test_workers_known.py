@@ -14,7 +14,7 @@ from ctr.training.checkpoint import read
 from ctr.training.continuing import take_over_
 from ctr.training.history import History
 from ctr.training.known import Known
-from ctr.training.sharded import ShardedEmbedding
+from ctr.training.sharded_table import ShardedEmbedding
 from ctr.training.trainer import TrainingRun
 from tests.datasets.criteo_text import lines, write
 from tests.training.runs import equal

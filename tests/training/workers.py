@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ctr.config import workers
 from ctr.config.compose import resolve
@@ -123,8 +124,7 @@ def run(
     if group is None:
         one = Run(resolve(config), folder, **how)
     else:
-        workers.settle(config)
-        settings = workers.for_workers(resolve(config), config.slices, group)
+        settings = workers.for_workers(workers.resolved(config), config.slices, group)
         one = (Run if group.first else Follower)(settings, folder, **how, group=group)
     done = 0
 
@@ -154,6 +154,17 @@ def alone_in(folder: Path) -> Group:
     store = dist.FileStore(str(folder / "store"), 1)
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     return Group(0, 1, store)
+
+
+class Lonely(Group):
+    """A worker without others, which needs no library to exchange anything."""
+
+    def begin(self, values: Tensor, given: Sequence[int], taken: Sequence[int]) -> Callable[[], Tensor]:
+        return lambda: values
+
+
+def lonely() -> Group:
+    return Lonely(0, 1, dist.HashStore())
 
 
 def group(rank: int, size: int, **more: Any) -> Group:
