@@ -44,8 +44,9 @@ from ctr.training.result import Result, summarise
 from ctr.training.run import Run, failing
 from ctr.training.settings import Settings
 from ctr.training.tracking import Tracker
-from ctr.training.trainer import Evaluation, TrainingRun, Window, evaluate, evaluate_progressive, train
+from ctr.training.trainer import Evaluation, TrainingRun, evaluate, evaluate_progressive, train
 from ctr.training.trunk import Branch, fork
+from ctr.training.window import Window
 
 log = logging.getLogger("ctr")
 
