@@ -30,11 +30,14 @@ from ctr.metrics import (
 from ctr.models import Bags
 from ctr.native.keys import mark_ids
 from ctr.optim import BudgetSchedule, LambdaSchedule
+from ctr.training import memory
 from ctr.training.admission import Admission
 from ctr.training.average import NetAverage
 from ctr.training.curve import Curve
 from ctr.training.step import RowModel, Step
 from ctr.training.window import Window, WindowMetrics
+
+TIDY_EVERY = 1000  # steps
 
 
 def device_of(model: RowModel) -> torch.device:
@@ -187,12 +190,14 @@ def train(
         on_window: called after each window.
         until: steps, counted from the run's first; None for all.
     """
-    for batch in islice(run.stream, None if until is None else max(until - run.steps, 0)):
+    for number, batch in enumerate(islice(run.stream, None if until is None else max(until - run.steps, 0)), 1):
         loss, window = run.step(batch)
         if window is not None and on_window is not None:
             on_window(window)
         if on_step is not None:
             on_step(len(batch), loss)
+        if number % TIDY_EVERY == 0:
+            memory.give_back()
     if run.stream.position == run.stream.num_rows:
         run.finish()
 

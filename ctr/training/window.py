@@ -31,70 +31,36 @@ class Window:
     living: float
 
 
-class _Column:
-    """Arrays of some steps, in one place: kept one by one they, or the batch that they are of, leave holes in the heap
-    when they go, of GBs in the end.
-
-    Attributes:
-        parts: those that there are.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.parts: list[np.ndarray] = []
-        self._steps, self._place, self._filled = steps, np.empty(0), 0
-
-    def add(self, values: np.ndarray) -> None:
-        end = self._filled + len(values)
-        if end > len(self._place) or self._place.dtype != values.dtype:
-            self._place, self._filled, end = np.empty(self._steps * len(values), values.dtype), 0, len(values)
-        part = self._place[self._filled : end]
-        part[:] = values
-        self.parts.append(part)
-        self._filled = end
-
-    def take(self) -> np.ndarray:
-        """All as one, which leaves none."""
-        whole = np.concatenate(self.parts)
-        self.clear()
-        return whole
-
-    def clear(self) -> None:
-        self.parts, self._filled = [], 0
-
-
 class WindowMetrics:
     """Collects predictions of ``steps`` steps at a time."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
-        self._logits, self._labels = _Column(steps), _Column(steps)
-        self._weights = _Column(steps)  # no parts where each row counts 1
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []  # none where each row counts 1
         self._loss = 0.0  # sum over the rows
 
     def update(self, logits: Tensor, batch: Batch, loss: float) -> tuple[float, float] | None:
         """Adds a batch, its logits and its loss; returns (logloss, AUC) at the end of each window."""
         self._loss += loss * len(batch)
-        self._logits.add(logits.detach().cpu().numpy())
-        self._labels.add(batch.label.cpu().numpy())
+        self._logits.append(logits.detach().cpu().numpy())
+        self._labels.append(batch.label.cpu().numpy())
         if batch.weight is not None:
-            self._weights.add(batch.weight.cpu().numpy())
-        if len(self._logits.parts) < self.steps:
+            self._weights.append(batch.weight.cpu().numpy())
+        if len(self._logits) < self.steps:
             return None
-        scores, truth = self._logits.take(), self._labels.take()
-        weights = self._weights.take() if self._weights.parts else None
+        scores, truth = np.concatenate(self._logits), np.concatenate(self._labels)
+        weights = np.concatenate(self._weights) if self._weights else None
         total = len(truth) if weights is None else float(weights.sum(dtype=np.float64))
         mean = self._loss / total if total else math.nan
-        self._loss = 0.0
+        self._logits, self._labels, self._weights, self._loss = [], [], [], 0.0
         return mean, exact_auc(scores, truth, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        columns = {"logits": self._logits, "labels": self._labels, "weights": self._weights}
-        return {**{name: list(column.parts) for name, column in columns.items()}, "loss": self._loss}
+        columns = {"logits": list(self._logits), "labels": list(self._labels), "weights": list(self._weights)}
+        return {**columns, "loss": self._loss}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        columns = {"logits": self._logits, "labels": self._labels, "weights": self._weights}
-        for name, column in columns.items():
-            column.clear()
-            for part in state.get(name, ()):  # earlier versions had no weights
-                column.add(part)
-        self._loss = state["loss"]
+        self._logits, self._labels, self._loss = list(state["logits"]), list(state["labels"]), state["loss"]
+        self._weights = list(state.get("weights", ()))  # earlier versions had none

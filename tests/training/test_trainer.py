@@ -272,20 +272,6 @@ def test_windows_count_the_weights_of_rows_and_survive_a_stop(data: Prepared) ->
     assert found[1] == exact_auc(scores, label, weight)
 
 
-def test_windows_hold_no_batch_and_take_batches_of_any_size() -> None:
-    draw, metrics = np.random.default_rng(0), WindowMetrics(3)
-    for window in range(3):
-        scores, labels, found = [], [], None
-        for rows in (5, 9 + window, 2):
-            scores.append(draw.normal(size=rows).astype(np.float32))
-            labels.append((np.arange(rows) % 2).astype(np.float32))
-            batch = Batch(torch.zeros(rows, 1), None, torch.from_numpy(labels[-1]))
-            found = metrics.update(torch.from_numpy(scores[-1]), batch, 1.0)
-            kept = [part for name in ("logits", "labels") for part in metrics.state_dict()[name]]
-            assert not any(np.shares_memory(part, given) for part in kept for given in (scores[-1], labels[-1]))
-        assert found == (1.0, exact_auc(np.concatenate(scores), np.concatenate(labels), None))
-
-
 @pytest.mark.parametrize("opt", ["group_adam", "group_adagrad"])
 def test_weights_of_rows_scale_their_losses(opt: str) -> None:
     """Against a loss written out, with weights of which some are 0."""
