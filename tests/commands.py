@@ -6,6 +6,7 @@ import gc
 import json
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ctr.conf
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -34,6 +36,7 @@ from ctr.report import run_page
 from ctr.training.experiment import run_family
 from ctr.training.run import Run
 
+CONFIGS = Path(ctr.conf.__file__).parent
 LIBRARIES = [*PRELOAD, "pytest", "ctr.train", "ctr.prepare", "ctr.reproduce"]
 Done = subprocess.CompletedProcess[str]
 
@@ -163,7 +166,25 @@ def _with_values(name: str, overrides: Sequence[str]) -> DictConfig | None:
 
 @functools.cache
 def _with_groups(name: str, chosen: tuple[str, ...]) -> DictConfig:
-    return compose(name, chosen)
+    """A file that chooses no others takes the place of another of its group: Hydra needs a tenth of a second for it."""
+    parts = {override: _part(override) for override in chosen} if name == "train" else {}
+    if not any(parts.values()):
+        return compose(name, chosen)
+    config = copy.deepcopy(_with_groups(name, tuple(override for override, part in parts.items() if part is None)))
+    for override, part in parts.items():
+        if part is not None:
+            config[override.partition("=")[0]] = part
+    return config
+
+
+@functools.cache
+def _part(override: str) -> DictConfig | None:
+    path = CONFIGS / f"{override.replace('=', '/')}.yaml"
+    if not path.is_file() or re.search("^defaults:|@package", path.read_text(), re.MULTILINE):
+        return None
+    part = OmegaConf.load(path)
+    assert isinstance(part, DictConfig)
+    return part
 
 
 def job(config: DictConfig, folder: Path) -> None:

@@ -211,6 +211,8 @@ def test_the_options_that_one_dataset_alone_has_are_known_to_every_command(comma
     [
         [],
         ["dataset=avazu", "dataset.raw=[a.csv,'b c.csv']", "opt=group_sgd", "opt.lambda21=1e-3", "model.hidden=[8]"],
+        ["dataset=csv", "model=lr", "opt=group_sgd", "opt.lr=1", "prune=magnitude", "save=none", "tracking=none"],
+        ["model=dcn", "dataset=ipinyou"],
         ["dataset.test_fraction=null", "+ray.placement_strategy=SPREAD", "run_dir=${jobs}/x"],
     ],
     ids=len,

@@ -1,7 +1,7 @@
 """The table that every optimizer of the family goes through, and what it is compared with.
 
 Nothing here uses the core: the plain optimizers are torch's, AdaHessian is written out from its paper, and
-``algorithm1`` is the paper's framework row by row in numpy.
+``algorithm1`` is the paper's framework in numpy.
 """
 
 import math
@@ -136,24 +136,22 @@ def algorithm1(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> np.ndarray:
-    """Group Adam, one weight row and one step at a time: ``touches[t]`` maps the rows of step t to gradients."""
-    x, (n, d) = x.copy(), x.shape
-    z, m, v, D_prev = (np.zeros((n, d)) for _ in range(4))
+    """Group Adam, step by step: ``touches[t]`` maps the rows of step t to gradients."""
+    x, d = x.copy(), x.shape[1]
+    z, m, v, D_prev = (np.zeros_like(x) for _ in range(4))
     for t, rows in enumerate(touches, start=1):
-        for r, g in rows.items():
-            m[r] = betas[0] * m[r] + (1 - betas[0]) * g
-            v[r] = betas[1] * v[r] + (1 - betas[1]) * g * g
-            D = (np.sqrt(v[r] / (1 - betas[1] ** t)) + eps) / lr
-            z[r] = z[r] + m[r] / (1 - betas[0] ** t) - (D - D_prev[r]) * x[r]
-            D_prev[r] = D
-            s = -np.sign(z[r]) * np.maximum(np.abs(z[r]) - lambda1, 0)
-            power = {"s": 0.0, "s_tilde": -0.5, "s_tilde_eq10": -1.0}[norm]
-            size = math.sqrt(sum(((D[i] / 2 + lambda2) ** power * s[i]) ** 2 for i in range(d)))
-            limit = math.sqrt(d) * lambda21
-            if size <= limit:
-                x[r] = 0.0
-            else:
-                x[r] = (1 - limit / size if threshold == "soft" else 1.0) * s / (D + 2 * lambda2)
+        r, g = list(rows), np.array(list(rows.values()))
+        m[r] = betas[0] * m[r] + (1 - betas[0]) * g
+        v[r] = betas[1] * v[r] + (1 - betas[1]) * g * g
+        D = (np.sqrt(v[r] / (1 - betas[1] ** t)) + eps) / lr
+        z[r] = z[r] + m[r] / (1 - betas[0] ** t) - (D - D_prev[r]) * x[r]
+        D_prev[r] = D
+        s = -np.sign(z[r]) * np.maximum(np.abs(z[r]) - lambda1, 0)
+        power = {"s": 0.0, "s_tilde": -0.5, "s_tilde_eq10": -1.0}[norm]
+        size = np.sqrt((((D / 2 + lambda2) ** power * s) ** 2).sum(axis=1, keepdims=True))
+        limit = math.sqrt(d) * lambda21
+        shrunk = 1 - limit / np.maximum(size, limit) if threshold == "soft" else 1.0
+        x[r] = np.where(size <= limit, 0.0, shrunk * s / (D + 2 * lambda2))
     return x
 
 
