@@ -7,19 +7,28 @@ import contextlib
 import ctypes
 import re
 import resource
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 PROC = Path("/proc/self")
 
 
-def give_back() -> None:
-    """Gives free pages within the heap back to the system, where the C library can.
+T = TypeVar("T")
+
+
+def tidied(items: Iterable[T], every: int) -> Iterator[T]:
+    """The items. Each time that ``every`` of them have been used, free pages within the heap are given back to the
+    system, where the C library can.
 
     Before version 2.38 glibc often does not use aligned memory again that was freed (its bug 14581). All of torch's is
-    aligned, so that each step leaves holes, of GBs in a long run.
+    aligned, so that each batch leaves holes, of GBs in a long run.
     """
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    for number, item in enumerate(items, 1):
+        yield item
+        if trim is not None and number % every == 0:
+            trim(0)
 
 
 def reset_peak() -> None:

@@ -37,8 +37,6 @@ from ctr.training.curve import Curve
 from ctr.training.step import RowModel, Step
 from ctr.training.window import Window, WindowMetrics
 
-TIDY_EVERY = 1000  # steps
-
 
 def device_of(model: RowModel) -> torch.device:
     return model.embedding.weight.device
@@ -190,14 +188,13 @@ def train(
         on_window: called after each window.
         until: steps, counted from the run's first; None for all.
     """
-    for number, batch in enumerate(islice(run.stream, None if until is None else max(until - run.steps, 0)), 1):
+    batches = islice(run.stream, None if until is None else max(until - run.steps, 0))
+    for batch in memory.tidied(batches, 1000):
         loss, window = run.step(batch)
         if window is not None and on_window is not None:
             on_window(window)
         if on_step is not None:
             on_step(len(batch), loss)
-        if number % TIDY_EVERY == 0:
-            memory.give_back()
     if run.stream.position == run.stream.num_rows:
         run.finish()
 
@@ -257,7 +254,7 @@ def evaluate(
         Diverged: a prediction is NaN or infinite.
     """
     scores, labels, weights = [], [], []
-    for batch in batches:
+    for batch in memory.tidied(batches, 50):
         scores.append(step.predict(batch).numpy())
         labels.append(batch.label.numpy())
         if batch.weight is not None:

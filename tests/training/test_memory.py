@@ -1,8 +1,10 @@
 """The peak of a run's memory, in a process that held more before."""
 
+import ctypes
 import json
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,3 +59,14 @@ def test_where_it_cannot_be_reset_the_peak_is_that_of_the_process(
     monkeypatch.setattr(memory, "PROC", tmp_path / "nothing")
     memory.reset_peak()
     assert memory.peak() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_memory_is_given_back_each_time_that_some_items_have_been_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+    library = SimpleNamespace(malloc_trim=lambda pad: done.append("trim"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    for item in memory.tidied(range(5), 2):
+        done.append(item)
+    assert done == [0, 1, "trim", 2, 3, "trim", 4]
+    del library.malloc_trim  # another C library
+    assert [*memory.tidied(range(3), 1)] == [0, 1, 2]
