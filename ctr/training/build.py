@@ -122,8 +122,16 @@ def _step(
         step = make_step(settings.backend, model, rows, net, settings.threads)
     if isinstance(step, TorchStep):
         step.precision = settings.precision
-        how = settings.threads, settings.precision, settings.slices, group
-        step.net = compiled_net.make(settings.compile, model, (rows, net), stream, *how)
+        step.net = compiled_net.make(
+            settings.compile,
+            model,
+            (rows, net),
+            stream,
+            settings.threads,
+            settings.precision,
+            slices=settings.slices,
+            group=group,
+        )
     return step
 
 

@@ -19,6 +19,7 @@ from ctr.datasets.rare import gather
 from ctr.datasets.vocabulary import under
 from ctr.errors import CtrError
 from ctr.optim import BudgetSchedule
+from ctr.optim.group_adaembed import GroupAdaEmbed
 from ctr.training.history import FEATURES, History, write_features
 from ctr.training.known import Known, described
 from ctr.training.settings import Settings
@@ -118,6 +119,8 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any]) -> None:
     own = training.learner.state_dict()
     (saved,) = moments["row_optimizer"]["state"].values()
     rows = training.learner.row_optimizer.ensure_state(training.model.embedding.weight)
+    if isinstance(training.learner.row_optimizer, GroupAdaEmbed) and not saved["owns"].all():
+        rows["owns"].fill_(False)  # places are scarce: a new row has none
     for name, value in saved.items():
         if isinstance(value, torch.Tensor):
             _begin(rows[name], training.model.embedding.own(value))

@@ -24,7 +24,7 @@ from ctr.optim.core import GroupOptimizer
 from ctr.optim.group_adaembed import GroupAdaEmbed
 from ctr.optim.group_adahessian import hessian_products, random_signs
 from ctr.training.asking import Asked, Asking, Cut, values_of
-from ctr.training.compiled_net import CompiledNet
+from ctr.training.compiled_net import TOLERANCES, CompiledNet, close
 from ctr.training.distributed import Group
 from ctr.training.precision import FULL, Precision, logits_of
 from ctr.training.sharded_table import ShardedEmbedding
@@ -220,8 +220,7 @@ class ShardedStep(TorchStep):
         )
         assert label is not None
         dense, weight, bits = others
-        vectors = torch.cat([part.vectors.detach() for part in parts])
-        passed = net.of_shares(cut.own, vectors, dense, label, weight, bits)
+        passed = net.of_shares(cut.own, [part.vectors.detach() for part in parts], dense, label, weight, bits)
         return [
             (logits, loss, torch.autograd.grad(part.vectors, part.looked_up, of_vectors)[0], of_net)
             for part, (logits, loss, of_vectors, of_net) in zip(parts, passed, strict=True)
@@ -302,18 +301,26 @@ class ShardedStep(TorchStep):
 
     def _forward(self, inputs: Tensor, batch: Batch, here: slice, bits: Tensor | None, precision: Precision) -> Tensor:
         dense = None if batch.dense is None else batch.dense[here].to(inputs.device)
-        before = self._kept() if torch.is_grad_enabled() and not self._checked else None
-        logits = logits_of(self.model, precision, inputs, dense, *([] if bits is None else [bits[here]]))
-        if before is not None:
-            self._checked, name = True, type(self.model).__name__
-            draws, *buffers = map(torch.equal, before, self._kept())
-            if not draws:
-                raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
-            if not all(buffers):
-                raise CtrError(
-                    f"{name} changes a buffer in from_rows, which each worker would do alone: train it in one process"
-                )
-        return logits
+        others = [dense] if bits is None else [dense, bits[here]]
+        if torch.is_grad_enabled() and not self._checked:
+            self._checked = True
+            self._expect_apart(inputs, others, precision)
+        return logits_of(self.model, precision, inputs, *others)
+
+    def _expect_apart(self, inputs: Tensor, others: list[Tensor | None], precision: Precision) -> None:
+        """CtrError if what the net gives for a slice is not a function of each of its rows."""
+        name, half, before = type(self.model).__name__, len(inputs) // 2, self._kept()
+        whole = logits_of(self.model, precision, inputs, *others)
+        draws, *buffers = map(torch.equal, before, self._kept())
+        if not draws:
+            raise CtrError(f"{name} draws random numbers in from_rows: under torchrun it needs a method draw(rows)")
+        if not all(buffers):
+            raise CtrError(f"{name} changes a buffer in from_rows, each worker its own: train it in one process")
+        if not half:
+            return
+        part = logits_of(self.model, precision, inputs[:half], *(None if x is None else x[:half] for x in others))
+        if not close(part, whole[:half], TOLERANCES[precision][0]):
+            raise CtrError(f"{name}: logits of a row depend on other rows of the batch: train it in one process")
 
     def _kept(self) -> list[Tensor]:
         """What a slice must not change: the state of the random generator, and the net's buffers."""

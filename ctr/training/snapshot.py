@@ -58,7 +58,7 @@ def take(run: TrainingRun) -> Snapshot:
         del state["step"][name]["param_groups"]
     rows_state = state["step"]["row_optimizer"]["state"]
     rows_state[0] = {name: value for name, value in rows_state[0].items() if name not in columns}
-    state = _of_each_row(state, embedding.whole)
+    state = _of_each_row(state, embedding.whole, len(embedding.weight))
     tensors: dict[str, Pieces] = {}
     values = _encoded(state, "", tensors)
     return Snapshot(values, columns, tensors)
@@ -199,13 +199,15 @@ def _ids(part: Any) -> Tensor:
     return torch.from_numpy(first + step * places)
 
 
-def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    """A run's state with what it holds for each row of its table, beside the rows themselves, turned: from a worker's
-    rows to all features, or back."""
+def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor], count: int) -> dict[str, Any]:
+    """A run's state with what it holds for each of the ``count`` rows of its table, beside the rows themselves, turned:
+    from a worker's rows to all features, or back."""
     model, step, schedule = state["model"], state["step"], state["schedule"]
     model["embedding.seen"] = turn(model["embedding.seen"])
     states = step["row_optimizer"]["state"]
-    states[0] = {name: turn(value) if isinstance(value, Tensor) else value for name, value in states[0].items()}
+    for name, value in states[0].items():
+        if isinstance(value, Tensor) and value.shape[:1] == (count,):
+            states[0][name] = turn(value)
     if schedule is not None and "buckets" in schedule:
         schedule["buckets"] = [turn(buckets) for buckets in schedule["buckets"]]
     return state
@@ -243,7 +245,7 @@ def restore(run: TrainingRun, stored: Stored) -> None:
             piece = piece if own is None else piece[own]
             for table, values in zip(tables, piece.split(dim, dim=1), strict=True):
                 table[places] = values
-    _of_each_row(state, embedding.own)
+    _of_each_row(state, embedding.own, count)
     state["model"]["embedding.weight"] = weight
     present = run.learner.state_dict()
     for name, part in state["step"].items():

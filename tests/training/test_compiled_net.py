@@ -179,7 +179,7 @@ def test_given_shares_are_those_of_the_batch_one_by_one(name: str) -> None:
     net = CompiledNet(model, parameters, batch, threads=1, shares=cut)
     vectors, bits = model.embedding.weight.detach()[batch.ids.long()], model.draw(ROWS) if name == "opnn" else None
     rest = [None if part is None else part[7:] for part in (batch.dense, batch.label, batch.weight, bits)]
-    found = net.of_shares(range(1, 3), vectors[7:], *rest)  # type: ignore[arg-type]
+    found = net.of_shares(range(1, 3), [vectors[7:15], vectors[15:]], *rest)  # type: ignore[arg-type]
     for (logits, loss, of_vectors, of_net), (first, last) in zip(found, [(7, 15), (15, 24)], strict=True):
         rows = vectors[first:last].requires_grad_()
         more = [] if bits is None else [bits[first:last]]

@@ -77,13 +77,18 @@ def state(place: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("opt", ["group_adam", "group_adagrad", "adam", "group_momentum", "group_adahessian"])
+@pytest.mark.parametrize(
+    "opt", ["group_adam", "group_adagrad", "adam", "group_momentum", "group_adahessian", "group_adaembed"]
+)
 def test_two_days_are_one_run_over_both(logs: dict[str, Path], opt: str, backend: str) -> None:
     """Rows, moments, steps, net, generator, history and scores before learning, to the last bit; with dropout."""
-    if backend == "native" and opt in ("group_momentum", "group_adahessian"):
+    if backend == "native" and opt in ("group_momentum", "group_adahessian", "group_adaembed"):
         pytest.skip("no compiled step")
     keys = [f"opt={opt}", f"backend={backend}", "model=opnn"]
-    keys += ["opt.lambda21=0.003"] if opt.startswith("group_") else []
+    if opt == "group_adaembed":
+        keys += ["opt.features=60", "opt.every=3"]
+    elif opt.startswith("group_"):
+        keys += ["opt.lambda21=0.003"]
     name = f"{opt}-{backend}"
     whole, expected = run(logs["both"], name, *keys)
     first, _ = run(logs["today"], name, *keys)
