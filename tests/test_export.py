@@ -64,6 +64,7 @@ def test_hashed_values_are_refused(tmp_path: Path, options: list[str], said: str
     refuses(tmp_path, "ctr.export", [f"model={run.folder}"], 2, said)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_right_does_not_get_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older one stays."""
 

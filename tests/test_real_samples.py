@@ -37,6 +37,7 @@ def run(criteo: list[str], folder: Path, *overrides: str) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opt", ["adam", "group_adam"])
 def test_without_lambdas_counts_and_auc_are_those_of_a_recomputation(
     criteo: list[str], tmp_path: Path, opt: str
@@ -51,6 +52,7 @@ def test_without_lambdas_counts_and_auc_are_those_of_a_recomputation(
     assert np.mean([got["auc"] for got in results]) == pytest.approx(0.755, abs=0.005)
 
 
+@pytest.mark.slow
 def test_lambda21_keeps_two_to_four_percent_of_the_features(criteo: list[str], tmp_path: Path) -> None:
     """lambda21 = 1e-3: AUC about 0.750, 2 to 4 % of the features on average (by seed: twofold)."""
     results = [run(criteo, tmp_path, "opt.lambda21=1e-3", f"seed={seed}") for seed in range(3)]

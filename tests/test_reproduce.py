@@ -230,6 +230,7 @@ def study(ask: Ask, options: Options, *, lambda21: list[float], **own: object) -
     return Findings(first[["opt.lambda21", "auc"]], "# Found\n", {}, pd.concat([first, ask(more)], ignore_index=True))
 
 
+@pytest.mark.slow
 def test_a_study_from_nothing_to_its_folder(tmp_path: Path, ready_database: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(ready_database.read_bytes())
     overrides = ["study=table2", *SAMPLE, "lambda21=[1e-3,1e-2]", "workers=2"]

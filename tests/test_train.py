@@ -219,6 +219,7 @@ def test_prepare_refuses_unknown_keys(tmp_path: Path) -> None:
         assert key.split("=")[0].split(".")[-1].lstrip("+") in done.stderr
 
 
+@pytest.mark.slow
 def test_prepare_command(tmp_path: Path) -> None:
     first = new_process(tmp_path, "ctr.prepare", *arguments(tmp_path))
     assert first.returncode == 0, first.stderr
@@ -288,6 +289,7 @@ def test_parallel_sweep_on_a_new_database(tmp_path: Path) -> None:
     assert [status for _, status in runs(tmp_path / "mlflow.db")] == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_after_a_failed_job(tmp_path: Path) -> None:
     sweep = arguments(tmp_path, "tracking=none", "dataset.test_fraction=1e-9,0.5", "run_dir=sweep")
     done = command(tmp_path, "ctr.train", "-m", *sweep)

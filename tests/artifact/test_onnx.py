@@ -36,6 +36,7 @@ def test_a_file_gives_the_models_probabilities(exports: Exports, name: str) -> N
     assert np.ptp(agreement.probabilities(made.session, made.model, rows)) > 0.01
 
 
+@pytest.mark.slow
 def test_values_that_are_unknown_read_as_zero(exports: Exports) -> None:
     made = exports.file("opnn")
     feed = {name: np.array([["never seen"]], object) for name in ("site", "device", "hour")}
@@ -56,6 +57,7 @@ def test_a_batch_has_any_number_of_rows(exports: Exports, count: int) -> None:
     assert some.shape == (count,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "bound"), [("float16", 2e-4), ("int8", 5e-3)])
 def test_narrow_rows_change_probabilities_little(exports: Exports, kind: RowType, bound: float) -> None:
     made, whole = exports.file("opnn", kind), exports.file("opnn")
@@ -104,6 +106,7 @@ def test_the_file_names_derived_columns(exports: Exports) -> None:
     assert not any(column["derived"] for column in inputs[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(MADE))
 def test_the_file_is_sound_and_old_versions_read_it(exports: Exports, name: str) -> None:
     path = exports.file(name).path

@@ -155,6 +155,7 @@ def exported(model: SavedModel, log: Path) -> Any:
     return onnx.session(path)
 
 
+@pytest.mark.slow
 def test_an_exported_file_takes_raw_numbers(model: SavedModel, exported: Any, log: Path) -> None:
     names = ["item", "device", *model.dataset.dense]
     assert [given.name for given in exported.get_inputs()] == names

@@ -38,6 +38,7 @@ def frame(run: Trained, folder: Path) -> pd.DataFrame:
     return pd.read_csv(path, sep=inputs.delimiter, names=names, dtype=hexadecimal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["criteo", "avazu", "ipinyou"])
 def test_a_loaded_model_predicts_raw_columns(dataset: str, tmp_path: Path) -> None:
     run = trained(f"dataset={dataset}")
@@ -99,6 +100,7 @@ def logged(folder: Path, database: Path, *overrides: str) -> MlflowClient:
     return MlflowClient(uri)
 
 
+@pytest.mark.slow
 def test_a_run_logs_and_registers_its_model(
     ready_database: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +152,7 @@ def test_what_cannot_be_logged_is_refused(overrides: list[str], said: str) -> No
         resolve(composed("train", "dataset=criteo", "dataset.source=sample", *overrides))
 
 
+@pytest.mark.slow
 def test_a_run_without_tracking_has_no_model_to_log(tmp_path: Path) -> None:
     overrides = ["dataset.source=sample", "tracking=none", "tracking.log_model=true"]
     refuses(tmp_path, "ctr.train", overrides, 2, "tracking=none has no such key; it belongs to tracking=mlflow")

@@ -152,6 +152,7 @@ def test_the_optimizer_without_penalties_is_torchs(on_path: Path) -> None:
         GroupRMSprop([ours], alpha=1.0)
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_with_all_three(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("log.txt").write_text("".join(sorted(LOG.splitlines(keepends=True) * 40)))
     changes = ["model=nfm", "model.hidden=[8]", "batch_size=16", "opt=group_rmsprop,rmsprop"]

@@ -97,6 +97,7 @@ def test_rows_in_the_jobs_order_each_job_once(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("study") >= 1
 
 
+@pytest.mark.slow
 def test_finished_jobs_are_not_run_by_another_runner() -> None:
     with a_runner() as runner:
         runner.ask([a_job(1), a_job(2)])
@@ -120,6 +121,7 @@ def test_a_page_that_a_finished_job_does_not_get_is_told_of(caplog: pytest.LogCa
     )
 
 
+@pytest.mark.slow
 def test_jobs_that_share_their_first_part_run_together() -> None:
     with a_runner(workers=1) as runner:
         runner.ask([pruned(0, 0.5), {"opt": "adam", "seed": 0}, pruned(1, 0.5), pruned(0, 0.1, retrain=True)])
@@ -128,6 +130,7 @@ def test_jobs_that_share_their_first_part_run_together() -> None:
     assert len({call["pid"] for call in calls()}) == 2  # a process for each family
 
 
+@pytest.mark.slow
 def test_runs_in_parallel() -> None:
     with a_runner(workers=2) as runner:
         found = runner.ask([a_job(0, window=50), a_job(1, window=50)])
@@ -170,6 +173,7 @@ def test_a_row_with_an_error_has_no_result() -> None:
         assert math.isnan(runner.ask([a_job(14)])["auc"][0])
 
 
+@pytest.mark.slow
 def test_data_that_changes_meanwhile_fails_the_run() -> None:
     """Its result must not lie under the key of the data before."""
     with a_runner(workers=1) as runner:
@@ -412,6 +416,7 @@ def test_two_studies_at_once_share_the_jobs() -> None:
     assert sorted(call["seeds"] for call in calls()) == [[0], [1], [2], [3]]
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_computed_again() -> None:
     with a_runner(workers=1) as runner:
         result = Path(runner.ask([a_job(1)])["folder"][0], "result.json")
@@ -420,6 +425,7 @@ def test_a_damaged_result_is_computed_again() -> None:
     assert [call["seeds"] for call in calls()] == [[1], [1]]
 
 
+@pytest.mark.slow
 def test_half_written_folder_is_overwritten() -> None:
     with a_runner() as runner:
         folder = Path(runner.ask([a_job(1)])["folder"][0])

@@ -149,7 +149,7 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 REFUSED = {
     "ranks=4": "ranks=4 needs launcher=ray; without Ray: torchrun --nproc-per-node 4 -m ctr.train",
     "launcher=ray": "launcher=ray ranks=None; expected the number of processes: ranks=4",
-    "launcher=ray ranks=2 opt=group_adaembed": "opt=group_adaembed is not there yet for several workers",
+    "launcher=ray ranks=2 backend=native": "backend=native trains in one process",
 }
 
 

@@ -317,6 +317,7 @@ def test_a_row_out_of_range_is_named_and_nothing_moves() -> None:
     assert torch.equal(p, torch.ones(4, 3))
 
 
+@pytest.mark.slow
 def test_the_operator_works_under_torch_compile() -> None:
     def step(weight: Tensor, u: Tensor, m: Tensor, v: Tensor, seen: Tensor, rows: Tensor, values: Tensor) -> Tensor:
         switches, numbers = (

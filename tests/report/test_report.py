@@ -47,6 +47,7 @@ def publish(jobs: pd.DataFrame, uri: str, folder: Path, subject: Subject = SUBJE
     return invented.publish(invented.findings(jobs), folder, uri, subject)
 
 
+@pytest.mark.slow
 def test_publish(uri: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     jobs = invented.rows()
     done = jobs[jobs["error"].isna()]
@@ -132,6 +133,7 @@ def test_the_same_run_of_other_code_is_not_taken_for_the_studys(uri: str, tmp_pa
     assert found.data.metrics["auc"] == jobs["auc"][0]
 
 
+@pytest.mark.slow
 def test_the_view_shows_the_points_of_the_figures(uri: str, tmp_path: Path) -> None:
     """Not what was tried on the way, such as other learning rates."""
     jobs = invented.rows()

@@ -54,6 +54,7 @@ def begin(uri: str) -> None:
     signal.pause()
 
 
+@pytest.mark.slow
 def test_the_next_run_closes_what_a_killed_process_left(ready_database: Path, tmp_path: Path) -> None:
     uri = invented.database(ready_database, tmp_path)
     other = Forked(tmp_path, begin, uri)

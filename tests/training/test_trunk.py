@@ -50,6 +50,7 @@ def test_forked_is_separate(data: Prepared, backend: Any, model: str, opt: str) 
     check(data, backend, model, opt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opt", ["momentum", "sgd", "amsgrad", "adahessian"])
 def test_forked_is_separate_for_the_other_optimizers(data: Prepared, opt: str) -> None:
     check(data, "torch", "dcn", opt)
