@@ -21,8 +21,8 @@ def tidied(items: Iterable[T], every: int) -> Iterator[T]:
     """The items. Each time that ``every`` of them have been used, free pages within the heap are given back to the
     system, where the C library can.
 
-    Before version 2.38 glibc often does not use aligned memory again that was freed (its bug 14581). All of torch's is
-    aligned, so that each batch leaves holes, of GBs in a long run.
+    glibc (2.36) does not use all memory again that was freed; its bug 14581 describes that for aligned memory, as
+    torch's is. Each batch leaves holes, of GBs in a long run.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     for number, item in enumerate(items, 1):
