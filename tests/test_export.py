@@ -13,6 +13,7 @@ from tests.artifact.runs import trained
 from tests.commands import refuses
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = trained("dataset=criteo"), tmp_path / "new" / "model.onnx"
     capsys.readouterr()  # of the run

@@ -155,6 +155,7 @@ def test_a_run_folder_that_cannot_be_written_to_is_named_by_its_key(
         assert said == f"error: run_dir={folder}: Not a directory; expected a folder that can be written to\n"
 
 
+@pytest.mark.slow
 def test_bad_input_fails_with_its_line(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", [*lines(10), "0\tx"])
     done = command(tmp_path, "ctr.train", *arguments(tmp_path, "tracking=none", "run_dir=out"))
@@ -187,6 +188,7 @@ def test_a_run_in_the_folder_of_an_earlier_one_says_so(tmp_path: Path, caplog: p
     assert "out holds the result and the model of an earlier run, which this one replaces" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_of_a_sweep_is_one_line_too(tmp_path: Path) -> None:
     """A folder where the run folder's file should be: nothing of ours raises that."""
     (tmp_path / "sweep" / "0" / "result.json").mkdir(parents=True)

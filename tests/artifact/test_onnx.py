@@ -22,7 +22,8 @@ from tests.artifact.conftest import MADE, Exports
 HERE = str(Path(torch.__file__).parent)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "dcn" else pytest.mark.slow) for name in MADE])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MADE))
 def test_a_file_gives_the_models_probabilities(exports: Exports, name: str) -> None:
     """On rows with known, unseen and blank values."""
     made = exports.file(name)
@@ -45,6 +46,7 @@ def test_values_that_are_unknown_read_as_zero(exports: Exports) -> None:
     assert found == pytest.approx(expected.numpy(), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_batch_has_any_number_of_rows(exports: Exports, count: int) -> None:
     made = exports.file("opnn")
@@ -78,6 +80,7 @@ def test_a_row_of_int8_is_near_by_half_its_own_scale() -> None:
     assert (whole[-1] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_takes(exports: Exports) -> None:
     made = exports.file("dcn")
     about = json.loads(made.session.get_modelmeta().custom_metadata_map["ctr"])
@@ -100,6 +103,7 @@ def test_the_file_says_what_it_takes(exports: Exports) -> None:
     assert about["rows"] == {"number": sum(range(26)), "dimension": 4, "type": "float32"}
 
 
+@pytest.mark.slow
 def test_the_file_names_derived_columns(exports: Exports) -> None:
     inputs = onnx.describe(exports.model("mlp"), exports.file("mlp").scorer)["inputs"]
     assert inputs[0]["derived"] == "the last two digits of hour, YYMMDDHH"
@@ -136,6 +140,7 @@ class Renamed(nn.Module):
         return torch.special.bessel_j0(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("why", "said"),
     [
@@ -158,6 +163,7 @@ def changed(model: SavedModel, **manifest: Any) -> Any:
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
@@ -179,6 +185,7 @@ def test_a_transform_that_has_no_onnx_form_is_refused() -> None:
         Scaled([("price", "quantile")])
 
 
+@pytest.mark.slow
 def test_a_model_beyond_the_size_of_a_file_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     made = exports.file("opnn")
     monkeypatch.setattr(onnx, "MAX_BYTES", 1000)
@@ -192,6 +199,7 @@ def test_libraries_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPa
         onnx.expect_libraries()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_a_file_that_computes_something_else_is_found(exports: Exports, kind: RowType) -> None:
     made = exports.file("opnn", kind)

@@ -54,6 +54,7 @@ def test_a_loaded_model_predicts_raw_columns(dataset: str, tmp_path: Path) -> No
     assert not list((tmp_path / "made").rglob("*.pkl"))
 
 
+@pytest.mark.slow
 def test_the_example_of_hashed_values_is_made_up(tmp_path: Path) -> None:
     run = trained("dataset=criteo", "save.keys=hash")
     pyfunc.write(run.folder / "model", tmp_path / "made", Model())
@@ -61,6 +62,7 @@ def test_the_example_of_hashed_values_is_made_up(tmp_path: Path) -> None:
     assert 0 < loaded.predict(loaded.input_example)[0] < 1
 
 
+@pytest.mark.slow
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     run = trained("dataset=criteo")
     pyfunc.write(run.folder / "model", tmp_path / "made", Model())
@@ -70,6 +72,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
             loaded.predict(loaded.input_example.drop(columns=name))
 
 
+@pytest.mark.slow
 def test_the_server_says_what_is_wrong_with_a_row(tmp_path: Path) -> None:
     """It answers with the message of an error of MLflow, and with "an unexpected error" for all others."""
     run = trained("dataset=criteo")
@@ -119,6 +122,7 @@ def test_a_run_logs_and_registers_its_model(
     assert loaded.metadata.run_id == run.info.run_id
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_logged_does_not_lose_the_run(
     ready_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,6 +162,7 @@ def test_a_run_without_tracking_has_no_model_to_log(tmp_path: Path) -> None:
     refuses(tmp_path, "ctr.train", overrides, 2, "tracking=none has no such key; it belongs to tracking=mlflow")
 
 
+@pytest.mark.slow
 def test_a_study_refuses_to_log_models(tmp_path: Path) -> None:
     overrides = ["study=fig1", "dataset=criteo", "dataset.source=sample", "tracking.log_model=true"]
     refuses(tmp_path, "ctr.reproduce", overrides, 2, "tracking.log_model: a study logs no models")

@@ -265,6 +265,7 @@ def test_bad_lines_take_no_memory(line: bytes, write: Write) -> None:
     assert peak < 12 << 20
 
 
+@pytest.mark.slow
 def test_an_empty_line_is_no_row_of_blanks(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     """For pyarrow it is one, of all columns."""
     monkeypatch.setitem(globals(), "COLUMNS", {f"c{i}": INTEGER for i in range(200)})

@@ -199,6 +199,7 @@ def tracker(path: Path) -> MlflowTracker:
     return MlflowTracker(f"sqlite:///{path}", "ctr", "a run")
 
 
+@pytest.mark.slow
 def test_the_list_of_runs_has_data_source_and_commit(
     tmp_path: Path, ready_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
