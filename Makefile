@@ -41,8 +41,9 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist workst
 test: .venv/.dev
 	$(PYTEST) -m "not slow"
 
+# One process more than cores: many of them wait, for Ray or for what they have started.
 test-slow: .venv/.dev
-	$(PYTEST) -m slow --durations=25
+	$(PYTEST) -n $$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1)') -m slow --durations=25
 
 test-all: .venv/.dev
 	$(PYTEST) --durations=25

@@ -206,6 +206,7 @@ def test_a_study_whose_runs_have_no_auc_fails(tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "studies" / "table5-csv-mlp-test" / "runs.csv").exists()
 
 
+@pytest.mark.slow
 def test_exit_codes(tmp_path: Path) -> None:
     shown = new_process(tmp_path, "ctr.reproduce", "--help")
     assert shown.returncode == 0

@@ -208,6 +208,7 @@ def test_a_file_that_computes_something_else_is_found(exports: Exports, kind: Ro
         agreement.check(made.session, made.model, other)
 
 
+@pytest.mark.slow
 def test_numbers_are_made_of_dense_columns_again(exports: Exports) -> None:
     scaled = exports.file("dcn").scorer.inputs
     assert isinstance(scaled, Scaled)

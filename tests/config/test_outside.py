@@ -231,6 +231,7 @@ def one_run(ask: Ask, options: Options, *, lambda21: Lambdas, finetune: Shares, 
     return Findings(pd.DataFrame({"command": [command], "model": runs["model"]}), command, {}, pd.DataFrame())
 
 
+@pytest.mark.slow
 def test_a_study_runs_them_in_its_workers(on_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row's command finds them too."""
     monkeypatch.setattr("ctr.studies.study.find", lambda name: one_run)

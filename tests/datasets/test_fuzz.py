@@ -94,6 +94,7 @@ def test_messages_name_the_file(tmp_path: Path) -> None:
             fuzz.check_message(log, "train.txt", error)
 
 
+@pytest.mark.slow
 def test_an_interrupted_campaign_tells_what_it_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(known: object) -> None:
         raise KeyboardInterrupt

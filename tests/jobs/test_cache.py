@@ -72,6 +72,7 @@ def test_a_run_of_other_code_is_run_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept.result(before) is not None  # the older stays too
 
 
+@pytest.mark.slow
 def test_what_counts_as_the_code_of_a_run(tmp_path: Path) -> None:
     """A change of anything that the figures depend on, and of nothing else."""
     copy = tmp_path / "ctr"

@@ -266,6 +266,7 @@ def test_what_a_worker_prints_between_its_jobs_is_not_in_their_logs(tmp_path: Pa
     assert (tmp_path / "train.log").read_text() == "within,both"
 
 
+@pytest.mark.slow
 def test_jobs_of_another_study_outlive_a_killed_worker() -> None:
     """Its family holds a job that another process runs just now: that one is waited for, not given up."""
     with a_runner(workers=1) as runner:

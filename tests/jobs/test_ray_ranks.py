@@ -126,6 +126,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(
     assert figures(place) == alone
 
 
+@pytest.mark.slow
 def test_more_workers_than_cores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_ranks, "connect", lambda *_: None)  # Ray takes long to start; then it knows the cores
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
@@ -158,6 +159,7 @@ def test_what_cannot_be_is_refused_in_one_line(line: str, log: Path, tmp_path: P
     refuses(tmp_path, "ctr.train", [*arguments(log, "tracking=none"), *line.split()], 2, REFUSED[line])
 
 
+@pytest.mark.slow
 def test_a_sweep_is_refused(log: Path, tmp_path: Path) -> None:
     done = command(tmp_path, "ctr.train", "-m", *arguments(log, "tracking=none"), "launcher=ray", "ranks=2", "seed=0,1")
     assert done.returncode == 2

@@ -124,6 +124,7 @@ def test_other_data_has_a_report_and_a_view_of_its_own(uri: str, tmp_path: Path)
     assert names == {*titles}
 
 
+@pytest.mark.slow
 def test_the_same_run_of_other_code_is_not_taken_for_the_studys(uri: str, tmp_path: Path) -> None:
     jobs = invented.rows().head(1)
     invented.track(uri, jobs)

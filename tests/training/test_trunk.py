@@ -43,7 +43,9 @@ def advance(run: TrainingRun) -> Any:
 PLANS = [(13, 40), (13, 300), (15, 40), (0, 40), (19, 300), (19, 40)]
 
 
-@pytest.mark.parametrize(("model", "opt"), [("dcn", "adam"), ("opnn", "adam"), ("dcn", "adagrad")])
+@pytest.mark.parametrize(
+    ("model", "opt"), [("dcn", "adam"), pytest.param("opnn", "adam", marks=pytest.mark.slow), ("dcn", "adagrad")]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_forked_is_separate(data: Prepared, backend: Any, model: str, opt: str) -> None:
     """Weights, optimizer states with their step counters, dropout's generator, windows, AUC and logloss."""
