@@ -41,12 +41,14 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist workst
 test: .venv/.dev
 	$(PYTEST) -m "not slow"
 
-# One process more than cores: many of them wait, for Ray or for what they have started.
+# One process more than cores: many of the slow ones wait, for Ray or for what they have started.
+MORE := -n $$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1)') --durations=25
+
 test-slow: .venv/.dev
-	$(PYTEST) -n $$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1)') -m slow --durations=25
+	$(PYTEST) $(MORE) -m slow
 
 test-all: .venv/.dev
-	$(PYTEST) --durations=25
+	$(PYTEST) $(MORE)
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

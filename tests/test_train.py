@@ -155,7 +155,6 @@ def test_a_run_folder_that_cannot_be_written_to_is_named_by_its_key(
         assert said == f"error: run_dir={folder}: Not a directory; expected a folder that can be written to\n"
 
 
-@pytest.mark.slow
 def test_bad_input_fails_with_its_line(tmp_path: Path) -> None:
     write(tmp_path / "train.txt", [*lines(10), "0\tx"])
     done = command(tmp_path, "ctr.train", *arguments(tmp_path, "tracking=none", "run_dir=out"))

@@ -103,7 +103,7 @@ def take_over_(training: TrainingRun, known: Known) -> None:
     for name, value in known.net.items():
         mine[name].copy_(value)
     if known.moments is not None:
-        _load_moments(training, known.moments)
+        _load_moments(training, known.moments, len(known.seen))
     if isinstance(training.schedule, BudgetSchedule):
         training.schedule.take_up()
     if known.rng is not None:
@@ -115,14 +115,20 @@ def _begin(values: torch.Tensor, known: torch.Tensor) -> None:
     values[: len(known)] = known.to(values.device)
 
 
-def _load_moments(training: TrainingRun, moments: Mapping[str, Any]) -> None:
+def _load_moments(training: TrainingRun, moments: Mapping[str, Any], count: int) -> None:
+    """Takes over the optimizers' state, of ``count`` known rows."""
     own = training.learner.state_dict()
     (saved,) = moments["row_optimizer"]["state"].values()
-    rows = training.learner.row_optimizer.ensure_state(training.model.embedding.weight)
-    if isinstance(training.learner.row_optimizer, GroupAdaEmbed) and not saved["owns"].all():
-        rows["owns"].fill_(False)  # places are scarce: a new row has none
+    optimizer = training.learner.row_optimizer
+    rows = optimizer.ensure_state(training.model.embedding.weight)
+    if isinstance(optimizer, GroupAdaEmbed):
+        features = optimizer.param_groups[0]["features"]
+        if features is None or int((saved["importance"] > 0).sum()) <= features:
+            saved = {**saved, "owns": torch.ones_like(saved["owns"])}
+        elif not saved["owns"].all():
+            rows["owns"].fill_(False)  # places are scarce: a new row has none
     for name, value in saved.items():
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.shape[:1] == (count,):
             _begin(rows[name], training.model.embedding.own(value))
         else:
             rows[name] = value

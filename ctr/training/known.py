@@ -67,7 +67,8 @@ class Known:
         """What the row optimizer's state has beside the rows themselves, of some rows."""
         assert self.moments is not None
         (state,) = self.moments["row_optimizer"]["state"].values()
-        return {name: value[keep] if isinstance(value, Tensor) else value for name, value in state.items()}
+        of_rows = {name for name, value in state.items() if isinstance(value, Tensor) and len(value) == len(keep)}
+        return {name: value[keep] if name in of_rows else value for name, value in state.items()}
 
 
 def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mapping[str, Any]) -> dict[str, Any]:

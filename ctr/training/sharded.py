@@ -300,11 +300,12 @@ class ShardedStep(TorchStep):
         return self.model.draw(rows) if hasattr(self.model, "draw") else None
 
     def _forward(self, inputs: Tensor, batch: Batch, here: slice, bits: Tensor | None, precision: Precision) -> Tensor:
-        dense = None if batch.dense is None else batch.dense[here].to(inputs.device)
-        others = [dense] if bits is None else [dense, bits[here]]
+        # Copies: where memory begins elsewhere within a cache line, products have other bits.
+        dense = None if batch.dense is None else batch.dense[here].clone().to(inputs.device)
+        others = [dense] if bits is None else [dense, bits[here].clone()]
         if torch.is_grad_enabled() and not self._checked:
-            self._checked = True
             self._expect_apart(inputs, others, precision)
+            self._checked = len(inputs) > 1
         return logits_of(self.model, precision, inputs, *others)
 
     def _expect_apart(self, inputs: Tensor, others: list[Tensor | None], precision: Precision) -> None:

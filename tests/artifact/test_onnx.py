@@ -22,8 +22,7 @@ from tests.artifact.conftest import MADE, Exports
 HERE = str(Path(torch.__file__).parent)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(MADE))
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "dcn" else pytest.mark.slow) for name in MADE])
 def test_a_file_gives_the_models_probabilities(exports: Exports, name: str) -> None:
     """On rows with known, unseen and blank values."""
     made = exports.file(name)

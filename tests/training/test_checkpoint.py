@@ -219,8 +219,7 @@ def members(log: Path, folder: Path, options: list[list[str]], *, resume: bool) 
     return [Run(resolve(config), folder / str(n), resume=resume) for n, config in enumerate(configs)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("call", [2, 6, 9, 12, 15, 20, 28])
+@pytest.mark.parametrize("call", [20, *(pytest.param(call, marks=pytest.mark.slow) for call in (2, 6, 9, 12, 15, 28))])
 @pytest.mark.usefixtures("waiting")
 def test_a_family_goes_on(log: Path, tmp_path: Path, call: int) -> None:
     """Stopped in the shared part, in a run's own, and with some of its runs finished."""

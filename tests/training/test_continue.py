@@ -99,6 +99,15 @@ def test_two_days_are_one_run_over_both(logs: dict[str, Path], opt: str, backend
     assert {key: got[key] for key in same} == {key: expected[key] for key in same}
 
 
+@pytest.mark.parametrize("features", ["null", "100000"])
+def test_all_values_have_places_where_they_are_not_scarce_any_more(logs: dict[str, Path], features: str) -> None:
+    first, _ = run(logs["today"], f"scarce-{features}", "opt=group_adaembed", "opt.features=60", "opt.every=3")
+    assert not state(first)["step"]["row_optimizer"]["state"][0]["owns"].all()
+    keys = ["opt=group_adaembed", f"opt.features={features}", f"init={first}"]
+    second, _ = run(logs["tomorrow"], f"enough-{features}", *keys)
+    assert state(second)["step"]["row_optimizer"]["state"][0]["owns"].all()
+
+
 def left_by(place: Path) -> tuple[Batches | None, History]:
     final = load_final(place)
     blocks = [Checksum(**block) for block in final.manifest["known"]["features"]]
