@@ -41,14 +41,11 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist workst
 test: .venv/.dev
 	$(PYTEST) -m "not slow"
 
-# One process more than cores: many of the slow ones wait, for Ray or for what they have started.
-MORE := -n $$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)) + 1)') --durations=25
-
 test-slow: .venv/.dev
-	$(PYTEST) $(MORE) -m slow
+	$(PYTEST) -m slow --durations=25
 
 test-all: .venv/.dev
-	$(PYTEST) $(MORE)
+	$(PYTEST) --durations=25
 
 lint: .venv/.dev
 	$(BIN)/ruff check .

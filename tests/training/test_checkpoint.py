@@ -33,7 +33,12 @@ PLAIN_FIRST = ("adam", "adahessian")
         *(pytest.param("torch", opt, marks=() if opt in PLAIN_FIRST else pytest.mark.slow) for opt in PLAIN),
         *(("torch", opt) for opt in OPTIMIZERS),
         *(pytest.param("native", opt, marks=needs_kernels) for opt in NATIVE),
-        *(pytest.param("rows", opt, marks=needs_kernels) for opt in OPTIMIZERS),
+        pytest.param("rows", "group_adam", marks=needs_kernels),
+        *(
+            pytest.param("rows", opt, marks=[needs_kernels, pytest.mark.slow])
+            for opt in OPTIMIZERS
+            if opt != "group_adam"
+        ),
     ],
 )
 @pytest.mark.usefixtures("waiting")
