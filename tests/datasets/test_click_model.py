@@ -193,6 +193,7 @@ def test_log_shows_about_as_many_values_as_it_should() -> None:
         assert len(np.unique(ranks[ranks != BLANK])) == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_full_size_field_shows_its_published_vocabulary() -> None:
     model = criteo_avazu.criteo_model(criteo_avazu.CRITEO_ROWS)
     seen = np.zeros(model.population["C24"], dtype=bool)

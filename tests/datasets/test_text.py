@@ -280,7 +280,11 @@ def test_an_empty_line_is_no_row_of_blanks(write: Write, monkeypatch: pytest.Mon
     assert read(write(b"1\n\n2\n")) == [(1,), (None,), (2,)]
 
 
-@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, zipped], ids=["gzip", "bzip2", "zip"])
+@pytest.mark.parametrize(
+    "compress",
+    [gzip.compress, *(pytest.param(other, marks=pytest.mark.slow) for other in (bz2.compress, zipped))],
+    ids=["gzip", "bzip2", "zip"],
+)
 def test_an_endless_line_takes_no_memory(compress: Callable[[bytes], bytes], write: Write) -> None:
     path = write(compress(b"1,2,a\n" + b"7" * (100 << 20)))
     for bad_rows in ("error", "skip"):

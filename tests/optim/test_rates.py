@@ -151,7 +151,7 @@ def test_a_tiny_rate_leaves_the_weights_under_a_penalty_too(
     torch.testing.assert_close(after, before, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("threshold", ["soft", "hard"])
+@pytest.mark.parametrize("threshold", ["soft", pytest.param("hard", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "norm", ["s", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("s_tilde", "s_tilde_eq10"))]
 )

@@ -78,7 +78,12 @@ def state(place: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "opt", ["group_adam", "group_adagrad", "adam", "group_momentum", "group_adahessian", "group_adaembed"]
+    "opt",
+    [
+        *("group_adam", "group_adaembed"),
+        *(pytest.param(opt, marks=pytest.mark.slow) for opt in ("group_adagrad", "adam", "group_momentum")),
+        pytest.param("group_adahessian", marks=pytest.mark.slow),
+    ],
 )
 def test_two_days_are_one_run_over_both(logs: dict[str, Path], opt: str, backend: str) -> None:
     """Rows, moments, steps, net, generator, history and scores before learning, to the last bit; with dropout."""
