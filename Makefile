@@ -34,9 +34,8 @@ run: .venv/.run
 dashboard: .venv/.run
 	@$(BIN)/python -m ctr.dashboard
 
-# A process for each core, which takes tests over from the others when it has none left. With compiled modules kept: else
-# each process of a test compiles them anew.
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist worksteal
+# A process for each core, which takes tests over from the others when it has none left.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 
 test: .venv/.dev
 	$(PYTEST) -m "not slow"

@@ -22,6 +22,7 @@ from ctr.optim import BudgetSchedule
 from ctr.optim.group_adaembed import GroupAdaEmbed
 from ctr.training.history import FEATURES, History, write_features
 from ctr.training.known import Known, described
+from ctr.training.optimizers import is_of_rows
 from ctr.training.settings import Settings
 from ctr.training.trainer import TrainingRun
 
@@ -128,7 +129,7 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any], count: int)
         elif not saved["owns"].all():
             rows["owns"].fill_(False)  # places are scarce: a new row has none
     for name, value in saved.items():
-        if isinstance(value, torch.Tensor) and value.shape[:1] == (count,):
+        if is_of_rows(value, count):
             _begin(rows[name], training.model.embedding.own(value))
         else:
             rows[name] = value

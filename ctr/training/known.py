@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctr.datasets.vocabulary import Batches, filtered
 from ctr.training.history import History
+from ctr.training.optimizers import is_of_rows
 
 Pieces = Callable[[], Iterator[tuple[Tensor, dict[str, Tensor]]]]
 
@@ -67,8 +68,7 @@ class Known:
         """What the row optimizer's state has beside the rows themselves, of some rows."""
         assert self.moments is not None
         (state,) = self.moments["row_optimizer"]["state"].values()
-        of_rows = {name for name, value in state.items() if isinstance(value, Tensor) and len(value) == len(keep)}
-        return {name: value[keep] if name in of_rows else value for name, value in state.items()}
+        return {name: value[keep] if is_of_rows(value, len(keep)) else value for name, value in state.items()}
 
 
 def described(dataset: Mapping[str, Any], num_buckets: int | None, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TypeVar
 
 PROC = Path("/proc/self")
-
-
 T = TypeVar("T")
 
 

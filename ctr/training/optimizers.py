@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -46,6 +46,11 @@ def make_optimizers(
         if wrong := OUT_OF_RANGE.match(str(error)):  # the user gave a key, not a class
             raise ValueError("opt.{}={}; expected {}".format(*wrong.group("key", "got", "expected"))) from error
         raise
+
+
+def is_of_rows(value: object, count: int) -> TypeGuard[torch.Tensor]:
+    """Whether a part of an optimizer's state holds something for each of ``count`` rows."""
+    return isinstance(value, torch.Tensor) and value.shape[:1] == (count,)
 
 
 def check_saved(state: Mapping[str, Any], net_optimizer: Optimizer) -> None:

@@ -214,13 +214,12 @@ class ShardedStep(TorchStep):
         return logits.detach(), loss.detach(), torch.cat(found[:: len(by)], dim=1), of_net
 
     def _in_compiled_code(self, net: CompiledNet, batch: Batch, cut: Cut, parts: list[_Slice]) -> list[_Gradients]:
-        here, bits = slice(parts[0].here.start, parts[-1].here.stop), self._draw(len(batch))
-        label, *others = (
-            None if part is None else part[here] for part in (batch.label, batch.dense, batch.weight, bits)
+        here = slice(parts[0].here.start, parts[-1].here.stop)
+        dense, weight, bits = (
+            None if whole is None else whole[here] for whole in (batch.dense, batch.weight, self._draw(len(batch)))
         )
-        assert label is not None
-        dense, weight, bits = others
-        passed = net.of_shares(cut.own, [part.vectors.detach() for part in parts], dense, label, weight, bits)
+        vectors = [part.vectors.detach() for part in parts]
+        passed = net.of_shares(cut.own, vectors, dense, batch.label[here], weight, bits)
         return [
             (logits, loss, torch.autograd.grad(part.vectors, part.looked_up, of_vectors)[0], of_net)
             for part, (logits, loss, of_vectors, of_net) in zip(parts, passed, strict=True)

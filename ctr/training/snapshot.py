@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ctr.errors import CtrError
 from ctr.native import library as native
+from ctr.training.optimizers import is_of_rows
 from ctr.training.tensors import Pieces
 from ctr.training.trainer import TrainingRun
 
@@ -206,7 +207,7 @@ def _of_each_row(state: dict[str, Any], turn: Callable[[Tensor], Tensor], count:
     model["embedding.seen"] = turn(model["embedding.seen"])
     states = step["row_optimizer"]["state"]
     for name, value in states[0].items():
-        if isinstance(value, Tensor) and value.shape[:1] == (count,):
+        if is_of_rows(value, count):
             states[0][name] = turn(value)
     if schedule is not None and "buckets" in schedule:
         schedule["buckets"] = [turn(buckets) for buckets in schedule["buckets"]]

@@ -8,6 +8,7 @@ from ctr.datasets import criteo
 from ctr.datasets.manifest import SplitRule
 from ctr.datasets.prepared import Prepared, prepare
 from ctr.training import checkpointing
+from ctr.training.compiled_net import CompiledNet
 from tests.datasets.criteo_text import lines, write
 
 
@@ -23,6 +24,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each checkpoint is whole when the run goes on, so that tests know which there are."""
     monkeypatch.setattr(checkpointing, "goes_on", lambda run: False)
+
+
+@pytest.fixture
+def eager_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be compiled is eager torch, which takes no seconds."""
+    monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
 
 
 @pytest.fixture(scope="module")

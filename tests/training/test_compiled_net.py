@@ -142,11 +142,6 @@ def expect_same(make: Callable[[], Any], shares: int, threads: int = 1, weighted
         torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
-@pytest.fixture
-def eager_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
-
-
 @pytest.mark.usefixtures("eager_pass")
 @pytest.mark.parametrize("name", WITH_ROWS_APART)
 def test_shares_of_rows_that_do_not_depend_on_each_other_sum_to_the_whole(name: str) -> None:
@@ -178,8 +173,8 @@ def test_given_shares_are_those_of_the_batch_one_by_one(name: str) -> None:
     parameters = [p for name, p in model.named_parameters() if name != "embedding.weight"]
     net = CompiledNet(model, parameters, batch, threads=1, shares=cut)
     vectors, bits = model.embedding.weight.detach()[batch.ids.long()], model.draw(ROWS) if name == "opnn" else None
-    rest = [None if part is None else part[7:] for part in (batch.dense, batch.label, batch.weight, bits)]
-    found = net.of_shares(range(1, 3), [vectors[7:15], vectors[15:]], *rest)  # type: ignore[arg-type]
+    dense, weight, drawn = (None if part is None else part[7:] for part in (batch.dense, batch.weight, bits))
+    found = net.of_shares(range(1, 3), [vectors[7:15], vectors[15:]], dense, batch.label[7:], weight, drawn)
     for (logits, loss, of_vectors, of_net), (first, last) in zip(found, [(7, 15), (15, 24)], strict=True):
         rows = vectors[first:last].requires_grad_()
         more = [] if bits is None else [bits[first:last]]

@@ -42,7 +42,7 @@ def test_the_rate_of_group_adam_fed_back_gives_as_many_features(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["dcn", pytest.param("opnn", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["dcn", "opnn"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_family_is_its_separate_runs(tmp_path: Path, backend: str, model: str) -> None:
     shared = ["opt=adam", f"backend={backend}", f"model={model}", "model.hidden=[70,3]"]

@@ -109,7 +109,7 @@ def test_any_number_of_workers_gives_the_same_bits(size: int, log: Path, two: li
         expect_same(found[0][name], two[0][name])
 
 
-# of which several workers give the same bits, but one process does not: sums of bfloat16; and, what compiled code gives
+# Any number of workers gives the same bits, but one process others: gradients of slices in bfloat16, and compiled code.
 ONLY_BITS = {
     "bfloat16": ["model=opnn", "model.hidden=[40,8]", "precision=bfloat16", "opt.lambda21=1e-3"],
     "compiled": ["model=mlp", "model.hidden=[8]", "slices=4", "opt.lambda21=1e-3", "compile=true"],
@@ -127,24 +127,16 @@ def test_any_number_of_workers_gives_the_same_bits_in_bfloat16_and_compiled(
     assert of_two[0]["bfloat16"]["result"]["logloss"] == pytest.approx(two[0]["opnn"]["result"]["logloss"], rel=0.05)
 
 
-def in_passes(group: Group, log: Path, folder: Path, many: dict[str, list[str]]) -> dict[str, Any]:
-    """`runs` with what would be compiled, but in eager torch, which takes no seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
-        return runs(group, log, folder, many)
-
-
+@pytest.mark.usefixtures("eager_pass")
 def test_slices_are_passes_of_a_compiled_net(log: Path, pair: list[dict[str, Any]], tmp_path: Path) -> None:
-    found = in_passes(alone_in(tmp_path), log, tmp_path, {"dcn": [*RUNS["dcn"], "compile=true"]})
+    found = run(alone_in(tmp_path), log, tmp_path / "dcn", *RUNS["dcn"], "compile=true")
     dist.destroy_process_group()
-    expect_near(found["dcn"], pair[0]["dcn"])
+    expect_near(found, pair[0]["dcn"])
 
 
-def test_the_bits_of_a_compiled_slice_do_not_depend_on_which_others_its_worker_has(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("eager_pass")
+def test_the_bits_of_a_compiled_slice_do_not_depend_on_which_others_its_worker_has() -> None:
     """Matrix products round by where their memory begins: rows of 23 x 6 numbers begin anywhere within a line."""
-    monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
     torch.manual_seed(0)
     model = MLP(50, 23, 0, hidden=(8,), embedding=ShardedEmbedding(lonely(), 50, 6))
     step = ShardedStep(model, *make_optimizers(model, "group_adam", {"lr": 0.01}), 6, compiled=False)
