@@ -18,6 +18,9 @@ void axpy(float a, const float* x, float* y, int n) {
     for (int i = 0; i < n; ++i) y[i] += a * x[i];
 }
 
+// Sets gradients of parameters, or adds to those of earlier blocks.
+void put(const Share& s, float* to, Vec v, int count) { store(to, s.more ? load(to, count) + v : v, count); }
+
 // ---- linear, ReLU, dropout ----------------------------------------------------------------------------------------
 
 // A function, which folds away: a global would be set when the library is loaded, on a processor that may lack the
@@ -49,7 +52,7 @@ void linear_forward(const Layer& l, const float* params, const Packed& packed, S
         }
         store(out + r * s.ld + c, v, count);
     };
-    const bool sparse = mostly_zero(x, s.ld, s.rows, l.in_width);
+    const bool sparse = mostly_zero(x, s.ld, s.rows, l.in_width, l.out_width);
     product<false>(s.rows, l.out_width, l.in_width, x, s, sparse, packed.forward.data(), finish);
 }
 
@@ -57,7 +60,7 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     // Through dropout and ReLU: what left the layer positive was passed on, doubled if there is dropout.
     const float factor = l.bits >= 0 ? 2.0F : 1.0F;
     float* __restrict dbias = s.dparams.data() + l.bias;
-    std::fill(dbias, dbias + l.out_width, 0.0F);
+    if (!s.more) std::fill(dbias, dbias + l.out_width, 0.0F);
     for (int r = 0; r < s.rows; ++r) {
         const float* __restrict out = s.x.data() + r * s.ld + l.out;
         float* __restrict dout = s.dx.data() + r * s.ld + l.out;
@@ -71,9 +74,9 @@ void linear_backward(const Layer& l, const Packed& packed, Share& s) {
     const float* dy = s.dx.data() + l.out;
     float* dw = s.dparams.data() + l.weight;
     for (int j = 0; j * PANEL < l.in_width; ++j) pack_rows(x, s.ld, s.rows, l.in_width, j, s.packed.data());
-    const bool sparse = mostly_zero(dy, s.ld, s.rows, l.out_width);
+    const bool sparse = mostly_zero(dy, s.ld, s.rows, l.out_width, l.in_width);
     product<true>(l.out_width, l.in_width, s.rows, dy, s, sparse, s.packed.data(),
-                  [&](int r, int c, Vec v, int count) { store(dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
+                  [&](int r, int c, Vec v, int count) { put(s, dw + std::ptrdiff_t(r) * l.in_width + c, v, count); });
     float* dx = s.dx.data() + l.in;
     const auto through = [&](auto keep) {
         product<false>(s.rows, l.in_width, l.out_width, dy, s, sparse, packed.backward.data(),
@@ -151,7 +154,7 @@ void cross_columns(const Layer& l, const float* params, Share& s, int first, flo
             }
             store(drow + l.in + c, dx, count);
         }
-        for (int i = 0; i < layers; ++i) store(dweight + i * n + c, dw[i], count);
+        for (int i = 0; i < layers; ++i) put(s, dweight + i * n + c, dw[i], count);
         if (first == 0) store(total + c, sum, count);
     });
 }
@@ -184,7 +187,7 @@ void cross_backward(const Layer& l, const float* params, Share& s) {
         const float *w = params + l.weight + i * n, *beta = s.room.data() + i * n;
         float *dw = s.dparams.data() + l.weight + i * n, *db = s.dparams.data() + l.bias + i * n;
         for (int c = 0; c < n; ++c) {
-            db[c] = dbeta[c];
+            db[c] = (s.more ? db[c] : 0.0F) + dbeta[c];
             dw[c] += de[i] * beta[c];
             dbeta[c] += de[i] * w[c];
         }
@@ -278,7 +281,7 @@ void pairs_weights(const Layer& l, Share& s) {
         }
         float* dw = s.dparams.data() + l.weight + std::ptrdiff_t(p) * dim;
         gemm<true>(dim, width, s.rows, s.x.data() + l.in + i * dim, s.ld, s.packed.data(),
-                   [&](int r, int c, Vec v, int count) { store(dw + r * step + c, v, count); });
+                   [&](int r, int c, Vec v, int count) { put(s, dw + r * step + c, v, count); });
         p += others;
     }
 }
@@ -321,22 +324,45 @@ void head_forward(const Layer& l, const float* params, Share& s) {
     }
 }
 
-void head_backward(const Layer& l, const float* params, Share& s) {
-    const float* __restrict w = params + l.weight;
-    float* __restrict dw = s.dparams.data() + l.weight;
-    float& dbias = s.dparams[std::size_t(l.bias)] = 0;
-    std::fill(dw, dw + l.in_width, 0.0F);
-    for (int r = 0; r < s.rows; ++r) {
-        const float scale = s.weight ? s.weight[r] * s.scale : s.scale;
-        const float g = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * scale;
-        const float* __restrict x = s.x.data() + r * s.ld + l.in;
-        float* __restrict dx = s.dx.data() + r * s.ld + l.in;
-        for (int i = 0; i < l.in_width; ++i) {
-            dw[i] += g * x[i];
-            dx[i] = (l.add ? dx[i] : 0.0F) + g * w[i];
+// `rows` rows, from `first` on, of which g has the derivative of the loss by the logit.
+template <int rows, bool add>
+void head_rows(const Layer& l, const float* params, Share& s, int first, const float* g) {
+    const float *w = params + l.weight, *x = s.x.data() + first * s.ld + l.in;
+    float *dw = s.dparams.data() + l.weight, *dx = s.dx.data() + first * s.ld + l.in;
+    each(l.in_width, [&](int c, int count) {
+        const Vec by = load(w + c, count);
+        Vec sum = load(dw + c, count);
+        for (int r = 0; r < rows; ++r) {
+            sum = add_product(sum, splat(g[r]), load(x + r * s.ld + c, count));
+            float* to = dx + r * s.ld + c;
+            store(to, add_product(add ? load(to, count) : Vec{}, splat(g[r]), by), count);
         }
-        dbias += g;
+        store(dw + c, sum, count);
+    });
+}
+
+void head_backward(const Layer& l, const float* params, Share& s) {
+    constexpr int ROWS = 4;  // at a time: a sum of dw that waits for that of the row before costs more than the rest
+    float *dw = s.dparams.data() + l.weight, dbias = s.more ? s.dparams[std::size_t(l.bias)] : 0.0F;
+    if (!s.more) std::fill(dw, dw + l.in_width, 0.0F);
+    for (int first = 0; first < s.rows; first += ROWS) {
+        const int rows = std::min(ROWS, s.rows - first);
+        float g[ROWS];
+        for (int i = 0, r = first; i < rows; ++i, ++r) {
+            const float scale = s.weight ? s.weight[r] * s.scale : s.scale;
+            g[i] = (1.0F / (1.0F + std::exp(-s.logit[r])) - s.label[r]) * scale;
+            dbias += g[i];
+        }
+        const auto back = [&](auto add) {
+            if (rows == ROWS) return head_rows<ROWS, add>(l, params, s, first, g);
+            for (int i = 0; i < rows; ++i) head_rows<1, add>(l, params, s, first + i, g + i);
+        };
+        if (l.add)
+            back(std::true_type());
+        else
+            back(std::false_type());
     }
+    s.dparams[std::size_t(l.bias)] = dbias;
 }
 
 }  // namespace

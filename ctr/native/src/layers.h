@@ -31,9 +31,9 @@ struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
     Floats x, dx;                       // activations and their gradients
-    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
-    Floats drows;                       // gradients of the embedding rows, where the share goes through in blocks,
-    std::vector<float> sum;             // and the sum of their dparams
+    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's,
+    bool more = false;                  // or adds to those of the share's earlier blocks
+    Floats drows;                       // gradients of the embedding rows, where there are several blocks
     Floats packed;                      // room for one packed operand
     Lists lists;                        // and for one that is mostly 0
     Floats room;                        // for what a layer keeps between two of its loops

@@ -58,16 +58,16 @@ class Worker {
         if (parts.bucket) moved_.count(parts.bucket, touched_.data(), norm_.data(), touched_.size(), parts.dim);
     }
 
-    // Those among `ids` that thread `owner` owns, their gradients summed.
-    void update_sums(const Parts& parts, const RuleOptions<T>& o, const std::int32_t* ids, const std::vector<Sorted>& batch,
-                     int owner, const T* g, const T* h) {
-        distinct_.find(ids, batch, owner);
+    // Those of the batch's ids that thread `owner` owns, their gradients summed; `share`: how many ids each thread sorted.
+    void update_sums(const Parts& parts, const RuleOptions<T>& o, const std::vector<Sorted>& batch, int owner,
+                     std::int64_t share, const T* g, const T* h) {
+        distinct_.find(batch, owner, [&](std::int32_t id) { fetch(parts, id); });
         const auto sum = [&](const T* values, std::vector<T>& sums) {
-            distinct_.sum(batch, owner, parts.dim, [&](int k) { return values + std::ptrdiff_t(k) * parts.dim; }, sums);
+            const auto of = [&](int from, std::int32_t at) { return values + (from * share + at) * parts.dim; };
+            distinct_.sum(batch, owner, parts.dim, of, sums);
             return static_cast<const T*>(sums.data());
         };
         const auto& rows = distinct_.ids();
-        for (std::size_t k = 0; k < rows.size() && k < std::size_t(AHEAD); ++k) fetch(parts, rows[k]);
         update(parts, o, rows.data(), 0, rows.size(), sum(g, sum_), h ? sum(h, hessian_) : nullptr, false);
     }
 
@@ -144,13 +144,13 @@ class Team {
                 const std::int64_t first = first_of(t), last = first_of(t + 1);
                 const std::int64_t wrong = read(gradient.ids, first, last, parts.rows);
                 if (wrong < last) lower(bad, wrong);
-                if (!gradient.distinct) sorted_[std::size_t(t)].sort(ids_.data(), int(first), int(wrong), threads);
+                if (!gradient.distinct) sorted_[std::size_t(t)].sort(ids_.data() + first, 1, int(wrong - first), 0, 1, threads);
             });
             if (bad < gradient.count) return bad;
         }
         each(pool_, threads, [&](int t) {
             Worker<T>& worker = mine[std::size_t(t)];
-            if (gradient.ids && !gradient.distinct) return worker.update_sums(parts, o, ids_.data(), sorted_, t, g, h);
+            if (gradient.ids && !gradient.distinct) return worker.update_sums(parts, o, sorted_, t, share, g, h);
             const std::int64_t first = first_of(t);
             const std::int32_t* ids = gradient.ids ? ids_.data() + first : nullptr;
             worker.update(parts, o, ids, std::int32_t(first), std::size_t(first_of(t + 1) - first), g + first * parts.dim,

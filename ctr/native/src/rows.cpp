@@ -6,8 +6,6 @@ namespace ctr {
 
 namespace {
 
-float* row_of(const Table& table, std::int32_t id) { return table.data + std::ptrdiff_t(id) * table.stride; }
-
 template <int fixed, Rule rule>
 void update_all(const Table& table, const RowOptions& o, const std::vector<std::int32_t>& ids, const float* sum,
                 float* norms) {
@@ -32,8 +30,9 @@ void gather_rows(const Table& table, const std::int32_t* ids, int n, int fields,
     for (int k = 0, field = 0; k < n; ++k) {
         if (k + AHEAD < n) {
             const auto* line = reinterpret_cast<const char*>(row_of(table, ids[k + AHEAD]));
-            for (int i = 0; i < dim * 4; i += 64) __builtin_prefetch(line + i, 1);
-            __builtin_prefetch(line + dim * 4 - 1, 1);
+            // To read: another thread may own the row, and write to it.
+            for (int i = 0; i < dim * 4; i += 64) __builtin_prefetch(line + i);
+            __builtin_prefetch(line + dim * 4 - 1);
             if (unseen_zero) __builtin_prefetch(table.seen + ids[k + AHEAD]);
         }
         if (unseen_zero && !table.seen[ids[k]])
@@ -57,44 +56,30 @@ std::int64_t first_bad_id(const Table& table, const std::int32_t* ids, std::int6
     return -1;
 }
 
-void Sorted::sort(const std::int32_t* ids, int first, int last, int threads) {
-    positions_.resize(std::size_t(threads));
-    for (auto& owned : positions_) owned.clear();
-    for (int k = first; k < last; ++k) positions_[std::size_t(owner_of(hash_of(ids[k]), threads))].push_back(k);
+void Sorted::sort(const std::int32_t* ids, int rows, int fields, std::ptrdiff_t ld, int step, int threads) {
+    entries_.resize(std::size_t(threads));
+    for (auto& owned : entries_) owned.clear();
+    for (int r = 0; r < rows; ++r)
+        for (int f = 0; f < fields; ++f, ++ids)
+            entries_[std::size_t(owner_of(hash_of(*ids), threads))].push_back({*ids, std::int32_t(r * ld + f * step)});
 }
 
-void Distinct::find(const std::int32_t* ids, const std::vector<Sorted>& batch, int owner) {
+void Distinct::begin(const std::vector<Sorted>& batch, int owner) {
     std::size_t n = 0;
     for (const Sorted& share : batch) n += share.of(owner).size();
     int bits = 4;
     while ((std::size_t(1) << bits) < 2 * n) ++bits;
     if (slots_.size() < std::size_t(1) << bits) slots_.assign(std::size_t(1) << bits, {0, -1});
-    const std::uint32_t mask = (1U << bits) - 1;
-    unique_.resize(n);
-    used_.resize(n);
+    mask_ = (1U << bits) - 1;
+    unique_.resize(n + 1);  // what is written for an id that is not new, the next overwrites
+    used_.resize(n + 1);
     place_.resize(n);
-    std::int32_t count = 0;
-    std::size_t i = 0;
-    for (const Sorted& share : batch)
-        for (const std::int32_t k : share.of(owner)) {
-            const std::int32_t id = ids[k];
-            std::uint32_t at = std::uint32_t(hash_of(id) >> 16) & mask;
-            while (slots_[at].place >= 0 && slots_[at].id != id) at = (at + 1) & mask;
-            if (slots_[at].place < 0) {
-                slots_[at] = {id, count};
-                used_[std::size_t(count)] = at;
-                unique_[std::size_t(count++)] = id;
-            }
-            place_[i++] = slots_[at].place;
-        }
-    unique_.resize(std::size_t(count));
-    used_.resize(std::size_t(count));
-    for (const std::uint32_t at : used_) slots_[at].place = -1;
 }
 
-void RowUpdate::fetch(const Table& table) const {
-    const auto& ids = distinct_.ids();
-    for (std::size_t k = 0; k < ids.size() && k < std::size_t(AHEAD); ++k) prefetch(row_of(table, ids[k]), table.stride);
+void Distinct::end(std::size_t count) {
+    unique_.resize(count);
+    used_.resize(count);
+    for (const std::uint32_t at : used_) slots_[at].place = -1;
 }
 
 void RowUpdate::apply(const Table& table, const RowOptions& o) {

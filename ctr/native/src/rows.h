@@ -21,6 +21,8 @@ struct Table {
     std::int64_t* counts;      // [BUCKETS], rows by bucket
 };
 
+inline float* row_of(const Table& table, std::int32_t id) { return table.data + std::ptrdiff_t(id) * table.stride; }
+
 // Copies w of ids [n] to out, `fields` rows of it side by side and then the next `ld` floats further on.
 // With unseen_zero a row that no step has touched reads as zeros.
 void gather(const Table& table, const std::int32_t* ids, int n, int fields, float* out, std::ptrdiff_t ld,
@@ -33,42 +35,76 @@ std::int64_t first_bad_id(const Table& table, const std::int32_t* ids, std::int6
 inline std::uint64_t hash_of(std::int32_t id) { return std::uint64_t(std::uint32_t(id)) * 0x9E3779B97F4A7C15U; }
 inline int owner_of(std::uint64_t hash, int threads) { return int(((hash >> 40) & 0xFF) * std::uint64_t(threads) >> 8); }
 
-// One thread's share of a batch's ids, by owner: positions in the batch, ascending.
+// One thread's share of a batch's ids, by owner, in the order of the batch.
 class Sorted {
   public:
-    void sort(const std::int32_t* ids, int first, int last, int threads);
-    const std::vector<std::int32_t>& of(int owner) const { return positions_[std::size_t(owner)]; }
+    struct Entry {
+        std::int32_t id;
+        std::int32_t at;  // where its gradient is within the share
+    };
+
+    // ids [rows, fields]. The gradient of an id is `step` behind that of the field before it, `ld` behind that of the row.
+    void sort(const std::int32_t* ids, int rows, int fields, std::ptrdiff_t ld, int step, int threads);
+    const std::vector<Entry>& of(int owner) const { return entries_[std::size_t(owner)]; }
 
   private:
-    std::vector<std::vector<std::int32_t>> positions_;
+    std::vector<std::vector<Entry>> entries_;
 };
 
 // The different rows among a batch's ids that one thread owns, in order of first appearance, and sums over them.
 class Distinct {
   public:
-    // `batch`: all shares of the ids, in order.
-    void find(const std::int32_t* ids, const std::vector<Sorted>& batch, int owner);
+    // `batch`: all shares of the ids, in order. fetch(id) is called for every id: memory answers while they are looked up.
+    template <class Fetch>
+    void find(const std::vector<Sorted>& batch, int owner, const Fetch& fetch) {
+        begin(batch, owner);
+        std::int32_t count = 0;
+        std::size_t i = 0;
+        for (const Sorted& share : batch)
+            for (const Sorted::Entry& entry : share.of(owner)) {
+                fetch(entry.id);
+                std::uint32_t at = std::uint32_t(hash_of(entry.id) >> 16) & mask_;
+                while ((slots_[at].place >= 0) & (slots_[at].id != entry.id)) at = (at + 1) & mask_;
+                // No branch on whether it is new: which it is, nobody can foretell.
+                const std::int32_t fresh = slots_[at].place < 0;
+                const std::int32_t place = fresh * count + (1 - fresh) * slots_[at].place;
+                slots_[at] = {entry.id, place};
+                used_[std::size_t(count)] = at;
+                unique_[std::size_t(count)] = entry.id;
+                count += fresh;
+                place_[i++] = place;
+            }
+        end(std::size_t(count));
+    }
 
     const std::vector<std::int32_t>& ids() const { return unique_; }
 
-    // sums [ids, dim] of what gradient(k) points to for ids[k], each in the order of the batch.
+    // sums [ids, dim] of what gradient(share, at) points to, each in the order of the batch.
     template <class T, class Gradient>
-    void sum(const std::vector<Sorted>& batch, int owner, int dim, const Gradient& gradient, std::vector<T>& sums) const {
-        sums.assign(unique_.size() * std::size_t(dim), T(0));
-        const std::int32_t* place = place_.data();
-        for (const Sorted& share : batch)
-            for (const std::int32_t k : share.of(owner)) {
-                const T* g = gradient(k);
-                T* to = sums.data() + std::ptrdiff_t(*place++) * dim;
-                for (int i = 0; i < dim; ++i) to[i] += g[i];
-            }
+    void sum(const std::vector<Sorted>& batch, int owner, int dim_, const Gradient& gradient, std::vector<T>& sums) const {
+        sums.assign(unique_.size() * std::size_t(dim_), T(0));
+        with_dim(dim_, [&](auto fixed) {
+            const int dim = fixed ? fixed : dim_;
+            const std::int32_t* place = place_.data();
+            for (std::size_t share = 0; share < batch.size(); ++share)
+                for (const Sorted::Entry& entry : batch[share].of(owner)) {
+                    const T* __restrict g = gradient(int(share), entry.at);
+                    T* __restrict to = sums.data() + std::ptrdiff_t(*place++) * dim;
+                    for (int i = 0; i < dim; ++i) to[i] += g[i];
+                }
+        });
     }
 
   private:
     struct Slot {
         std::int32_t id, place;  // the place in unique_, or -1
     };
+
+    void begin(const std::vector<Sorted>& batch, int owner);
+    void end(std::size_t count);
+
     std::vector<Slot> slots_;           // a hash table; all empty between the runs
+    std::uint32_t mask_ = 0;            // of the slots that a run uses
     std::vector<std::uint32_t> used_;   // the slots in use
     std::vector<std::int32_t> unique_;  // ids in order of first appearance
     std::vector<std::int32_t> place_;   // the next id of the batch belongs to unique_[place]
@@ -77,13 +113,12 @@ class Distinct {
 // The update of the rows that one thread owns.
 class RowUpdate {
   public:
-    // `batch`: all shares of the ids, in order. gradient(k) points to the gradient of ids[k]; those of a row are summed in
-    // the order of the batch.
+    // `batch`: all shares of the ids, in order. gradient(share, at) points to the gradient of an entry; those of a row are
+    // summed in the order of the batch.
     template <class Gradient>
-    void run(const Table& table, const RowOptions& options, const std::int32_t* ids,
-             const std::vector<Sorted>& batch, int owner, const Gradient& gradient) {
-        distinct_.find(ids, batch, owner);
-        fetch(table);
+    void run(const Table& table, const RowOptions& options, const std::vector<Sorted>& batch, int owner,
+             const Gradient& gradient) {
+        distinct_.find(batch, owner, [&](std::int32_t id) { prefetch(row_of(table, id), table.stride); });
         distinct_.sum(batch, owner, table.dim, gradient, sum_);
         apply(table, options);
     }
@@ -92,7 +127,6 @@ class RowUpdate {
     void settle(std::int64_t* counts) { moved_.settle(counts); }
 
   private:
-    void fetch(const Table& table) const;
     void apply(const Table& table, const RowOptions& options);
 
     Distinct distinct_;

@@ -15,8 +15,9 @@ namespace ctr {
 // The lists of A [m, k], cut at every DEPTH columns: as many rows of a panel stay in the first-level cache.
 struct Lists {
     static constexpr int DEPTH = 128, ROOM = DEPTH + LANES;  // a list is written a vector at a time
-    // Per cent of A above which gemm() is faster. Without instructions that compress a vector it always is.
-    static constexpr int SHARE = LANES == 16 ? 55 : 0;
+    // Per cent of A above which gemm() is faster for n columns: the more there are, the less it costs to make the lists.
+    // Without instructions that compress a vector it always is.
+    static int most(int n) { return LANES == 16 ? 60 - 30 * PANEL / round_up(n, PANEL) : 0; }
 
     int m = 0, k = 0;
     Floats value;                      // [blocks, m, ROOM]
@@ -36,13 +37,13 @@ struct Lists {
 };
 
 // Whether so much of A [m, k], row-major, is 0 that lists pay: by a few of its rows, for it decides about speed alone.
-inline bool mostly_zero(const float* a, std::ptrdiff_t ld, int m, int k) {
-    if (!Lists::SHARE) return false;
+inline bool mostly_zero(const float* a, std::ptrdiff_t ld, int m, int k, int n) {
+    if (!Lists::most(n)) return false;
     const int step = std::max(m / 8, 1);
     int seen = 0, not_zero = 0;
     for (int r = 0; r < m; r += step, seen += k)
         for (int c = 0; c < k; ++c) not_zero += a[r * ld + c] != 0;
-    return std::int64_t(not_zero) * 100 <= std::int64_t(seen) * Lists::SHARE;
+    return std::int64_t(not_zero) * 100 <= std::int64_t(seen) * Lists::most(n);
 }
 
 template <bool transposed>

@@ -46,7 +46,6 @@ class Step {
         for (Share& s : shares_) {
             s.ld = ld_;
             s.dparams.resize(std::size_t(params) + PANEL);
-            s.sum.resize(s.dparams.size());
         }
     }
 
@@ -58,26 +57,26 @@ class Step {
         divide(batch, true);
         const int share = share_size(batch.rows), width = fields_ * table.dim;
         const bool cut = share > BLOCK;
+        const std::ptrdiff_t ld = cut ? width : ld_;
         pool_.run([&](int t) {
             Share& s = shares_[std::size_t(t)];
             const Range mine = range(batch.rows, t);
-            sorted_[std::size_t(t)].sort(batch.ids, mine.first * fields_, mine.last * fields_, pool_.threads());
+            sorted_[std::size_t(t)].sort(batch.ids + std::ptrdiff_t(mine.first) * fields_, mine.last - mine.first, fields_, ld,
+                                         table.dim, pool_.threads());
             if (mine.first == mine.last) std::fill(s.dparams.begin(), s.dparams.end(), 0.0F);
             pass(batch, table, params.value, t, true, false, [&](int from) {
                 for (std::size_t i = layers_.size(); i-- > 0;) backward(layers_[i], params.value, packed_[i], s);
                 if (cut) save(s, from, width);
+                s.more = true;
             });
-            if (cut && mine.first < mine.last) s.sum.swap(s.dparams);
             pool_.barrier();
             double total = 0;
             for (const Share& one : shares_) total += one.loss;
             if (t == 0) *loss = total / batch.rows;
             if (!std::isfinite(total)) return;
-            updates_[std::size_t(t)].run(table, rows, batch.ids, sorted_, t, [&](int k) {
-                const int row = k / fields_, field = k % fields_;
-                const Share& from = shares_[std::size_t(row / share)];
-                const std::ptrdiff_t at = row % share;
-                return (cut ? from.drows.data() + at * width : from.dx.data() + at * ld_) + field * table.dim;
+            updates_[std::size_t(t)].run(table, rows, sorted_, t, [&](int from, std::int32_t at) {
+                const Share& its = shares_[std::size_t(from)];
+                return (cut ? its.drows : its.dx).data() + at;
             });
             update_net(params, net, t);
         });
@@ -95,8 +94,8 @@ class Step {
     }
 
   private:
-    // Rows that a thread takes through all layers at a time: as many as their activations fit into the caches.
-    static constexpr int BLOCK = 256;
+    // Rows that a thread takes through all layers at a time: their activations and gradients fit into the second cache.
+    static constexpr int BLOCK = 128;
 
     struct Range {
         int first, last;
@@ -120,6 +119,7 @@ class Step {
             s.room.resize(std::max(s.room.size(), widest * 2 * LANES));
             s.scale = 1.0F / float(batch.rows);
             s.loss = 0;
+            s.more = false;
         }
     }
 
@@ -148,16 +148,12 @@ class Step {
         }
     }
 
-    // Saves what the next block overwrites: the parameters' gradients are added up, those of the embedding rows copied.
-    void save(Share& s, int from, int width) {
+    // Saves the gradients of the embedding rows, which the next block overwrites.
+    static void save(Share& s, int from, int width) {
         s.drows.resize(std::max(s.drows.size(), std::size_t(from + s.rows) * std::size_t(width)));
         for (int r = 0; r < s.rows; ++r)
-            std::memcpy(s.drows.data() + std::ptrdiff_t(from + r) * width, s.dx.data() + r * ld_,
+            std::memcpy(s.drows.data() + std::ptrdiff_t(from + r) * width, s.dx.data() + r * s.ld,
                         std::size_t(width) * sizeof(float));
-        if (from == 0) return s.sum.swap(s.dparams);
-        float* __restrict sum = s.sum.data();
-        const float* __restrict more = s.dparams.data();
-        for (std::size_t i = 0; i < s.sum.size(); ++i) sum[i] += more[i];
     }
 
     // Every thread a stretch of the flat parameters; gradients are summed in the order of the threads.
