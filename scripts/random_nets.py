@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from ctr.datasets.stream import Batch
 from ctr.models import FeatureEmbedding
 from ctr.optim import OPTIMIZERS
+from ctr.progress import bar
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import RowsStep, TorchStep
@@ -182,8 +183,10 @@ def main() -> None:
         "--inductor", action="store_true", help="the net compiled by Inductor, for each number of shares"
     )
     args = parser.parse_args()
-    for seed in range(args.first, args.first + args.nets):
-        check(seed, tuple(args.threads), inductor=args.inductor)
+    with bar(args.nets, "nets", "random nets") as progress:
+        for seed in range(args.first, args.first + args.nets):
+            check(seed, tuple(args.threads), inductor=args.inductor)
+            progress.update()
     print(f"{args.nets} nets, every path equal to eager torch within rounding on {args.threads} threads")
 
 

@@ -320,6 +320,10 @@ class GroupOptimizer(Optimizer):
             state["seen"] = torch.zeros(seen_shape(p, self.group_of(p)["group_dim"]), dtype=torch.bool, device=p.device)
         return state
 
+    def continued_(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """The state of rows that another table had, to go on with in p, which may have more; sets that of new rows."""
+        return known
+
     def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
         return {name: _read(state[name], rows) for name in ("u", *self.buffers)}
 

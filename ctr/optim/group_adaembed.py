@@ -125,6 +125,15 @@ class GroupAdaEmbed(GroupOptimizer):
             state["owns"] = torch.ones(len(p), dtype=torch.bool, device=p.device)
         return state
 
+    def continued_(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """As one run over both tables' batches: where places are scarce new rows have none, else all own one."""
+        features = self.group_of(p)["features"]
+        if features is None or int((known["importance"] > 0).sum()) <= features:
+            return {**known, "owns": torch.ones_like(known["owns"])}
+        if not known["owns"].all():
+            self.ensure_state(p)["owns"].fill_(False)
+        return known
+
     def _check_loaded(self, groups: list[dict[str, Any]], states: dict[Tensor, dict[str, Any]]) -> None:
         own = {p: {name: state.pop(name, None) for name in _OWN_STATE} for p, state in states.items() if state}
         super()._check_loaded(groups, states)

@@ -272,8 +272,7 @@ class CompiledNet:
         for node in graph.graph.find_nodes(op="get_attr"):
             if getattr(graph, node.target).untyped_storage().data_ptr() in own:
                 raise NotCompiled("from_rows reads the embedding's table, not the rows that it is given alone")
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ctr/inductor")
-        os.environ.setdefault(CACHE, str(folder.expanduser()))
+        _name_cache()
         options: dict[str, Any] = {
             "cpp_wrapper": True,  # which lets other threads run meanwhile
             "cpp.threads": 1 if self.shares > 1 else self.threads,
@@ -283,6 +282,16 @@ class CompiledNet:
         with warnings.catch_warnings(action="ignore"):  # of torch about itself
             found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
         return found
+
+
+def _name_cache() -> None:
+    """Has compiled code kept in a folder of ctr's, unless the user names one: torch's own is in /tmp."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    # Whatever imports Inductor first makes torch write its own folder to the environment.
+    if os.environ.get(CACHE) in (None, os.path.abspath(default_cache_dir())):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ctr/inductor")
+        os.environ[CACHE] = str(folder.expanduser())
 
 
 class _FromRows(nn.Module):

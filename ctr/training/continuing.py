@@ -19,7 +19,6 @@ from ctr.datasets.rare import gather
 from ctr.datasets.vocabulary import under
 from ctr.errors import CtrError
 from ctr.optim import BudgetSchedule
-from ctr.optim.group_adaembed import GroupAdaEmbed
 from ctr.training.history import FEATURES, History, write_features
 from ctr.training.known import Known, described
 from ctr.training.optimizers import is_of_rows
@@ -122,13 +121,7 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any], count: int)
     (saved,) = moments["row_optimizer"]["state"].values()
     optimizer = training.learner.row_optimizer
     rows = optimizer.ensure_state(training.model.embedding.weight)
-    if isinstance(optimizer, GroupAdaEmbed):
-        features = optimizer.param_groups[0]["features"]
-        if features is None or int((saved["importance"] > 0).sum()) <= features:
-            saved = {**saved, "owns": torch.ones_like(saved["owns"])}
-        elif not saved["owns"].all():
-            rows["owns"].fill_(False)  # places are scarce: a new row has none
-    for name, value in saved.items():
+    for name, value in optimizer.continued_(training.model.embedding.weight, saved).items():
         if is_of_rows(value, count):
             _begin(rows[name], training.model.embedding.own(value))
         else:

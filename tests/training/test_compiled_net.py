@@ -323,6 +323,23 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])
+def test_compiled_code_is_in_ctr_s_folder_or_in_the_one_that_the_user_names(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    mine = str(tmp_path / "mine")
+    monkeypatch.setenv(compiled_net.CACHE, mine if named else default_cache_dir())  # which importing Inductor sets
+    hidden = 3 + named  # a net that this process has not compiled yet
+    expect_same(lambda: Net(nn.Sequential(nn.Linear(FIELDS * DIM + 2, hidden), nn.Tanh(), nn.Linear(hidden, 1))), 3)
+    folder = {file.relative_to(tmp_path).parts[0] for file in tmp_path.rglob("*.so")}
+    assert folder == {"mine" if named else "home"}
+    assert named or list((tmp_path / "home/ctr/inductor").rglob("*.so"))
+
+
+@pytest.mark.slow
 def test_a_compiled_run_is_the_eager_run(tmp_path: Path) -> None:
     """Of 342 rows in batches of 32."""
     keys = ["model=deepfm", "opt=group_adam", "opt.lambda21=1e-3", "model.hidden=[8]", "backend=torch"]
