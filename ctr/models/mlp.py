@@ -18,10 +18,15 @@ def linear(inputs: int, outputs: int, generator: torch.Generator | None) -> nn.L
     return layer
 
 
-def hidden_layers(inputs: int, sizes: Sequence[int], generator: torch.Generator | None) -> nn.Sequential:
-    """Linear + ReLU for each size; [B, inputs] -> [B, sizes[-1]]."""
+def check_hidden(sizes: Sequence[int]) -> None:
+    """Raises ValueError where ``hidden=`` names no layers, or layers without units."""
     if not sizes or min(sizes) < 1:
         raise ValueError(f"hidden={list(sizes)}; expected at least one layer, each of at least one unit")
+
+
+def hidden_layers(inputs: int, sizes: Sequence[int], generator: torch.Generator | None) -> nn.Sequential:
+    """Linear + ReLU for each size; [B, inputs] -> [B, sizes[-1]]."""
+    check_hidden(sizes)
     layers: list[nn.Module] = []
     for size in sizes:
         layers += [linear(inputs, size, generator), nn.ReLU()]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ctr.models.dropout import draw_bits, half_dropout, words
 from ctr.models.embedding import FeatureEmbedding
-from ctr.models.mlp import linear
+from ctr.models.mlp import check_hidden, linear
 
 
 class PairProducts(nn.Module):
@@ -89,6 +89,7 @@ class OPNN(nn.Module):
             raise ValueError(f"kernel={kernel!r}; expected 'mat' or 'sum'")
         if dropout not in (0, 0.5):
             raise ValueError(f"dropout={dropout}; expected 0.5 (one random bit per unit) or 0")
+        check_hidden(hidden)
         self.embedding = embedding or FeatureEmbedding(num_features, embedding_dim, generator=generator)
         dim = self.embedding.weight.shape[1]
         self.pairs = PairProducts(num_fields, dim, generator) if kernel == "mat" else None

@@ -320,8 +320,11 @@ class GroupOptimizer(Optimizer):
             state["seen"] = torch.zeros(seen_shape(p, self.group_of(p)["group_dim"]), dtype=torch.bool, device=p.device)
         return state
 
-    def continued_(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
-        """The state of rows that another table had, to go on with in p, which may have more; sets that of new rows."""
+    def state_to_continue(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """What the first rows of p go on with, of the state ``known`` of all rows of another table.
+
+        Further rows of p have the state of :meth:`ensure_state`, unless this changes it.
+        """
         return known
 
     def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:

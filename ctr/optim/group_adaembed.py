@@ -125,8 +125,8 @@ class GroupAdaEmbed(GroupOptimizer):
             state["owns"] = torch.ones(len(p), dtype=torch.bool, device=p.device)
         return state
 
-    def continued_(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
-        """As one run over both tables' batches: where places are scarce new rows have none, else all own one."""
+    def state_to_continue(self, p: Tensor, known: dict[str, Any]) -> dict[str, Any]:
+        """As one run over both tables' batches: once places were given away new rows have none, else all own one."""
         features = self.group_of(p)["features"]
         if features is None or int((known["importance"] > 0).sum()) <= features:
             return {**known, "owns": torch.ones_like(known["owns"])}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -272,26 +273,34 @@ class CompiledNet:
         for node in graph.graph.find_nodes(op="get_attr"):
             if getattr(graph, node.target).untyped_storage().data_ptr() in own:
                 raise NotCompiled("from_rows reads the embedding's table, not the rows that it is given alone")
-        _name_cache()
         options: dict[str, Any] = {
             "cpp_wrapper": True,  # which lets other threads run meanwhile
             "cpp.threads": 1 if self.shares > 1 else self.threads,
             "fallback_random": True,  # torch's own numbers, as in the eager pass
             "compile_threads": 1,  # in this process
         }
-        with warnings.catch_warnings(action="ignore"):  # of torch about itself
+        with _own_cache(), warnings.catch_warnings(action="ignore"):  # of torch about itself
             found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
         return found
 
 
-def _name_cache() -> None:
-    """Has compiled code kept in a folder of ctr's, unless the user names one: torch's own is in /tmp."""
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """Has compiled code kept in a folder of ctr's, unless the user names one.
 
-    # Whatever imports Inductor first makes torch write its own folder to the environment.
-    if os.environ.get(CACHE) in (None, os.path.abspath(default_cache_dir())):
+    Torch names its own in the environment as soon as Inductor is imported: torchinductor_<user> among temporary files.
+    """
+    before = os.environ.get(CACHE)
+    if before is None or Path(before).match(f"{tempfile.gettempdir()}/torchinductor_*"):
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ctr/inductor")
         os.environ[CACHE] = str(folder.expanduser())
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CACHE, None)
+        else:
+            os.environ[CACHE] = before
 
 
 class _FromRows(nn.Module):

@@ -121,7 +121,7 @@ def _load_moments(training: TrainingRun, moments: Mapping[str, Any], count: int)
     (saved,) = moments["row_optimizer"]["state"].values()
     optimizer = training.learner.row_optimizer
     rows = optimizer.ensure_state(training.model.embedding.weight)
-    for name, value in optimizer.continued_(training.model.embedding.weight, saved).items():
+    for name, value in optimizer.state_to_continue(training.model.embedding.weight, saved).items():
         if is_of_rows(value, count):
             _begin(rows[name], training.model.embedding.own(value))
         else:

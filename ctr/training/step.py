@@ -120,7 +120,8 @@ class TorchStep:
         dense = None if batch.dense is None else batch.dense.to(device)
         ids = batch.ids.to(device)
         touched, rows, vectors = self._gather(ids.values if isinstance(ids, Bags) else ids)
-        vectors, label = embedding.pooled(vectors, ids), batch.label.to(device)
+        gathered, label = vectors, batch.label.to(device)
+        vectors = embedding.pooled(gathered, ids)
         weight = None if batch.weight is None else batch.weight.to(device)
         compiled = self.net is not None and self.net.rows == len(batch)
         if self.net is not None and compiled:
@@ -131,7 +132,10 @@ class TorchStep:
             value = loss.item()
         if value - value == 0:  # finite
             if compiled:
-                of_rows = self._of_rows(rows, vectors, of_vectors)
+                if vectors is gathered and vectors._base is rows:  # no need of autograd, which takes 0.1 ms
+                    of_rows = of_vectors.reshape(rows.shape)
+                else:
+                    of_rows = torch.autograd.grad(vectors, rows, of_vectors)[0]
                 self._set_gradients(touched, of_rows, of_net)
             else:
                 self._differentiate(loss, touched, rows)
@@ -154,13 +158,6 @@ class TorchStep:
         touched, place = torch.unique(ids, return_inverse=True)
         rows = self.model.embedding.weight.detach().index_select(0, touched).requires_grad_()
         return touched, rows, F.embedding(place, rows)
-
-    @staticmethod
-    def _of_rows(rows: Tensor, vectors: Tensor, of_vectors: Tensor) -> Tensor:
-        """The gradient of the gathered rows, from that of what the net reads."""
-        if vectors.data_ptr() == rows.data_ptr() and vectors.is_contiguous() and vectors.numel() == rows.numel():
-            return of_vectors.reshape(rows.shape)  # the rows themselves: autograd would take 0.1 ms to say so
-        return torch.autograd.grad(vectors, rows, of_vectors)[0]
 
     def _differentiate(self, loss: Tensor, ids: Tensor, rows: Tensor) -> None:
         """Sets the gradients of all parameters, the table's from that of the rows that were gathered."""

@@ -96,7 +96,7 @@ def test_xavier_bound_and_zero_biases():
     assert all(not m.bias.any() for m in model.modules() if isinstance(m, nn.Linear))
 
 
-@pytest.mark.parametrize("options", [{"kernel": "outer"}, {"dropout": 0.3}])
+@pytest.mark.parametrize("options", [{"kernel": "outer"}, {"dropout": 0.3}, {"hidden": []}, {"hidden": [4, 0]}])
 def test_refuses_what_it_cannot_do(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         OPNN(10, 2, **options)

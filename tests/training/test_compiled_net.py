@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ctr.models import DCN, LR, MLP, OPNN, DeepFM, FeatureEmbedding
 from ctr.training import compiled_net
 from ctr.training.compiled_net import CompiledNet, NotCompiled
 from ctr.training.optimizers import make_optimizers
-from ctr.training.step import TorchStep
+from ctr.training.step import RowsStep, TorchStep
 from tests.native.built import needs_kernels
 from tests.training.runs import configuration, run_one
 
@@ -121,12 +122,18 @@ def batches(count: int, weighted: bool = False) -> list[Batch]:
 
 
 def trained(
-    make: Callable[[], Any], *, compiled: bool, threads: int = 1, shares: int | None = None, weighted: bool = False
+    make: Callable[[], Any],
+    *,
+    compiled: bool,
+    threads: int = 1,
+    shares: int | None = None,
+    weighted: bool = False,
+    kind: type[TorchStep] = TorchStep,
 ) -> tuple[Any, list[Tensor]]:
     """A step after some batches, the last one smaller, and the logits of each."""
     torch.manual_seed(0)
     model, given = make(), batches(5, weighted)
-    step = TorchStep(model, *make_optimizers(model, "group_sgd", {"lr": 0.2, "lambda21": 1e-3}))
+    step = kind(model, *make_optimizers(model, "group_sgd", {"lr": 0.2, "lambda21": 1e-3}))
     if compiled:
         step.net = CompiledNet(model, step._net_parameters(), given[0], threads, shares)
     return step, [step.train(batch)[0].detach() for batch in given]
@@ -146,6 +153,15 @@ def expect_same(make: Callable[[], Any], shares: int, threads: int = 1, weighted
 @pytest.mark.parametrize("name", WITH_ROWS_APART)
 def test_shares_of_rows_that_do_not_depend_on_each_other_sum_to_the_whole(name: str) -> None:
     expect_same(WITH_ROWS_APART[name], 3, weighted=name == "linear")
+
+
+@needs_kernels
+@pytest.mark.usefixtures("eager_pass")
+@pytest.mark.parametrize("name", WITH_ROWS_APART)
+def test_compiled_rows_learn_from_its_gradients_too(name: str) -> None:
+    eager, ours = (trained(WITH_ROWS_APART[name], compiled=of, kind=RowsStep)[0] for of in (False, True))
+    for key, value in eager.model.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[key], value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.usefixtures("eager_pass")
@@ -323,20 +339,24 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", ["by the user", "by torch", "by nobody"])
 def test_compiled_code_is_in_ctr_s_folder_or_in_the_one_that_the_user_names(
-    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    mine = str(tmp_path / "mine")
-    monkeypatch.setenv(compiled_net.CACHE, mine if named else default_cache_dir())  # which importing Inductor sets
-    hidden = 3 + named  # a net that this process has not compiled yet
+    names = {"by the user": str(tmp_path / "mine"), "by torch": default_cache_dir()}
+    before = names.get(named)
+    monkeypatch.setenv(compiled_net.CACHE, before or "")
+    if before is None:
+        monkeypatch.delenv(compiled_net.CACHE)
+    hidden = len(named)  # a net that this process has not compiled yet
     expect_same(lambda: Net(nn.Sequential(nn.Linear(FIELDS * DIM + 2, hidden), nn.Tanh(), nn.Linear(hidden, 1))), 3)
-    folder = {file.relative_to(tmp_path).parts[0] for file in tmp_path.rglob("*.so")}
-    assert folder == {"mine" if named else "home"}
-    assert named or list((tmp_path / "home/ctr/inductor").rglob("*.so"))
+    places = [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.so")]
+    folder = {"mine" if place.startswith("mine/") else place[: len("home/ctr/inductor")] for place in places}
+    assert folder == {"mine" if named == "by the user" else "home/ctr/inductor"}
+    assert os.environ.get(compiled_net.CACHE) == before
 
 
 @pytest.mark.slow

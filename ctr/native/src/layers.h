@@ -31,8 +31,8 @@ struct Share {
     int rows = 0;
     std::ptrdiff_t ld = 0;              // columns of a row
     Floats x, dx;                       // activations and their gradients
-    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's,
-    bool more = false;                  // or adds to those of the share's earlier blocks
+    std::vector<float> dparams;         // gradients of the flat parameters; backward() sets its layer's
+    bool more = false;                  // it adds to those of earlier blocks of the share instead
     Floats drows;                       // gradients of the embedding rows, where there are several blocks
     Floats packed;                      // room for one packed operand
     Lists lists;                        // and for one that is mostly 0

@@ -30,7 +30,7 @@ void gather_rows(const Table& table, const std::int32_t* ids, int n, int fields,
     for (int k = 0, field = 0; k < n; ++k) {
         if (k + AHEAD < n) {
             const auto* line = reinterpret_cast<const char*>(row_of(table, ids[k + AHEAD]));
-            // To read: another thread may own the row, and write to it.
+            // For reading only: another thread may update the row later.
             for (int i = 0; i < dim * 4; i += 64) __builtin_prefetch(line + i);
             __builtin_prefetch(line + dim * 4 - 1);
             if (unseen_zero) __builtin_prefetch(table.seen + ids[k + AHEAD]);
@@ -64,16 +64,17 @@ void Sorted::sort(const std::int32_t* ids, int rows, int fields, std::ptrdiff_t 
             entries_[std::size_t(owner_of(hash_of(*ids), threads))].push_back({*ids, std::int32_t(r * ld + f * step)});
 }
 
-void Distinct::begin(const std::vector<Sorted>& batch, int owner) {
+std::size_t Distinct::begin(const std::vector<Sorted>& batch, int owner) {
     std::size_t n = 0;
     for (const Sorted& share : batch) n += share.of(owner).size();
     int bits = 4;
     while ((std::size_t(1) << bits) < 2 * n) ++bits;
     if (slots_.size() < std::size_t(1) << bits) slots_.assign(std::size_t(1) << bits, {0, -1});
     mask_ = (1U << bits) - 1;
-    unique_.resize(n + 1);  // what is written for an id that is not new, the next overwrites
-    used_.resize(n + 1);
+    unique_.resize(n);
+    used_.resize(n);
     place_.resize(n);
+    return n;
 }
 
 void Distinct::end(std::size_t count) {

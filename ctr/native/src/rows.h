@@ -43,7 +43,8 @@ class Sorted {
         std::int32_t at;  // where its gradient is within the share
     };
 
-    // ids [rows, fields]. The gradient of an id is `step` behind that of the field before it, `ld` behind that of the row.
+    // ids [rows, fields]. The gradient of an id is `step` behind that of the field before it, `ld` behind that of the row
+    // before.
     void sort(const std::int32_t* ids, int rows, int fields, std::ptrdiff_t ld, int step, int threads);
     const std::vector<Entry>& of(int owner) const { return entries_[std::size_t(owner)]; }
 
@@ -54,18 +55,20 @@ class Sorted {
 // The different rows among a batch's ids that one thread owns, in order of first appearance, and sums over them.
 class Distinct {
   public:
-    // `batch`: all shares of the ids, in order. fetch(id) is called for every id: memory answers while they are looked up.
+    // `batch`: all shares of the ids, in order. fetch(id) is called for every id, so that the rows, of `bytes` each, are in
+    // the cache when they are updated; where they would not all fit into it, for the first AHEAD different ids.
     template <class Fetch>
-    void find(const std::vector<Sorted>& batch, int owner, const Fetch& fetch) {
-        begin(batch, owner);
+    void find(const std::vector<Sorted>& batch, int owner, std::size_t bytes, const Fetch& fetch) {
+        const bool fit = begin(batch, owner) * bytes <= CACHE;
         std::int32_t count = 0;
         std::size_t i = 0;
         for (const Sorted& share : batch)
             for (const Sorted::Entry& entry : share.of(owner)) {
-                fetch(entry.id);
+                if (fit) fetch(entry.id);
                 std::uint32_t at = std::uint32_t(hash_of(entry.id) >> 16) & mask_;
                 while ((slots_[at].place >= 0) & (slots_[at].id != entry.id)) at = (at + 1) & mask_;
-                // No branch on whether it is new: which it is, nobody can foretell.
+                // No branch on whether it is new, which cannot be predicted. If it is not, the next one that is overwrites
+                // what is written behind the last.
                 const std::int32_t fresh = slots_[at].place < 0;
                 const std::int32_t place = fresh * count + (1 - fresh) * slots_[at].place;
                 slots_[at] = {entry.id, place};
@@ -75,6 +78,7 @@ class Distinct {
                 place_[i++] = place;
             }
         end(std::size_t(count));
+        for (std::size_t k = 0; !fit && k < unique_.size() && k < std::size_t(AHEAD); ++k) fetch(unique_[k]);
     }
 
     const std::vector<std::int32_t>& ids() const { return unique_; }
@@ -100,7 +104,9 @@ class Distinct {
         std::int32_t id, place;  // the place in unique_, or -1
     };
 
-    void begin(const std::vector<Sorted>& batch, int owner);
+    static constexpr std::size_t CACHE = 1 << 20;  // bytes of a core's second cache that rows may take
+
+    std::size_t begin(const std::vector<Sorted>& batch, int owner);  // returns how many ids there are
     void end(std::size_t count);
 
     std::vector<Slot> slots_;           // a hash table; all empty between the runs
@@ -118,7 +124,8 @@ class RowUpdate {
     template <class Gradient>
     void run(const Table& table, const RowOptions& options, const std::vector<Sorted>& batch, int owner,
              const Gradient& gradient) {
-        distinct_.find(batch, owner, [&](std::int32_t id) { prefetch(row_of(table, id), table.stride); });
+        distinct_.find(batch, owner, std::size_t(table.stride) * sizeof(float),
+                       [&](std::int32_t id) { prefetch(row_of(table, id), table.stride); });
         distinct_.sum(batch, owner, table.dim, gradient, sum_);
         apply(table, options);
     }

@@ -15,9 +15,9 @@ namespace ctr {
 // The lists of A [m, k], cut at every DEPTH columns: as many rows of a panel stay in the first-level cache.
 struct Lists {
     static constexpr int DEPTH = 128, ROOM = DEPTH + LANES;  // a list is written a vector at a time
-    // Per cent of A above which gemm() is faster for n columns: the more there are, the less it costs to make the lists.
-    // Without instructions that compress a vector it always is.
-    static int most(int n) { return LANES == 16 ? 60 - 30 * PANEL / round_up(n, PANEL) : 0; }
+    // Per cent of A above which gemm() is faster for n columns: with more of them the lists serve more products. Without
+    // instructions that compress a vector it always is.
+    static int most(int n) { return LANES == 16 ? 60 - 30 * PANEL / round_up(std::max(n, 1), PANEL) : 0; }
 
     int m = 0, k = 0;
     Floats value;                      // [blocks, m, ROOM]

@@ -19,6 +19,7 @@ from ctr.optim.fused import MAX_DIM, MAX_ROWS
 from ctr.training.compiled.program import translatable, translate
 
 MAX_THREADS = 1024
+MAX_NUMBERS = 2**31 - 1  # of the rows of a batch: where a gradient is has 32 bits
 _PADDING = 64  # a vector load of the last parameter reads beyond it
 
 
@@ -130,6 +131,10 @@ class Forward:
             self._start(*shape)
         if shape != self._shape:
             raise CtrError(f"a batch of {shape} ids and dense columns after batches of {self._shape}")
+        dim = self._embedding.weight.shape[1]
+        if ids.numel() * dim > MAX_NUMBERS:
+            size = f"{rows:,} rows of {ids.shape[1]} fields with {dim} numbers each"
+            raise CtrError(f"a batch of {size}; the compiled step takes {MAX_NUMBERS:,} numbers at a time")
         if batch.weight is not None and batch.weight.shape != label.shape:
             raise CtrError(f"a batch of {rows} rows with weights {tuple(batch.weight.shape)}; expected [{rows}]")
         logits = torch.empty(rows, dtype=torch.float32, device="cpu")

@@ -11,6 +11,7 @@ from torch import nn
 from ctr.errors import CtrError
 from ctr.models import MLP, FeatureEmbedding
 from ctr.optim import LambdaSchedule, touched_rows
+from ctr.training.compiled import forward
 from ctr.training.memory import peak, reset_peak
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep
@@ -180,9 +181,39 @@ def test_threads(threads):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_share_that_is_cut_into_blocks(name, threads):
-    """1,111 rows and at last 556: blocks of 256 and what is left of them, and a batch that is cut after one that is."""
+    """1,111 rows and at last 556: blocks of 128 and what is left of them, and a batch that is cut after one that is."""
     options = {"hidden": [32, 16]} if name == "opnn" else {}
     run_both(name, "group_adam", OPTIMIZERS["group_adam"], steps=12, size=1111, threads=threads, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("opnn", {"kernel": "sum", "hidden": [32, 16], "weighted": True}),
+        ("opnn", {"hidden": [32, 16], "weighted": True, "dim": 10}),
+        ("opnn", {"hidden": [32, 16], "dropout": 0.0}),
+        ("dcn", {"cross_layers": 6, "weighted": True, "dim": 17, "threads": 1}),
+        ("dcn", {"threads": 3}),
+    ],
+)
+def test_every_layer_adds_up_its_blocks(name, options):
+    run_both(name, "group_adagrad", OPTIMIZERS["group_adagrad"], steps=5, size=700, **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_threads_without_rows_after_some_with_blocks(name):
+    model, twin = build(name), build(name)
+    step, other = native(model, threads=5), TorchTwin(twin, "group_adam", OPTIMIZERS["group_adam"])
+    made = [*batches(1, 1111), *batches(1, 2)]
+    compared = zip(outcomes(step, made), outcomes(other, made), strict=True)
+    assert all(abs(ours[1] - theirs[1]) < 1e-4 for ours, theirs in compared)
+    compare(model, twin)
+
+
+def test_a_batch_of_too_many_numbers_is_refused(monkeypatch):
+    monkeypatch.setattr(forward, "MAX_NUMBERS", 64 * FIELDS * 8 - 1)
+    with pytest.raises(CtrError, match=f"a batch of 64 rows of {FIELDS} fields with 8 numbers each"):
+        native(build("mlp")).train(batches(2)[0])
 
 
 def test_bit_identical_from_run_to_run():
@@ -191,7 +222,7 @@ def test_bit_identical_from_run_to_run():
         torch.manual_seed(0)
         model = build("opnn")
         step = native(model)
-        losses = [step.train(batch)[1] for batch in batches(30)]
+        losses = [step.train(batch)[1] for batch in [*batches(30), *batches(2, 1111)]]
         results.append((losses, {k: v.clone() for k, v in model.state_dict().items()}))
     for losses, state in results[1:]:
         assert losses == results[0][0]
