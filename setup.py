@@ -20,7 +20,8 @@ DIGEST = runpy.run_path("ctr/native/sources.py")["digest"](SOURCE)
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 PORTABLE = os.environ.get("CTR_PORTABLE", "0") == "1"
 # A library's name and what it is built for; aarch64 has vectors of one width in all processors.
-X86_64 = {f"_kernels_x86_64_v{level}": [f"-march=x86-64-v{level}"] for level in (2, 3, 4)}
+# No level has PREFETCHW, which fetches a row to write to it; a processor that does not know it passes over it.
+X86_64 = {f"_kernels_x86_64_v{level}": [f"-march=x86-64-v{level}", "-mprfchw"] for level in (2, 3, 4)}
 TARGETS = {
     False: {"_kernels": ["-march=native"]},
     True: X86_64 if platform.machine() in ("x86_64", "AMD64") else {"_kernels": []},
