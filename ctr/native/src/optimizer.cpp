@@ -61,9 +61,8 @@ class Worker {
     // Those of the batch's ids that thread `owner` owns, their gradients summed; `share`: how many ids each thread sorted.
     void update_sums(const Parts& parts, const RuleOptions<T>& o, const std::vector<Sorted>& batch, int owner,
                      std::int64_t share, const T* g, const T* h) {
-        const std::size_t parts_of_row = 2 + (parts.data[2] != nullptr) + (parts.data[3] != nullptr) + (parts.data[4] != nullptr);
-        distinct_.find(batch, owner, parts_of_row * std::size_t(parts.dim) * sizeof(T),
-                       [&](std::int32_t id) { fetch(parts, id); });
+        const auto present = std::size_t(5 - std::count(parts.data, parts.data + 5, nullptr));
+        distinct_.find(batch, owner, present * std::size_t(parts.dim) * sizeof(T), [&](std::int32_t id) { fetch(parts, id); });
         const auto sum = [&](const T* values, std::vector<T>& sums) {
             const auto of = [&](int from, std::int32_t at) { return values + (from * share + at) * parts.dim; };
             distinct_.sum(batch, owner, parts.dim, of, sums);

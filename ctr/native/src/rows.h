@@ -78,7 +78,8 @@ class Distinct {
                 place_[i++] = place;
             }
         end(std::size_t(count));
-        for (std::size_t k = 0; !fit && k < unique_.size() && k < std::size_t(AHEAD); ++k) fetch(unique_[k]);
+        if (fit) return;
+        for (std::size_t k = 0; k < unique_.size() && k < std::size_t(AHEAD); ++k) fetch(unique_[k]);
     }
 
     const std::vector<std::int32_t>& ids() const { return unique_; }
