@@ -22,6 +22,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo  # torch.compiler.disable loads all of dynamo at once
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
@@ -36,6 +37,8 @@ from ctr.optim.validate import (
     check_parameter,
     check_state,
 )
+
+_unfit = _disable_dynamo(compiled.unfit)  # as torch.optim's own checks: nothing of it belongs in a graph
 
 CHUNK = 1 << 16  # rows of a table looked at together: no copy of the whole table, and pieces that caches hold
 
@@ -169,21 +172,49 @@ class GroupOptimizer(Optimizer):
                 if p.grad is not None:
                     name = self._name(index, i)
                     self._check_gradient(p, group, name)
-                    reason = "fused=False" if self.fused is False else compiled.unfit(self, p, group)
+                    reason = "fused=False" if self.fused is False else _unfit(self, p, group)
                     if self.fused and reason is not None:
                         raise RuntimeError(f"{type(self).__name__}: fused=True cannot serve {name}: {reason}")
                     work.append((p, group, reason is None))
         for p, group, is_compiled in work:
-            state = self.ensure_state(p)
-            state["step"] += 1
-            if (lr := float(group["lr"])) > 0:
-                state["lr"] = lr
+            self._begin(p, group)
             if is_compiled:
                 compiled.step(self, p, group)
             else:
                 self._step_in_torch(p, group)
             self._forget(p)
         return loss
+
+    @torch.no_grad()
+    def step_rows(self, p: Tensor, rows: Tensor, grads: Tensor) -> None:
+        """One step on some rows of a parameter in compiled code: what :meth:`step` does if they are its gradient.
+
+        For loops in which 0.1 ms counts: there is no sparse tensor to make, and hooks are not called.
+
+        Args:
+            p: of this optimizer; compiled code has to serve it.
+            rows: int64 [n]; the gradients of one that comes several times are summed.
+            grads: [n, ...], the rows of the loss's gradient by p.
+
+        Raises:
+            RuntimeError: compiled code does not serve p, the gradients hold NaN or infinity under ``check_finite``, or
+                p does not have a row; nothing has changed, but that the step counts.
+        """
+        group, who = self.group_of(p), type(self).__name__
+        if (reason := compiled.unfit(self, p, group)) is not None:
+            raise RuntimeError(f"{who}: step_rows cannot serve the tensor of shape {tuple(p.shape)}: {reason}")
+        if group["check_finite"] and not bool(grads.isfinite().all()):
+            raise RuntimeError(f"{who}: the gradient of the tensor of shape {tuple(p.shape)} holds NaN or infinity")
+        self._begin(p, group)
+        compiled.step_rows(self, p, group, rows, grads, distinct=False)
+        self._forget(p)
+
+    def _begin(self, p: Tensor, group: dict[str, Any]) -> None:
+        """Counts a step of p."""
+        state = self.ensure_state(p)
+        state["step"] += 1
+        if (lr := float(group["lr"])) > 0:
+            state["lr"] = lr
 
     def parameter_names(self) -> list[str]:
         """How the errors call the parameters, in their order: by name where names were given, else by place."""

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo  # torch.compiler.disable loads all of dynamo at once
 
 from ctr.native import library as native
 from ctr.native.threads import sharing
@@ -40,7 +39,6 @@ class Grouped(Protocol):
     def hessian_rows(self, p: Tensor, rows: Tensor | None) -> Tensor | None: ...
 
 
-@_disable_dynamo  # as torch.optim's own checks: nothing of it belongs in a graph
 def unfit(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> str | None:
     """Why compiled code cannot step this parameter; None if it can."""
     if type(optimizer).__dict__.get("rule") is None:  # one inherited may not be that of the moments
@@ -69,23 +67,43 @@ def _in_rows(t: Tensor) -> bool:
 
 
 def step(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> None:
-    """Makes step ``state["step"]`` of a parameter for which :func:`unfit` is None.
+    """Makes step ``state["step"]`` of a parameter for which :func:`unfit` is None, with its gradient.
 
     Raises:
         RuntimeError: the gradient has a row that the parameter has not; nothing has changed.
     """
-    grad, state, rule = p.grad, optimizer.state[p], optimizer.rule
+    grad = p.grad
     assert grad is not None
-    assert rule is not None
-    rows: Tensor | None = None
-    distinct, lazy = True, False
     if grad.is_sparse:
-        if rule == ADAHESSIAN:
+        if optimizer.rule == ADAHESSIAN:
             grad = grad.coalesce()
-        rows, distinct, values = grad._indices()[0], grad.is_coalesced(), grad._values()
+        step_rows(optimizer, p, group, grad._indices()[0], grad._values(), distinct=grad.is_coalesced())
     else:
         lazy = group["lazy"] and group["group_dim"] == 0 and p.dim() >= 2
-        values = grad
+        step_rows(optimizer, p, group, None, grad, distinct=True, lazy=lazy)
+
+
+def step_rows(
+    optimizer: Grouped,
+    p: Tensor,
+    group: dict[str, Any],
+    rows: Tensor | None,
+    values: Tensor,
+    *,
+    distinct: bool,
+    lazy: bool = False,
+) -> None:
+    """:func:`step` with a gradient of some rows.
+
+    Args:
+        optimizer, p, group: a parameter for which :func:`unfit` is None.
+        rows: int64 [n]; None: all.
+        values: their gradients, [n, ...].
+        distinct: no row comes twice; else the gradients of a row are summed.
+        lazy: rows whose gradients are all 0 are passed over.
+    """
+    state, rule = optimizer.state[p], optimizer.rule
+    assert rule is not None
     if values.numel() == 0:
         return
     hessian = optimizer.hessian_rows(p, rows)

@@ -161,6 +161,10 @@ class GroupAdaHessian(GroupOptimizer):
         h = h.to_dense() if h.is_sparse else h
         return h if rows is None else h.index_select(0, rows)
 
+    def step_rows(self, p: Tensor, rows: Tensor, grads: Tensor) -> None:
+        """Refused: a step needs the Hessian's diagonal too."""
+        raise RuntimeError("GroupAdaHessian: step_rows has no Hessian; use set_hessian and step")
+
     def _read_rows(self, p: Tensor, state: dict[str, Any], rows: Tensor | None) -> dict[str, Tensor]:
         return {**super()._read_rows(p, state, rows), "hessian": clip(self.hessian_rows(p, rows))}
 

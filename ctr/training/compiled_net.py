@@ -115,7 +115,8 @@ class CompiledNet:
             dense, label, weight: of the batch.
 
         Returns:
-            Logits [B], the loss, and its gradients by ``vectors`` and by each of the parameters.
+            Logits [B], the loss, and its gradients by ``vectors`` and by each of the parameters. The next call may
+            overwrite those by ``vectors``.
         """
         bits = self.model.draw(self.rows) if hasattr(self.model, "draw") else None
         state = [t.detach() for t in (*self._parameters, *self._others)]
@@ -149,7 +150,8 @@ class CompiledNet:
         # Each share in memory of its own: where that begins elsewhere within a cache line, products have other bits.
         rest = _split([label, dense, weight, bits], [self.cut[share] for share in which])
         inputs = [[own, *(part.clone() for part in others)] for own, others in zip(vectors, rest, strict=True)]
-        done = self._passes(which, inputs, state)
+        with _one_thread():
+            done = self._passes(which, inputs, state)
         return [(logits, loss, of_vectors, rest) for logits, loss, of_vectors, *rest in done]
 
     @property
@@ -161,20 +163,27 @@ class CompiledNet:
         return f"compiled for batches of {self.rows:,} rows {cut}"
 
     def _run(self, inputs: Sequence[Tensor | None], state: list[Tensor]) -> list[Tensor]:
-        """`_pass` of the whole batch in compiled code."""
+        """`_pass` of the whole batch in compiled code. The next one overwrites the gradients by the vectors."""
         every, parts = range(self.shares), list(_split(inputs, self.cut))
         if self.shares == 1:
             return list(*self._passes(every, parts, state))
         with _one_thread():
-            done = self._passes(every, parts, state)
-            logits, of_vectors = (torch.cat([share[place] for share in done]) for place in (0, 2))
+            done = self._passes(every, parts, state, self._of_vectors.split(self.cut))
+            logits = torch.cat([share[0] for share in done])
             loss, *grads = reduce(_sums, ([share[1], *share[3:]] for share in done))
-        return [logits, loss, of_vectors, *grads]
+        return [logits, loss, self._of_vectors, *grads]
 
     def _passes(
-        self, which: range, inputs: Sequence[Sequence[Tensor]], state: list[Tensor]
+        self,
+        which: range,
+        inputs: Sequence[Sequence[Tensor]],
+        state: list[Tensor],
+        of_vectors: Sequence[Tensor] | None = None,
     ) -> Sequence[Sequence[Tensor]]:
-        """`_pass` of some shares in compiled code, each share, with its inputs, by itself."""
+        """`_pass` of some shares in compiled code, each share, with its inputs, by itself.
+
+        The gradients by the vectors are copied to ``of_vectors``: by the thread that has them in its cache.
+        """
         sizes = [self.cut[share] for share in which]
         parts = [[*share, *state] for share in inputs]
         if self.shares == 1:
@@ -184,9 +193,10 @@ class CompiledNet:
         def compute(share: int) -> None:
             torch.set_num_threads(1)  # of this thread
             done[share] = self._compiled[sizes[share]](*parts[share])
+            if of_vectors is not None:
+                of_vectors[share].copy_(done[share][2])
 
-        with _one_thread():
-            each(len(parts), self.threads, compute)
+        each(len(parts), self.threads, compute)
         return done
 
     def _pass(self, *tensors: Tensor) -> list[Tensor]:
@@ -236,6 +246,8 @@ class CompiledNet:
         if precision != FULL:  # which is from here on: its rounding would hide how little shares may differ by
             self._net.precision = precision
             expected = self._expected(tried, draws)
+        assert inputs[0] is not None
+        self._of_vectors = torch.empty_like(inputs[0])
         of_size = dict(zip(self.cut, _split(inputs, self.cut), strict=True))
         self._compiled = {size: self._compile([*share, *state]) for size, share in of_size.items()}
         for (inputs, state), right in zip(tried, expected, strict=True):

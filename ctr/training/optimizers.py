@@ -7,12 +7,13 @@ lambdas 0, which is exact (theorem 2) and touches only the rows of the batch; th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim import optimizer as of_all
 
 from ctr import parts
 from ctr.optim.core import GroupOptimizer
@@ -46,6 +47,46 @@ def make_optimizers(
         if wrong := OUT_OF_RANGE.match(str(error)):  # the user gave a key, not a class
             raise ValueError("opt.{}={}; expected {}".format(*wrong.group("key", "got", "expected"))) from error
         raise
+
+
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Whether somebody is to be called before or after its steps."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(own or of_all._global_optimizer_pre_hooks or of_all._global_optimizer_post_hooks)
+
+
+@torch.no_grad()
+def step_net(optimizer: Optimizer, grads: Sequence[Tensor]) -> None:
+    """A step of the net's optimizer with the gradients of all its parameters, which is ``optimizer.step()``.
+
+    Adam's goes to torch's kernel at once: what else ``Adam.step`` does takes 0.1 to 0.2 ms, twice the kernel's time.
+    """
+    groups = optimizer.param_groups
+    parameters = [p for group in groups for p in group["params"]]
+    begun = all(optimizer.state.get(p) for p in parameters)
+    if type(optimizer) is Adam and begun and not has_hooks(optimizer) and all(map(_is_kernel, groups)):
+        grad_of = dict(zip(parameters, grads, strict=True))
+        for group in groups:
+            states = [optimizer.state[p] for p in group["params"]]
+            steps, first, second = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
+            torch._foreach_add_(steps, 1)
+            beta1, beta2 = group["betas"]
+            torch._fused_adam_(
+                group["params"], [grad_of[p] for p in group["params"]], first, second, [], steps,
+                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
+                amsgrad=False, maximize=group["maximize"],
+            )  # fmt: skip
+        return
+    for p, grad in zip(parameters, grads, strict=True):
+        p.grad = grad
+    optimizer.step()
+    for p in parameters:
+        p.grad = None
+
+
+def _is_kernel(group: Mapping[str, Any]) -> bool:
+    """Whether Adam with these options is torch's fused kernel, for a learning rate that is a number."""
+    return bool(group["fused"]) and isinstance(group["lr"], float) and not (group["amsgrad"] or group["capturable"])
 
 
 def is_of_rows(value: object, count: int) -> TypeGuard[torch.Tensor]:

@@ -20,7 +20,7 @@ from ctr.training.compiled.rows import gather, side_by_side
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.compiled_net import CompiledNet
-from ctr.training.optimizers import check_saved
+from ctr.training.optimizers import check_saved, has_hooks, step_net
 from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
@@ -136,16 +136,18 @@ class TorchStep:
                     of_rows = of_vectors.reshape(rows.shape)
                 else:
                     of_rows = torch.autograd.grad(vectors, rows, of_vectors)[0]
-                self._set_gradients(touched, of_rows, of_net)
             else:
-                self._differentiate(loss, touched, rows)
+                of_rows, *of_net = self._differentiate(loss, touched, rows)
             self._mark(touched)
-            self.row_optimizer.step()
-            self.net_optimizer.step()
-            embedding.weight.grad = None
-            for p in self._net_parameters():
-                p.grad = None
+            self._step_rows(touched, of_rows)
+            step_net(self.net_optimizer, of_net)
         return logits, value
+
+    def _step_rows(self, ids: Tensor, grads: Tensor) -> None:
+        weight = self.model.embedding.weight
+        weight.grad = self._scattered(ids, grads)
+        self.row_optimizer.step()
+        weight.grad = None
 
     def _mark(self, ids: Tensor) -> None:
         self.model.embedding.seen[ids] = True
@@ -159,8 +161,8 @@ class TorchStep:
         rows = self.model.embedding.weight.detach().index_select(0, touched).requires_grad_()
         return touched, rows, F.embedding(place, rows)
 
-    def _differentiate(self, loss: Tensor, ids: Tensor, rows: Tensor) -> None:
-        """Sets the gradients of all parameters, the table's from that of the rows that were gathered."""
+    def _differentiate(self, loss: Tensor, ids: Tensor, rows: Tensor) -> Sequence[Tensor]:
+        """The gradients of the rows that were gathered, and of the net's parameters."""
         net = self._net_parameters()
         first, second = self.row_optimizer, self.net_optimizer
         if isinstance(first, GroupAdaHessian) and isinstance(second, GroupAdaHessian):
@@ -171,12 +173,7 @@ class TorchStep:
                 second.set_hessian(p, diagonal)
         else:
             grads = torch.autograd.grad(loss, [rows, *net])
-        self._set_gradients(ids, grads[0], grads[1:])
-
-    def _set_gradients(self, ids: Tensor, of_rows: Tensor, of_net: Sequence[Tensor]) -> None:
-        self.model.embedding.weight.grad = self._scattered(ids, of_rows.detach())
-        for p, grad in zip(self._net_parameters(), of_net, strict=True):
-            p.grad = grad.detach()
+        return [grad.detach() for grad in grads]
 
     def _scattered(self, ids: Tensor, values: Tensor) -> Tensor:
         """What the gathered rows have as the sparse tensor of the table."""
@@ -256,6 +253,12 @@ class RowsStep(TorchStep):
         moved = [weight.data_ptr() != self._table.data_ptr()]
         moved += [held[name].data_ptr() != mine.data_ptr() for name, mine in self._state.items()]
         return super().tables if any(moved) else [self._table]  # moved: loaded by the optimizer itself, or copied
+
+    def _step_rows(self, ids: Tensor, grads: Tensor) -> None:
+        if self._each_once or has_hooks(self.row_optimizer):  # a Hessian's diagonal is needed beside them
+            super()._step_rows(ids, grads)
+        else:
+            self.row_optimizer.step_rows(self.model.embedding.weight, ids, grads)
 
     def _mark(self, ids: Tensor) -> None:
         state, seen = self.row_optimizer.state[self.model.embedding.weight], self.model.embedding.seen

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ctr.native import library
-from ctr.optim import BudgetSchedule, GroupAdam, GroupOptimizer, GroupSGD
+from ctr.optim import OPTIMIZERS, BudgetSchedule, GroupAdam, GroupOptimizer, GroupSGD
 from tests.native.built import needs_kernels
 from tests.optim.family import FAMILY, ONE_EACH, Member, give, ids, sparse
 
@@ -314,6 +314,43 @@ def test_a_row_out_of_range_is_named_and_nothing_moves() -> None:
     p.grad = torch.sparse_coo_tensor(torch.tensor([[1, 4]]), torch.ones(2, 3), (4, 3), check_invariants=False)
     with pytest.raises(RuntimeError, match="row 4 of the gradient is not within the 4 rows"):
         opt.step()
+    assert torch.equal(p, torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("opt", [name for name in OPTIMIZERS if name != "group_adahessian"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_step_of_rows_is_the_step_with_their_sparse_gradient(opt: str, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(9, 5, generator=generator, dtype=dtype)
+    mine, its = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    ours, theirs = (OPTIMIZERS[opt]([p], lr=0.1, lambda21=0.01) for p in (mine, its))
+    for _ in range(5):
+        rows = torch.randint(0, 7, (12,), generator=generator)
+        grads = torch.randn(12, 5, generator=generator, dtype=dtype)
+        ours.step_rows(mine, rows, grads)
+        its.grad = sparse(rows, grads, 9)
+        theirs.step()
+    assert torch.equal(mine, its)
+    assert mine.grad is None
+    for name, value in theirs.state[its].items():
+        assert (
+            torch.equal(value, ours.state[mine][name]) if isinstance(value, Tensor) else value == ours.state[mine][name]
+        )
+
+
+def test_a_step_of_rows_that_cannot_be_made_changes_nothing() -> None:
+    p, rows, grads = nn.Parameter(torch.ones(4, 3)), torch.tensor([1, 4]), torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="row 4 of the gradient is not within the 4 rows"):
+        GroupAdam([p]).step_rows(p, rows, grads)
+    with pytest.raises(RuntimeError, match=r"GroupAdam: the gradient of the tensor of shape \(4, 3\) holds NaN"):
+        GroupAdam([p], check_finite=True).step_rows(p, rows[:1], grads[:1] / 0 * 0)
+    columns = GroupAdam([p], group_dim=1)
+    with pytest.raises(RuntimeError, match=r"step_rows cannot serve the tensor of shape \(4, 3\): group_dim is 1"):
+        columns.step_rows(p, rows[:1], grads[:1])
+    with pytest.raises(ValueError, match="is not a parameter of this GroupAdam"):
+        columns.step_rows(nn.Parameter(torch.ones(4, 3)), rows, grads)
+    with pytest.raises(RuntimeError, match="step_rows has no Hessian; use set_hessian and step"):
+        OPTIMIZERS["group_adahessian"]([p]).step_rows(p, rows[:1], grads[:1])
     assert torch.equal(p, torch.ones(4, 3))
 
 

@@ -191,3 +191,17 @@ def test_a_models_own_train_is_called_before_the_first_step_and_after_each_predi
     step.predict(batch)
     step.train(batch)
     assert model.calls == before + 1
+
+
+@pytest.mark.parametrize("of", ["row_optimizer", "net_optimizer"])
+def test_hooks_of_an_optimizer_are_called(of: str) -> None:
+    step, calls = trained("rows", steps=1), []
+    plain = trained("rows", steps=2)
+    getattr(step, of).register_step_post_hook(lambda *_: calls.append(of))
+    rng = np.random.default_rng(0)
+    any_batch(rng, 32)
+    step.train(any_batch(rng, 32))
+    assert calls == [of]
+    assert torch.equal(table(step), table(plain))
+    assert all(map(torch.equal, step.model.parameters(), plain.model.parameters()))
+    assert all(p.grad is None for p in step.model.parameters())

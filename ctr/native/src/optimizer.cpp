@@ -83,6 +83,7 @@ class Worker {
         for (int part = 0; part < 5; ++part)
             if (parts.data[part]) prefetch(at(parts, part, id), parts.dim);
         __builtin_prefetch(parts.seen + id * parts.marks, 1);
+        if (parts.bucket) __builtin_prefetch(parts.bucket + id, 1);
     }
 
     template <int fixed, Rule rule, bool flat>

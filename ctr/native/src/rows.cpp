@@ -12,7 +12,10 @@ void update_all(const Table& table, const RowOptions& o, const std::vector<std::
     const int dim = fixed ? fixed : table.dim;
     const std::size_t n = ids.size();
     for (std::size_t k = 0; k < n; ++k) {
-        if (k + AHEAD < n) prefetch(row_of(table, ids[k + AHEAD]), table.stride);
+        if (k + AHEAD < n) {
+            prefetch(row_of(table, ids[k + AHEAD]), table.stride);
+            if (table.bucket) __builtin_prefetch(table.bucket + ids[k + AHEAD], 1);
+        }
         float* row = row_of(table, ids[k]);
         float *first = row + 2 * dim, *second = row + (rule == ADAM ? 3 : 2) * dim;
         // At the first touch, and hardly ever after: a write to `seen` at every touch would be a cache miss more.

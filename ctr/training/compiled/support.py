@@ -12,6 +12,7 @@ from ctr.optim.group_adagrad import GroupAdagrad
 from ctr.optim.group_adam import GroupAdam
 from ctr.optim.shrinkage import may_vanish
 from ctr.training.compiled.forward import unservable
+from ctr.training.optimizers import has_hooks
 
 # Options under which torch's optimizers do something that the compiled step does not.
 _PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "lr_decay": 0, "decoupled_weight_decay": False}
@@ -27,7 +28,7 @@ def unsupported(model: nn.Module, row_optimizer: Optimizer, net_optimizer: Optim
         return f"it does not know {type(row_optimizer).__name__} with {type(net_optimizer).__name__}"
     if row_optimizer.state or any(state.get("step", 0) != 0 for state in net_optimizer.state.values()):
         return "the optimizers have already made a step"
-    if any(o._optimizer_step_pre_hooks or o._optimizer_step_post_hooks for o in (row_optimizer, net_optimizer)):
+    if has_hooks(row_optimizer) or has_hooks(net_optimizer):
         return "the optimizers have hooks"
     rows, net = row_optimizer.param_groups, net_optimizer.param_groups
     if len(rows) > 1 or len(net) > 1:
