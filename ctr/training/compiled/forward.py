@@ -20,6 +20,7 @@ from ctr.training.compiled.program import translatable, translate
 
 MAX_THREADS = 1024
 MAX_NUMBERS = 2**31 - 1  # of the rows of a batch: where a gradient is has 32 bits
+_CPU = torch.device("cpu")
 _PADDING = 64  # a vector load of the last parameter reads beyond it
 
 
@@ -75,6 +76,7 @@ class Forward:
         self.handle: int | None = None
         self._model, self._embedding, self._table, self._params = model, embedding, table, params
         self._offsets, self._threads, self._shape = offsets, threads, (0, 0)
+        self._shapes: list[Any] = []  # of the last batch
         self._process, self._places = os.getpid(), self._where()
 
     def __del__(self) -> None:
@@ -108,18 +110,41 @@ class Forward:
 
     def _where(self) -> tuple[object, ...]:
         """What the compiled code holds on to, and the model may not change behind its back."""
-        embedding = self._embedding
-        return embedding.weight.data_ptr(), embedding.seen.data_ptr(), getattr(self._model, "dropout", None)
+        own = self._embedding  # past nn.Module's search for a name
+        weight, seen = own._parameters["weight"], own._buffers["seen"]
+        assert weight is not None
+        assert seen is not None
+        return weight.data_ptr(), seen.data_ptr(), self._model.__dict__.get("dropout")
 
     def fill(self, batch: Batch) -> Tensor:
         """Points the batch structure at a batch; returns the tensor that its logits go to."""
-        ids, dense, label = batch.ids, batch.dense, batch.label
+        ids, dense, label, weight = batch.ids, batch.dense, batch.label, batch.weight
         if not isinstance(ids, Tensor):
             raise CtrError("a batch of several values to a field; expected ids [B, F]")
         if self._process != os.getpid():
             raise CtrError("this step was made before the process forked, and its threads are not in the fork")
         if self._where() != self._places:
             raise CtrError("the embedding's weight or seen, or dropout, was replaced after the step was made")
+        shapes = [None if part is None else part.shape for part in (ids, dense, label, weight)]
+        if shapes != self._shapes:
+            self._expect(ids, dense, label, weight)
+            self._shapes = shapes
+        rows = label.shape[0]
+        logits = torch.empty(rows, dtype=torch.float32, device=_CPU)
+        numbers = [None if part is None else _plain(part, torch.float32) for part in (dense, label, weight)]
+        self._drawn_from = bits = None
+        if isinstance(self._model, OPNN):
+            self._drawn_from, bits = torch.get_rng_state(), self._model.draw(rows)
+        self._held = [_ids(ids), *numbers, bits, logits]
+        to = self.batch
+        to.ids, to.dense, to.label, to.weight, to.bits, to.logit = (
+            None if part is None else part.data_ptr() for part in self._held
+        )
+        to.rows = rows
+        return logits
+
+    def _expect(self, ids: Tensor, dense: Tensor | None, label: Tensor, weight: Tensor | None) -> None:
+        """CtrError unless a batch of these shapes can be computed; starts with the first one."""
         if ids.dim() != 2 or label.dim() != 1 or (dense is not None and dense.dim() != 2):
             shapes = ", ".join(str(tuple(part.shape)) for part in (ids, dense, label) if part is not None)
             raise CtrError(f"a batch of {shapes}; expected ids [B, F], dense [B, K] or None, labels [B]")
@@ -135,27 +160,8 @@ class Forward:
         if ids.numel() * dim > MAX_NUMBERS:
             size = f"{rows:,} rows of {ids.shape[1]} fields with {dim} numbers each"
             raise CtrError(f"a batch of {size}; the compiled step takes {MAX_NUMBERS:,} numbers at a time")
-        if batch.weight is not None and batch.weight.shape != label.shape:
-            raise CtrError(f"a batch of {rows} rows with weights {tuple(batch.weight.shape)}; expected [{rows}]")
-        logits = torch.empty(rows, dtype=torch.float32, device="cpu")
-        self._held = [_ids(ids), _plain(label, torch.float32)]
-        self.batch.ids, self.batch.label = (t.data_ptr() for t in self._held)
-        self.batch.weight = None
-        if batch.weight is not None:
-            self._held.append(_plain(batch.weight, torch.float32))
-            self.batch.weight = self._held[-1].data_ptr()
-        if dense is not None:
-            self._held.append(_plain(dense, torch.float32))
-            self.batch.dense = self._held[-1].data_ptr()
-        self._drawn_from = bits = None
-        if isinstance(self._model, OPNN):
-            self._drawn_from, bits = torch.get_rng_state(), self._model.draw(rows)
-        if bits is not None:
-            self._held.append(bits)
-        self.batch.bits = None if bits is None else bits.data_ptr()
-        self.batch.logit = logits.data_ptr()
-        self.batch.rows = rows
-        return logits
+        if weight is not None and weight.shape != label.shape:
+            raise CtrError(f"a batch of {rows} rows with weights {tuple(weight.shape)}; expected [{rows}]")
 
     def check(self, bad: int, ids: Tensor | Bags) -> None:
         """CtrError for the id at this position of the batch; none is wrong where the position is negative."""
@@ -197,4 +203,6 @@ def _ids(ids: Tensor) -> Tensor:
 
 
 def _plain(values: Tensor, dtype: torch.dtype) -> Tensor:
+    if values.dtype == dtype and values.is_cpu and values.is_contiguous():
+        return values
     return values.to("cpu", dtype).contiguous()
