@@ -197,14 +197,23 @@ class GroupOptimizer(Optimizer):
             grads: [n, ...], the rows of the loss's gradient by p.
 
         Raises:
-            RuntimeError: compiled code does not serve p, the gradients hold NaN or infinity under ``check_finite``, or
-                p does not have a row; nothing has changed, but that the step counts.
+            RuntimeError: compiled code does not serve p, or is not to (``fused=False``); rows or gradients are of
+                another kind; the gradients hold NaN or infinity under ``check_finite``. Nothing has changed. Or p does
+                not have a row: the step counts, but no row has changed.
+            ValueError: p is not of this optimizer.
         """
-        group, who = self.group_of(p), type(self).__name__
-        if (reason := compiled.unfit(self, p, group)) is not None:
-            raise RuntimeError(f"{who}: step_rows cannot serve the tensor of shape {tuple(p.shape)}: {reason}")
+        group, who = self.group_of(p), f"{type(self).__name__}: step_rows"
+        unfit = _unfit if torch.compiler.is_compiling() else compiled.unfit
+        reason = "fused=False" if self.fused is False else unfit(self, p, group)
+        if reason is not None:
+            raise RuntimeError(f"{who} cannot serve the tensor of shape {tuple(p.shape)}: {reason}")
+        shape = (len(rows), *p.shape[1:])
+        fit = rows.dtype == torch.int64 and rows.dim() == 1 and rows.is_cpu
+        if not (fit and grads.dtype == p.dtype and grads.shape == shape and grads.is_cpu):
+            got = " and ".join(f"{t.dtype} {list(t.shape)} on {t.device}" for t in (rows, grads))
+            raise RuntimeError(f"{who}: expected int64 [n] and {p.dtype} {['n', *p.shape[1:]]} on the CPU, got {got}")
         if group["check_finite"] and not bool(grads.isfinite().all()):
-            raise RuntimeError(f"{who}: the gradient of the tensor of shape {tuple(p.shape)} holds NaN or infinity")
+            raise RuntimeError(f"{who}: the gradients hold NaN or infinity")
         self._begin(p, group)
         compiled.step_rows(self, p, group, rows, grads, distinct=False)
         self._forget(p)

@@ -150,8 +150,7 @@ class CompiledNet:
         # Each share in memory of its own: where that begins elsewhere within a cache line, products have other bits.
         rest = _split([label, dense, weight, bits], [self.cut[share] for share in which])
         inputs = [[own, *(part.clone() for part in others)] for own, others in zip(vectors, rest, strict=True)]
-        with _one_thread():
-            done = self._passes(which, inputs, state)
+        done = self._passes(which, inputs, state)
         return [(logits, loss, of_vectors, rest) for logits, loss, of_vectors, *rest in done]
 
     @property
@@ -196,7 +195,8 @@ class CompiledNet:
             if of_vectors is not None:
                 of_vectors[share].copy_(done[share][2])
 
-        each(len(parts), self.threads, compute)
+        with _one_thread():
+            each(len(parts), self.threads, compute)
         return done
 
     def _pass(self, *tensors: Tensor) -> list[Tensor]:

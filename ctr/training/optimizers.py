@@ -50,31 +50,43 @@ def make_optimizers(
 
 
 def has_hooks(optimizer: Optimizer) -> bool:
-    """Whether somebody is to be called before or after its steps."""
+    """Whether somebody is to be called before or after its steps, or those of any optimizer."""
     own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     return bool(own or of_all._global_optimizer_pre_hooks or of_all._global_optimizer_post_hooks)
 
 
+def watched(optimizer: Optimizer) -> bool:
+    """Whether a step is more than the optimizer's own: it has hooks, or a ``step`` put there by torch's schedulers."""
+    return has_hooks(optimizer) or "step" in vars(optimizer)
+
+
+def laid_out(grads: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients, each in memory as its parameter is: torch's fused kernels read them so, whatever their strides are."""
+    pairs = zip(grads, parameters, strict=True)
+    return [grad if grad.stride() == p.stride() else torch.empty_like(p).copy_(grad) for grad, p in pairs]
+
+
 @torch.no_grad()
 def step_net(optimizer: Optimizer, grads: Sequence[Tensor]) -> None:
-    """A step of the net's optimizer with the gradients of all its parameters, which is ``optimizer.step()``.
+    """A step of the net's optimizer on the CPU with the gradients of all its parameters.
 
     Adam's goes to torch's kernel at once: what else ``Adam.step`` does takes 0.1 to 0.2 ms, twice the kernel's time.
     """
     groups = optimizer.param_groups
     parameters = [p for group in groups for p in group["params"]]
+    grads = laid_out(grads, parameters)
     begun = all(optimizer.state.get(p) for p in parameters)
-    if type(optimizer) is Adam and begun and not has_hooks(optimizer) and all(map(_is_kernel, groups)):
+    if type(optimizer) is Adam and begun and not watched(optimizer) and all(map(_is_kernel, groups)):
         grad_of = dict(zip(parameters, grads, strict=True))
         for group in groups:
-            states = [optimizer.state[p] for p in group["params"]]
+            mine = group["params"]
+            states = [optimizer.state[p] for p in mine]
             steps, first, second = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
             torch._foreach_add_(steps, 1)
             beta1, beta2 = group["betas"]
             torch._fused_adam_(
-                group["params"], [grad_of[p] for p in group["params"]], first, second, [], steps,
-                lr=group["lr"], beta1=beta1, beta2=beta2, weight_decay=group["weight_decay"], eps=group["eps"],
-                amsgrad=False, maximize=group["maximize"],
+                mine, [grad_of[p] for p in mine], first, second, [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
+                weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=group["maximize"],
             )  # fmt: skip
         return
     for p, grad in zip(parameters, grads, strict=True):
@@ -85,8 +97,10 @@ def step_net(optimizer: Optimizer, grads: Sequence[Tensor]) -> None:
 
 
 def _is_kernel(group: Mapping[str, Any]) -> bool:
-    """Whether Adam with these options is torch's fused kernel, for a learning rate that is a number."""
-    return bool(group["fused"]) and isinstance(group["lr"], float) and not (group["amsgrad"] or group["capturable"])
+    """Whether a step of Adam with these parameters and options is one call of torch's fused kernel."""
+    others = group["amsgrad"] or group["capturable"] or group.get("decoupled_weight_decay")  # the last since torch 2.7
+    one_kind = len({p.dtype for p in group["params"]}) == 1
+    return bool(group["fused"]) and not others and isinstance(group["lr"], float) and one_kind
 
 
 def is_of_rows(value: object, count: int) -> TypeGuard[torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
@@ -20,7 +21,7 @@ from ctr.training.compiled.rows import gather, side_by_side
 from ctr.training.compiled.step import NativeStep
 from ctr.training.compiled.support import unsupported
 from ctr.training.compiled_net import CompiledNet
-from ctr.training.optimizers import check_saved, has_hooks, step_net
+from ctr.training.optimizers import check_saved, laid_out, step_net, watched
 from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
@@ -139,15 +140,19 @@ class TorchStep:
             else:
                 of_rows, *of_net = self._differentiate(loss, touched, rows)
             self._mark(touched)
-            self._step_rows(touched, of_rows)
-            step_net(self.net_optimizer, of_net)
+            self._update(touched, of_rows, of_net)
         return logits, value
 
-    def _step_rows(self, ids: Tensor, grads: Tensor) -> None:
-        weight = self.model.embedding.weight
-        weight.grad = self._scattered(ids, grads)
+    def _update(self, ids: Tensor, of_rows: Tensor, of_net: Sequence[Tensor]) -> None:
+        """The steps of both optimizers, whose hooks find all gradients there."""
+        parameters = [self.model.embedding.weight, *self._net_parameters()]
+        grads = [self._scattered(ids, of_rows), *laid_out(of_net, parameters[1:])]
+        for p, grad in zip(parameters, grads, strict=True):
+            p.grad = grad
         self.row_optimizer.step()
-        weight.grad = None
+        self.net_optimizer.step()
+        for p in parameters:
+            p.grad = None
 
     def _mark(self, ids: Tensor) -> None:
         self.model.embedding.seen[ids] = True
@@ -241,10 +246,20 @@ class RowsStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         # Random signs are of a row, not of each of its places in the batch.
         self._each_once = isinstance(row_optimizer, GroupAdaHessian)
+        # torch wraps the step of every class.
+        self._own_step = inspect.unwrap(type(row_optimizer).step) is not inspect.unwrap(GroupOptimizer.step)
         self._table, self._state = side_by_side(model.embedding, row_optimizer)
         # In one place: pieces that come and go with each step leave holes in the heap, of GBs in the end.
         self._ids = torch.empty(0, dtype=torch.int64)
         self._rows = self._table.new_empty(0, model.embedding.weight.shape[1])
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        held = self.row_optimizer.state[self.model.embedding.weight]
+        if not held:  # a state from before the first step
+            for tensor in self._state.values():
+                tensor.zero_()
+            held.update({"step": 0, "lr": 0.0, **self._state})
 
     @property
     def tables(self) -> list[Tensor]:
@@ -254,11 +269,13 @@ class RowsStep(TorchStep):
         moved += [held[name].data_ptr() != mine.data_ptr() for name, mine in self._state.items()]
         return super().tables if any(moved) else [self._table]  # moved: loaded by the optimizer itself, or copied
 
-    def _step_rows(self, ids: Tensor, grads: Tensor) -> None:
-        if self._each_once or has_hooks(self.row_optimizer):  # a Hessian's diagonal is needed beside them
-            super()._step_rows(ids, grads)
+    def _update(self, ids: Tensor, of_rows: Tensor, of_net: Sequence[Tensor]) -> None:
+        rows, net = self.row_optimizer, self.net_optimizer
+        if self._own_step or self._each_once or rows.fused is False or watched(rows) or watched(net):
+            super()._update(ids, of_rows, of_net)
         else:
-            self.row_optimizer.step_rows(self.model.embedding.weight, ids, grads)
+            rows.step_rows(self.model.embedding.weight, ids, of_rows)
+            step_net(net, of_net)
 
     def _mark(self, ids: Tensor) -> None:
         state, seen = self.row_optimizer.state[self.model.embedding.weight], self.model.embedding.seen

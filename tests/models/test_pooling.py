@@ -11,7 +11,7 @@ from ctr.errors import CtrError
 from ctr.models import DCN, LR, MLP, OPNN, Bags, DeepFM, FeatureEmbedding
 from ctr.optim import GroupAdagrad, GroupAdam
 from ctr.training.compiled.forward import unservable
-from ctr.training.optimizers import make_optimizers, step_net
+from ctr.training.optimizers import make_optimizers
 from ctr.training.step import TorchStep, make_step
 
 LISTS = [[[0], [1, 2, 1]], [[3], [4]], [[0], [2, 2]], [[5], [1, 4, 2, 0]]]  # [B][F]
@@ -117,8 +117,7 @@ def test_a_step_is_that_of_plain_torch_on_a_dense_table(opt: str) -> None:
         loss = torch.nn.functional.binary_cross_entropy_with_logits(models[1].from_rows(vectors, None), label)
         other, every = TorchStep(models[1], other_rows, other_net), torch.arange(6)
         of_rows, *of_net = other._differentiate(loss, every, touched)
-        other._step_rows(every, of_rows)
-        step_net(other_net, of_net)
+        other._update(every, of_rows, of_net)
     for name, value in models[0].state_dict().items():
         if name != "embedding.seen":
             torch.testing.assert_close(models[1].state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)

@@ -323,14 +323,19 @@ def test_a_step_of_rows_is_the_step_with_their_sparse_gradient(opt: str, dtype: 
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(9, 5, generator=generator, dtype=dtype)
     mine, its = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    ours, theirs = (OPTIMIZERS[opt]([p], lr=0.1, lambda21=0.01) for p in (mine, its))
-    for _ in range(5):
+    ours, theirs = (OPTIMIZERS[opt]([p], lr=0.0, maximize=True) for p in (mine, its))
+    schedules = [BudgetSchedule(one, 3, every=1) for one in (ours, theirs)]
+    for lr in (0.0, 0.1, 0.1, 0.2, 0.1):
+        ours.param_groups[0]["lr"] = theirs.param_groups[0]["lr"] = lr
         rows = torch.randint(0, 7, (12,), generator=generator)
         grads = torch.randn(12, 5, generator=generator, dtype=dtype)
         ours.step_rows(mine, rows, grads)
         its.grad = sparse(rows, grads, 9)
         theirs.step()
+        for schedule in schedules:
+            schedule.step()
     assert torch.equal(mine, its)
+    assert torch.equal(*(schedule.histogram.counts for schedule in schedules))
     assert mine.grad is None
     for name, value in theirs.state[its].items():
         assert (
@@ -342,8 +347,21 @@ def test_a_step_of_rows_that_cannot_be_made_changes_nothing() -> None:
     p, rows, grads = nn.Parameter(torch.ones(4, 3)), torch.tensor([1, 4]), torch.ones(2, 3)
     with pytest.raises(RuntimeError, match="row 4 of the gradient is not within the 4 rows"):
         GroupAdam([p]).step_rows(p, rows, grads)
-    with pytest.raises(RuntimeError, match=r"GroupAdam: the gradient of the tensor of shape \(4, 3\) holds NaN"):
-        GroupAdam([p], check_finite=True).step_rows(p, rows[:1], grads[:1] / 0 * 0)
+    with pytest.raises(RuntimeError, match="GroupAdam: step_rows: the gradients hold NaN or infinity"):
+        GroupAdam([p], check_finite=True).step_rows(p, rows[:1], grads[:1] / 0)
+    with pytest.raises(RuntimeError, match=r"step_rows cannot serve the tensor of shape \(4, 3\): fused=False"):
+        GroupAdam([p], fused=False).step_rows(p, rows[:1], grads[:1])
+    opt = GroupAdam([p])
+    for few, its in (
+        (rows[:1].int(), grads[:1]),
+        (rows[None], grads),
+        (rows, grads.t()),
+        (rows, grads.double()),
+        (rows, grads.to("meta")),
+    ):
+        with pytest.raises(RuntimeError, match=r"expected int64 \[n\] and torch.float32 \['n', 3\] on the CPU, got "):
+            opt.step_rows(p, few, its)
+    assert not opt.state
     columns = GroupAdam([p], group_dim=1)
     with pytest.raises(RuntimeError, match=r"step_rows cannot serve the tensor of shape \(4, 3\): group_dim is 1"):
         columns.step_rows(p, rows[:1], grads[:1])

@@ -14,6 +14,7 @@ from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
 from ctr.models import MLP, DeepFM, FeatureEmbedding
 from ctr.optim import OPTIMIZERS, GroupAdam
+from ctr.optim.fused import ADAM
 from ctr.training.memory import peak, reset_peak
 from ctr.training.optimizers import make_optimizers
 from ctr.training.step import RowsStep, TorchStep, make_step
@@ -93,6 +94,7 @@ def test_its_state_goes_on_in_torch_and_back() -> None:
 
 def test_torch_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctr.optim.fused.step", lambda *_: pytest.fail("compiled"))
+    monkeypatch.setattr("ctr.optim.fused.step_rows", lambda *_, **__: pytest.fail("compiled"))
     trained("torch", steps=1)
     trained("torch", "group_adahessian", steps=1)  # whose net is stepped by a grouped optimizer too
 
@@ -194,14 +196,55 @@ def test_a_models_own_train_is_called_before_the_first_step_and_after_each_predi
 
 
 @pytest.mark.parametrize("of", ["row_optimizer", "net_optimizer"])
-def test_hooks_of_an_optimizer_are_called(of: str) -> None:
-    step, calls = trained("rows", steps=1), []
-    plain = trained("rows", steps=2)
-    getattr(step, of).register_step_post_hook(lambda *_: calls.append(of))
+def test_hooks_of_an_optimizer_find_all_gradients(of: str) -> None:
+    step, plain, found = trained("rows", steps=1), trained("rows", steps=2), []
+    weights = [step.model.embedding.weight, *step.net_optimizer.param_groups[0]["params"]]
+    getattr(step, of).register_step_pre_hook(lambda *_: found.append([p.grad is not None for p in weights]))
     rng = np.random.default_rng(0)
     any_batch(rng, 32)
     step.train(any_batch(rng, 32))
-    assert calls == [of]
+    assert found == [[True] * len(weights)]
     assert torch.equal(table(step), table(plain))
     assert all(map(torch.equal, step.model.parameters(), plain.model.parameters()))
-    assert all(p.grad is None for p in step.model.parameters())
+    assert all(p.grad is None for p in weights)
+
+
+class Counted(GroupAdam):
+    """An optimizer of one's own, with the rule of Adam and a step of its own."""
+
+    rule = ADAM
+    calls = 0
+
+    def step(self, closure: Any = None) -> Any:
+        self.calls += 1
+        return super().step(closure)
+
+
+def test_a_step_of_ones_own_is_made() -> None:
+    model = DeepFM(60, 4, 2, embedding_dim=3, hidden=(4,))
+    _, net = make_optimizers(model, "group_adam", {"lr": 0.1})
+    rows = Counted([model.embedding.weight])
+    step = make_step("rows", model, rows, net, threads=1)
+    assert type(step) is RowsStep
+    step.train(any_batch(np.random.default_rng(0), 8))
+    assert rows.calls == 1
+
+
+def test_rows_that_are_not_to_be_fused_are_stepped_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = trained("rows", steps=1)
+    step.row_optimizer.fused = False
+    monkeypatch.setattr("ctr.optim.fused.step_rows", lambda *_, **__: pytest.fail("compiled"))
+    step.train(any_batch(np.random.default_rng(0), 8))
+
+
+def test_a_state_from_before_the_first_step_is_taken_up() -> None:
+    """Training goes on as from the start, but for the weights."""
+    step, start = trained("rows", steps=3), trained("torch", steps=0)
+    weights = trained("rows", steps=3).model.state_dict()
+    step.load_state_dict(start.state_dict())
+    step.model.load_state_dict(start.model.state_dict())
+    start.model.load_state_dict(start.model.state_dict())
+    for one in (step, start):
+        one.train(any_batch(np.random.default_rng(1), 8))
+    assert not torch.equal(step.model.embedding.weight, weights["embedding.weight"])
+    torch.testing.assert_close(table(step), table(start), rtol=1e-4, atol=1e-6)

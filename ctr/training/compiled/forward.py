@@ -111,10 +111,8 @@ class Forward:
     def _where(self) -> tuple[object, ...]:
         """What the compiled code holds on to, and the model may not change behind its back."""
         own = self._embedding  # past nn.Module's search for a name
-        weight, seen = own._parameters["weight"], own._buffers["seen"]
-        assert weight is not None
-        assert seen is not None
-        return weight.data_ptr(), seen.data_ptr(), self._model.__dict__.get("dropout")
+        held = own._parameters.get("weight"), own._buffers.get("seen")
+        return *(None if t is None else t.data_ptr() for t in held), self._model.__dict__.get("dropout")
 
     def fill(self, batch: Batch) -> Tensor:
         """Points the batch structure at a batch; returns the tensor that its logits go to."""
@@ -131,11 +129,11 @@ class Forward:
             self._shapes = shapes
         rows = label.shape[0]
         logits = torch.empty(rows, dtype=torch.float32, device=_CPU)
-        numbers = [None if part is None else _plain(part, torch.float32) for part in (dense, label, weight)]
+        held = [_ids(ids), *(None if part is None else _plain(part, torch.float32) for part in (dense, label, weight))]
         self._drawn_from = bits = None
         if isinstance(self._model, OPNN):
             self._drawn_from, bits = torch.get_rng_state(), self._model.draw(rows)
-        self._held = [_ids(ids), *numbers, bits, logits]
+        self._held = [*held, bits, logits]
         to = self.batch
         to.ids, to.dense, to.label, to.weight, to.bits, to.logit = (
             None if part is None else part.data_ptr() for part in self._held

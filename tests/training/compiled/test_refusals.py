@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ctr.datasets.stream import Batch
 from ctr.errors import CtrError
@@ -104,6 +105,11 @@ def test_optimizers_that_do_more_are_not_taken():
             optimizers = make_optimizers(model, "adam", {"lr": 0.1})
             getattr(optimizers[which], register)(lambda *_: None)
             assert "hooks" in unsupported(model, *optimizers)
+    of_all = register_optimizer_step_post_hook(lambda *_: None)
+    try:
+        assert "hooks" in unsupported(model, *make_optimizers(model, "adam", {"lr": 0.1}))
+    finally:
+        of_all.remove()
     rows, net = make_optimizers(model, "adam", {"lr": 0.1})
     rows.add_param_group({"params": []})
     assert "param group" in unsupported(model, rows, net)
@@ -198,9 +204,22 @@ def test_a_refused_batch_draws_no_dropout():
     bad[1, 1] = -1
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    with pytest.raises(CtrError, match="id -1"):
-        step.train(Batch(bad, batch.dense, batch.label))
-    assert torch.equal(torch.get_rng_state(), before)
+    for ids, reason in ((bad, "id -1"), (batch.ids.float(), "ids of type torch.float32")):
+        with pytest.raises(CtrError, match=reason):
+            step.train(Batch(ids, batch.dense, batch.label))
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_batch_is_refused_again_and_the_next_one_is_not():
+    step, batch = native(build("mlp")), batches(1)[0]
+    expected, _ = native(build("mlp")).train(batch)
+    bad = Batch(batch.ids[:-1], batch.dense, batch.label)
+    for _ in range(2):
+        with pytest.raises(CtrError, match="rows"):
+            step.train(bad)
+    assert torch.equal(step.train(batch)[0], expected)
+    with pytest.raises(CtrError, match="rows"):
+        step.train(bad)
 
 
 def test_the_default_type_of_torch_does_not_matter():
@@ -247,6 +266,9 @@ def test_parts_that_were_replaced_are_noticed():
         lambda model: model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True),
         lambda model: setattr(model.embedding, "seen", model.embedding.seen.clone()),
         lambda model: setattr(model, "dropout", 0),
+        lambda model: torch.nn.utils.parametrize.register_parametrization(
+            model.embedding, "weight", torch.nn.Identity(), unsafe=True
+        ),
     ):
         model = build("opnn")
         step = native(model)
