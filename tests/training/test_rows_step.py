@@ -248,3 +248,25 @@ def test_a_state_from_before_the_first_step_is_taken_up() -> None:
         one.train(any_batch(np.random.default_rng(1), 8))
     assert not torch.equal(step.model.embedding.weight, weights["embedding.weight"])
     torch.testing.assert_close(table(step), table(start), rtol=1e-4, atol=1e-6)
+
+
+class Summed(DeepFM):
+    """A net with a gradient that is one number in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(60, 4, 2, embedding_dim=3, hidden=(4,))
+        self.offsets = torch.nn.Parameter(torch.zeros(8))
+
+    def from_rows(self, rows: torch.Tensor, dense: torch.Tensor | None) -> torch.Tensor:
+        return super().from_rows(rows, dense) + self.offsets.sum()
+
+
+@pytest.mark.parametrize("backend", ["rows", "torch"])
+def test_the_gradient_of_a_sum_reaches_every_weight(backend: Any) -> None:
+    torch.manual_seed(0)
+    model = Summed()
+    step = make_step(backend, model, *make_optimizers(model, "group_adam", {"lr": 0.1}), threads=1)
+    for seed in range(3):
+        step.train(any_batch(np.random.default_rng(seed), 8))
+    assert (model.offsets == model.offsets[0]).all()
+    assert abs(float(model.offsets[0].detach())) > 0.01
