@@ -194,7 +194,12 @@ def _sentence(options: Options, row: Row, full_size: bool) -> str:
     chosen = described(row["lambda1"], row["lambda21"], row["lambda2"])
     line = f"{group} with {row['regularisers']} ({chosen}): "
     line += sentences.winner(group, plain, row)
-    line += f"; {row['ties']:.0f} others of the grid tie with it" if known(row["ties"]) and row["ties"] else ""
+    if known(row["ties"]) and row["ties"]:
+        line += (
+            "; 1 other of the grid ties with it"
+            if row["ties"] == 1
+            else f"; {row['ties']:.0f} others of the grid tie with it"
+        )
     if row["seeds_group"]:
         line += f"; feature rate {markdown.rate(row['group_rate_mean'])}"
         line += _against_the_paper(row, full_size) if options.in_paper else ""
