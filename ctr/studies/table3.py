@@ -195,11 +195,8 @@ def _sentence(options: Options, row: Row, full_size: bool) -> str:
     line = f"{group} with {row['regularisers']} ({chosen}): "
     line += sentences.winner(group, plain, row)
     if known(row["ties"]) and row["ties"]:
-        line += (
-            "; 1 other of the grid ties with it"
-            if row["ties"] == 1
-            else f"; {row['ties']:.0f} others of the grid tie with it"
-        )
+        others = "1 other of the grid ties" if row["ties"] == 1 else f"{row['ties']:.0f} others of the grid tie"
+        line += f"; {others} with it"
     if row["seeds_group"]:
         line += f"; feature rate {markdown.rate(row['group_rate_mean'])}"
         line += _against_the_paper(row, full_size) if options.in_paper else ""

@@ -246,7 +246,7 @@ class RowsStep(TorchStep):
         super().__init__(model, row_optimizer, net_optimizer)
         # Random signs are of a row, not of each of its places in the batch.
         self._each_once = isinstance(row_optimizer, GroupAdaHessian)
-        # torch wraps the step of every class.
+        # Whether its class has a step of its own; torch wraps that of every class.
         self._own_step = inspect.unwrap(type(row_optimizer).step) is not inspect.unwrap(GroupOptimizer.step)
         self._table, self._state = side_by_side(model.embedding, row_optimizer)
         # In one place: pieces that come and go with each step leave holes in the heap, of GBs in the end.

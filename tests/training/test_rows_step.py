@@ -238,12 +238,11 @@ def test_rows_that_are_not_to_be_fused_are_stepped_in_torch(monkeypatch: pytest.
 
 
 def test_a_state_from_before_the_first_step_is_taken_up() -> None:
-    """Training goes on as from the start, but for the weights."""
+    """Training goes on as from the start."""
     step, start = trained("rows", steps=3), trained("torch", steps=0)
     weights = trained("rows", steps=3).model.state_dict()
     step.load_state_dict(start.state_dict())
     step.model.load_state_dict(start.model.state_dict())
-    start.model.load_state_dict(start.model.state_dict())
     for one in (step, start):
         one.train(any_batch(np.random.default_rng(1), 8))
     assert not torch.equal(step.model.embedding.weight, weights["embedding.weight"])
