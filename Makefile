@@ -67,7 +67,7 @@ build/sanitized.so: $(wildcard ctr/native/src/*)
 sanitize: .venv/.dev build/sanitized.so
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 CTR_NATIVE_LIBRARY=build/sanitized.so $(PYTEST) -p no:cacheprovider tests/native tests/training/compiled \
-	  tests/optim/test_fused.py tests/training/test_rows_step.py
+	  tests/optim/test_fused.py tests/training/test_rows_step.py tests/training/test_passes.py
 
 clean:
 	rm -rf .venv build dist *.egg-info

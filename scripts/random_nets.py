@@ -28,10 +28,12 @@ from torch.nn import functional as F
 
 from ctr.datasets.stream import Batch
 from ctr.models import FeatureEmbedding
+from ctr.native.library import available
 from ctr.optim import OPTIMIZERS
 from ctr.progress import bar
 from ctr.training.compiled_net import CompiledNet
 from ctr.training.optimizers import make_optimizers
+from ctr.training.passes import PassesInLibraries
 from ctr.training.step import RowsStep, TorchStep
 
 FEATURES, FIELDS, DENSE, ROWS, STEPS = 60, 4, 2, 24, 4
@@ -136,6 +138,8 @@ def trained(seed: int, path: str, threads: int, *, inductor: bool = False) -> Ra
             step.net = CompiledNet(net, step._net_parameters(), given[0], at_once, threads)  # type: ignore[arg-type]
             if step.net.shares != (1 if net.together else threads):
                 raise AssertionError(f"net {seed}: {step.net} for {threads} threads")
+            if inductor and available() and step.net.shares > 1:
+                assert isinstance(step.net._passes, PassesInLibraries), f"net {seed}"
         for batch in given:
             step.train(batch)
     return net

@@ -72,6 +72,13 @@ Batch = _structure(
     words=c_int32,
 )
 Params = _structure("Params", value=c_void_p, m=c_void_p, v=c_void_p, count=c_int32)
+Torch = _structure("Torch", **dict.fromkeys(("tensor", "data", "drop", "use_threads"), c_void_p))
+Input = _structure("Input", sizes=POINTER(c_int64), strides=POINTER(c_int64), dims=c_int32, type=c_int32)
+Pass = _structure(
+    "Pass",
+    **dict(model=c_void_p, run=c_void_p, inputs=POINTER(Input), bytes=POINTER(c_int64)),
+    **dict.fromkeys(("num_inputs", "num_outputs"), c_int32),
+)
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_build": (c_char_p, []),
@@ -93,6 +100,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ctr_update_f64": (c_int64, [POINTER(Parts), POINTER(Gradient), POINTER(RowOptions64), c_int]),
     "ctr_gather": (c_int64, [c_void_p, *[c_int64] * 3, c_void_p, c_int64, c_void_p, c_int]),
     "ctr_each": (None, [c_void_p, c_int, c_int]),
+    "ctr_passes": (c_int, [c_void_p, c_int, *[POINTER(c_void_p)] * 3, c_int, POINTER(Torch), c_int]),
     "ctr_share_threads": (None, [c_void_p] * 3),
     "ctr_index_new": (c_void_p, [c_int]),
     "ctr_index_free": (None, [c_void_p]),

@@ -43,7 +43,7 @@ def unfit(optimizer: Grouped, p: Tensor, group: dict[str, Any]) -> str | None:
     """Why compiled code cannot step this parameter; None if it can."""
     if type(optimizer).__dict__.get("rule") is None:  # one inherited may not be that of the moments
         return f"it does not know the rule of {type(optimizer).__name__}"
-    if p.device.type != "cpu" or p.dtype not in (torch.float32, torch.float64):
+    if not p.is_cpu or p.dtype not in (torch.float32, torch.float64):
         return f"it is {p.dtype} on {p.device}; it must be float32 or float64 on the CPU"
     if group["group_dim"] not in (0, None):
         return f"group_dim is {group['group_dim']!r}; it must be 0 or None"

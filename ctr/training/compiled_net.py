@@ -7,13 +7,10 @@ Inductor turns into C++. Compiled code is kept on the disk by graph and versions
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,10 +23,10 @@ from torch.optim import Optimizer
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import CtrError
 from ctr.models.embedding import Bags
-from ctr.native.threads import each
 from ctr.optim import GroupAdaHessian
 from ctr.training.asking import Cut
 from ctr.training.distributed import Group
+from ctr.training.passes import OPTIONS, Passes, PassesInLibraries, PassesInPython, library, own_cache
 from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
@@ -43,7 +40,6 @@ MIN_STEPS_OF_SLICES = 4_000
 # Of what is compiled against eager, relative, in L2: logits, gradients. A ReLU may be rounded to the other side of 0,
 # which changes no logit, but the gradients of one row.
 TOLERANCES: dict[Precision, tuple[float, float]] = {"float32": (1e-4, 1e-2), "bfloat16": (2e-2, 1e-1)}
-CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class NotCompiled(CtrError):
@@ -89,12 +85,14 @@ class CompiledNet:
         if (device := model.embedding.weight.device).type != "cpu":
             raise NotCompiled(f"it is on {device}; nets are compiled for the CPU alone")
         self.model, self.rows, self.threads, self._parameters = model, len(batch), threads, list(parameters)
+        self._draw: Callable[[int], Tensor | None] | None = getattr(model, "draw", None)
         self._net = _FromRows(model)
         named = [*self._net.named_parameters(), *self._net.named_buffers()]
         wanted = {id(p) for p in parameters}
         self._others = [t for name, t in named if id(t) not in wanted and not name.startswith("model.embedding.")]
         names = {id(t): name for name, t in named}
-        self._names = [names[id(t)] for t in (*self._parameters, *self._others)]
+        self._state = [*self._parameters, *self._others]
+        self._names = [names[id(t)] for t in self._state]
         self._changed = list(range(len(self._others)))  # which of the others a pass returns
         model.train()
         with _random_state_kept():
@@ -116,11 +114,11 @@ class CompiledNet:
 
         Returns:
             Logits [B], the loss, and its gradients by ``vectors`` and by each of the parameters. The next call may
-            overwrite those by ``vectors``.
+            overwrite the gradients.
         """
-        bits = self.model.draw(self.rows) if hasattr(self.model, "draw") else None
-        state = [t.detach() for t in (*self._parameters, *self._others)]
-        logits, loss, of_vectors, *rest = self._run([vectors, label, dense, weight, bits], state)
+        bits = None if self._draw is None else self._draw(self.rows)
+        given = [part for part in (vectors, label, dense, weight, bits) if part is not None]
+        logits, of_vectors, loss, *rest = self._run(given, self._state)
         for place, value in zip(self._changed, rest[len(self._parameters) :], strict=True):
             self._others[place].copy_(value)
         return logits, loss.item(), of_vectors, rest[: len(self._parameters)]
@@ -146,12 +144,16 @@ class CompiledNet:
             Of each its logits [b], its part of the batch's loss, and the gradients of that by ``vectors`` and by each
             of the parameters.
         """
-        state = [t.detach() for t in (*self._parameters, *self._others)]
         # Each share in memory of its own: where that begins elsewhere within a cache line, products have other bits.
-        rest = _split([label, dense, weight, bits], [self.cut[share] for share in which])
+        given = [part for part in (label, dense, weight, bits) if part is not None]
+        rest = list(_split(given, [self.cut[share] for share in which]))
         inputs = [[own, *(part.clone() for part in others)] for own, others in zip(vectors, rest, strict=True)]
-        done = self._passes(which, inputs, state)
-        return [(logits, loss, of_vectors, rest) for logits, loss, of_vectors, *rest in done]
+        found = [
+            [torch.empty_like(others[0]), torch.empty_like(own), *map(torch.empty_like, self._sums)]
+            for own, others in zip(vectors, rest, strict=True)
+        ]
+        self._passes.of_shares(which, inputs, self._state, found, self.threads)
+        return [(logits, loss, of_vectors, grads) for logits, of_vectors, loss, *grads in found]
 
     @property
     def shares(self) -> int:
@@ -161,46 +163,16 @@ class CompiledNet:
         cut = "in one piece" if self.shares == 1 else f"in {self.shares} shares"
         return f"compiled for batches of {self.rows:,} rows {cut}"
 
-    def _run(self, inputs: Sequence[Tensor | None], state: list[Tensor]) -> list[Tensor]:
-        """`_pass` of the whole batch in compiled code. The next one overwrites the gradients by the vectors."""
-        every, parts = range(self.shares), list(_split(inputs, self.cut))
+    def _run(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> list[Tensor]:
+        """`_pass` of the whole batch in compiled code. The next one overwrites the gradients."""
         if self.shares == 1:
-            return list(*self._passes(every, parts, state))
-        with _one_thread():
-            done = self._passes(every, parts, state, self._of_vectors.split(self.cut))
-            logits = torch.cat([share[0] for share in done])
-            loss, *grads = reduce(_sums, ([share[1], *share[3:]] for share in done))
-        return [logits, loss, self._of_vectors, *grads]
-
-    def _passes(
-        self,
-        which: range,
-        inputs: Sequence[Sequence[Tensor]],
-        state: list[Tensor],
-        of_vectors: Sequence[Tensor] | None = None,
-    ) -> Sequence[Sequence[Tensor]]:
-        """`_pass` of some shares in compiled code, each share, with its inputs, by itself.
-
-        The gradients by the vectors are copied to ``of_vectors``: by the thread that has them in its cache.
-        """
-        sizes = [self.cut[share] for share in which]
-        parts = [[*share, *state] for share in inputs]
-        if self.shares == 1:
-            return [self._compiled[self.rows](*parts[0])]
-        done: list[Sequence[Tensor]] = [()] * len(parts)
-
-        def compute(share: int) -> None:
-            torch.set_num_threads(1)  # of this thread
-            done[share] = self._compiled[sizes[share]](*parts[share])
-            if of_vectors is not None:
-                of_vectors[share].copy_(done[share][2])
-
-        with _one_thread():
-            each(len(parts), self.threads, compute)
-        return done
+            return list(self._whole(*inputs, *(t.detach() for t in state)))
+        logits = self._of_vectors.new_empty(self.rows)
+        self._passes.of_batch(inputs, state, (logits, self._of_vectors), self._sums, self.threads)
+        return [logits, self._of_vectors, *self._sums]
 
     def _pass(self, *tensors: Tensor) -> list[Tensor]:
-        """Logits, loss, gradients by vectors and parameters, and the others that it has changed, in eager torch.
+        """Logits, gradients by vectors, loss, gradients by parameters, and the others that it changed, in eager torch.
 
         Args:
             tensors: the inputs that there are (see `_has`), of some rows of the batch; parameters and others.
@@ -214,14 +186,14 @@ class CompiledNet:
             values = dict(zip(self._names, [*wanted[1:], *(t.clone() for t in state[count:])], strict=True))
             logits = functional_call(self._net, values, (wanted[0], dense, *([] if bits is None else [bits])))
             loss = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="sum") / self.rows
-            grads = torch.autograd.grad(loss, wanted)
+            of_vectors, *grads = torch.autograd.grad(loss, wanted)
         others = [values[name] for name in self._names[count:]]
-        return [t.detach() for t in (logits, loss, *grads, *(others[place] for place in self._changed))]
+        found = (logits, of_vectors, loss, *grads, *(others[place] for place in self._changed))
+        return [t.detach().contiguous() for t in found]
 
     def _make(self, batch: Batch, wanted: int | Sequence[int], precision: Precision) -> None:
         """Finds out which shares there may be, compiles, and compares with the eager pass."""
         tried = [self._random(batch, seed) for seed in range(2)]
-        self._has = [part is not None for part in tried[0][0]]
         draws = torch.get_rng_state()
         expected = self._expected(tried, draws)
         count, (inputs, state) = len(self._parameters), tried[0]
@@ -246,37 +218,55 @@ class CompiledNet:
         if precision != FULL:  # which is from here on: its rounding would hide how little shares may differ by
             self._net.precision = precision
             expected = self._expected(tried, draws)
-        assert inputs[0] is not None
-        self._of_vectors = torch.empty_like(inputs[0])
-        of_size = dict(zip(self.cut, _split(inputs, self.cut), strict=True))
-        self._compiled = {size: self._compile([*share, *state]) for size, share in of_size.items()}
+        self._prepare(inputs, state)
         for (inputs, state), right in zip(tried, expected, strict=True):
             torch.set_rng_state(draws)
             for place, (ours, theirs) in enumerate(zip(self._run(inputs, state), right, strict=True)):
-                if not close(ours, theirs, TOLERANCES[precision][place >= 2]):
+                if not close(ours, theirs, TOLERANCES[precision][place not in (0, 2)]):
                     raise NotCompiled("its compiled pass does not give what its eager pass gives")
 
-    def _expected(self, tried: Sequence[tuple[list[Tensor | None], list[Tensor]]], draws: Tensor) -> list[list[Tensor]]:
+    def _prepare(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> None:
+        """Compiles the passes over inputs like these, and makes room for what they give."""
+        self._of_vectors = torch.empty_like(inputs[0])
+        parts = list(_split(inputs, self.cut))
+        of_size = {len(share[0]): [*share, *state] for share in parts}
+        found = {size: self._pass(*given) for size, given in of_size.items()}
+        self._sums = [torch.empty_like(output) for output in found[self.cut[0]][2 : 3 + len(self._parameters)]]
+        code = {size: self._compile(given) for size, given in of_size.items()}
+        libraries = [path for size in self.cut if isinstance(path := code[size], Path)]
+        functions = [its for size in self.cut if not isinstance(its := code[size], Path)]
+        if libraries and functions:
+            raise NotCompiled("torch compiles its shares in two ways, as they differ in size")
+        if self.shares == 1:
+            (self._whole,) = functions
+        if functions:
+            self._passes: Passes = PassesInPython(functions, self.cut)
+        else:
+            self._passes = PassesInLibraries(libraries, parts, state, [found[size] for size in self.cut])
+
+    def _expected(self, tried: Sequence[tuple[list[Tensor], list[Tensor]]], draws: Tensor) -> list[list[Tensor]]:
         """`_pass` over each whole batch, from the same state of the random generator."""
         found = []
         for inputs, state in tried:
             torch.set_rng_state(draws)
-            found.append(self._pass(*(part for part in inputs if part is not None), *state))
+            found.append(self._pass(*inputs, *state))
         return found
 
-    def _random(self, batch: Batch, seed: int) -> tuple[list[Tensor | None], list[Tensor]]:
+    def _random(self, batch: Batch, seed: int) -> tuple[list[Tensor], list[Tensor]]:
         """Inputs and state to try it with: random rows, and weights near the net's own, none of them 0."""
         generator = torch.Generator().manual_seed(seed)
         weight, rows = self.model.embedding.weight, len(batch)
         fields = batch.ids.num_fields if isinstance(batch.ids, Bags) else batch.ids.shape[1]
         vectors = torch.randn(rows, fields, weight.shape[1], generator=generator, dtype=weight.dtype)
-        bits = self.model.draw(rows) if hasattr(self.model, "draw") else None
+        bits = None if self._draw is None else self._draw(rows)
         wanted = [p + 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in self._parameters]
         state = [t.detach().clone() for t in (*wanted, *self._others)]
-        return [vectors, batch.label, batch.dense, batch.weight, bits], state
+        inputs = [vectors, batch.label, batch.dense, batch.weight, bits]
+        self._has = [part is not None for part in inputs]
+        return [part for part in inputs if part is not None], state
 
-    def _compile(self, tensors: list[Tensor]) -> Callable[..., Any]:
-        """The pass over as many rows as these, by Inductor."""
+    def _compile(self, tensors: list[Tensor]) -> Path | Callable[..., Any]:
+        """The pass over as many rows as these, by Inductor: of a share a library, where there can be one."""
         from torch import _inductor as inductor
         from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -285,34 +275,18 @@ class CompiledNet:
         for node in graph.graph.find_nodes(op="get_attr"):
             if getattr(graph, node.target).untyped_storage().data_ptr() in own:
                 raise NotCompiled("from_rows reads the embedding's table, not the rows that it is given alone")
-        options: dict[str, Any] = {
-            "cpp_wrapper": True,  # which lets other threads run meanwhile
-            "cpp.threads": 1 if self.shares > 1 else self.threads,
-            "fallback_random": True,  # torch's own numbers, as in the eager pass
-            "compile_threads": 1,  # in this process
-        }
-        with _own_cache(), warnings.catch_warnings(action="ignore"):  # of torch about itself
-            found: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
-        return found
-
-
-@contextmanager
-def _own_cache() -> Iterator[None]:
-    """Has compiled code kept in a folder of ctr's, unless the user names one.
-
-    Torch names its own in the environment as soon as Inductor is imported: torchinductor_<user> among temporary files.
-    """
-    before = os.environ.get(CACHE)
-    if before is None or Path(before).match(f"{tempfile.gettempdir()}/torchinductor_*"):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ctr/inductor")
-        os.environ[CACHE] = str(folder.expanduser())
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(CACHE, None)
-        else:
-            os.environ[CACHE] = before
+        options = {**OPTIONS, "cpp_wrapper": True, "cpp.threads": 1 if self.shares > 1 else self.threads}
+        with own_cache(), warnings.catch_warnings(action="ignore"):  # of torch about itself
+            if self.shares > 1 and all(p.dtype == torch.float32 for p in self._parameters):
+                try:
+                    found = library(graph, tensors)
+                except Exception as error:  # whatever a compiler may raise
+                    log.info("threads of Python make the net's passes: %s", _one_line(error))
+                else:
+                    if found is not None:
+                        return found
+            compiled: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
+        return compiled
 
 
 class _FromRows(nn.Module):
@@ -328,13 +302,9 @@ class _FromRows(nn.Module):
         return logits_of(self.model, self.precision, *inputs)
 
 
-def _split(inputs: Sequence[Tensor | None], sizes: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
-    """The parts of each share, of the inputs that there are."""
-    return zip(*(part.split(list(sizes)) for part in inputs if part is not None), strict=True)
-
-
-def _sums(one: list[Tensor], other: list[Tensor]) -> list[Tensor]:
-    return list(torch._foreach_add(one, other))
+def _split(inputs: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[tuple[Tensor, ...]]:
+    """The parts of each share."""
+    return zip(*(part.split(list(sizes)) for part in inputs), strict=True)
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
@@ -357,17 +327,6 @@ def _random_state_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keeps torch from starting threads of its own within the block: all are at work on shares."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def make(

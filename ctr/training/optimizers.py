@@ -75,25 +75,45 @@ def step_net(optimizer: Optimizer, grads: Sequence[Tensor]) -> None:
     groups = optimizer.param_groups
     parameters = [p for group in groups for p in group["params"]]
     grads = laid_out(grads, parameters)
-    begun = all(optimizer.state.get(p) for p in parameters)
-    if type(optimizer) is Adam and begun and not watched(optimizer) and all(map(_is_kernel, groups)):
-        grad_of = dict(zip(parameters, grads, strict=True))
-        for group in groups:
-            mine = group["params"]
-            states = [optimizer.state[p] for p in mine]
-            steps, first, second = ([state[name] for state in states] for name in ("step", "exp_avg", "exp_avg_sq"))
-            torch._foreach_add_(steps, 1)
-            beta1, beta2 = group["betas"]
-            torch._fused_adam_(
-                mine, [grad_of[p] for p in mine], first, second, [], steps, lr=group["lr"], beta1=beta1, beta2=beta2,
-                weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=group["maximize"],
-            )  # fmt: skip
-        return
+    if type(optimizer) is Adam and not watched(optimizer) and all(map(_is_kernel, groups)):
+        states = [optimizer.state[p] for p in parameters]
+        if all(states):  # else its first step makes them
+            first = 0
+            for group in groups:
+                last = first + len(group["params"])
+                _step_adam(group, grads[first:last], states[first:last])
+                first = last
+            return
     for p, grad in zip(parameters, grads, strict=True):
         p.grad = grad
     optimizer.step()
     for p in parameters:
         p.grad = None
+
+
+def _step_adam(group: Mapping[str, Any], grads: list[Tensor], states: Sequence[dict[str, Any]]) -> None:
+    first, second = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+    beta1, beta2 = group["betas"]
+    torch._fused_adam_(
+        group["params"], grads, first, second, [], _count_step(states), lr=group["lr"], beta1=beta1, beta2=beta2,
+        weight_decay=group["weight_decay"], eps=group["eps"], amsgrad=False, maximize=group["maximize"],
+    )  # fmt: skip
+
+
+def _count_step(states: Sequence[dict[str, Any]]) -> list[Tensor]:
+    """Adds 1 to the steps of all parameters, and returns them.
+
+    They become views of one tensor: torch adds to as many tensors of one number one by one, 5 us each.
+    """
+    steps = [state["step"] for state in states]
+    all_steps = steps[0]._base
+    if all_steps is None or all_steps.shape != (len(steps),) or any(step._base is not all_steps for step in steps):
+        all_steps = torch.stack(steps)
+        for state, step in zip(states, all_steps.unbind(), strict=True):
+            state["step"] = step
+        steps = [state["step"] for state in states]
+    all_steps.add_(1)
+    return steps
 
 
 def _is_kernel(group: Mapping[str, Any]) -> bool:

@@ -120,11 +120,11 @@ class TorchStep:
         device = embedding.weight.device
         dense = None if batch.dense is None else batch.dense.to(device)
         ids = batch.ids.to(device)
-        touched, rows, vectors = self._gather(ids.values if isinstance(ids, Bags) else ids)
-        gathered, label = vectors, batch.label.to(device)
-        vectors = embedding.pooled(gathered, ids)
-        weight = None if batch.weight is None else batch.weight.to(device)
         compiled = self.net is not None and self.net.rows == len(batch)
+        values, bags = (ids.values, True) if isinstance(ids, Bags) else (ids, False)
+        touched, rows, vectors = self._gather(values, as_they_are=compiled and not bags)
+        label, vectors = batch.label.to(device), embedding.pooled(vectors, ids)
+        weight = None if batch.weight is None else batch.weight.to(device)
         if self.net is not None and compiled:
             logits, value, of_vectors, of_net = self.net(vectors.detach(), dense, label, weight)
         else:
@@ -133,10 +133,10 @@ class TorchStep:
             value = loss.item()
         if value - value == 0:  # finite
             if compiled:
-                if vectors is gathered and vectors._base is rows:  # no need of autograd, which takes 0.1 ms
-                    of_rows = of_vectors.reshape(rows.shape)
-                else:
+                if vectors.requires_grad:
                     of_rows = torch.autograd.grad(vectors, rows, of_vectors)[0]
+                else:  # they are the rows
+                    of_rows = of_vectors.view(rows.shape)
             else:
                 of_rows, *of_net = self._differentiate(loss, touched, rows)
             self._mark(touched)
@@ -157,10 +157,11 @@ class TorchStep:
     def _mark(self, ids: Tensor) -> None:
         self.model.embedding.seen[ids] = True
 
-    def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, ids: Tensor, *, as_they_are: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the ids whose gradient is wanted, their rows, and a row for each of the ids, [..., d].
 
-        Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it.
+        Each row once: its gradient arrives summed over the batch, and the optimizer need not coalesce it. Autograd
+        knows where the last come from, unless they may be the rows ``as_they_are``, in the order of the ids.
         """
         touched, place = torch.unique(ids, return_inverse=True)
         rows = self.model.embedding.weight.detach().index_select(0, touched).requires_grad_()
@@ -250,8 +251,9 @@ class RowsStep(TorchStep):
         self._own_step = inspect.unwrap(type(row_optimizer).step) is not inspect.unwrap(GroupOptimizer.step)
         self._table, self._state = side_by_side(model.embedding, row_optimizer)
         # In one place: pieces that come and go with each step leave holes in the heap, of GBs in the end.
-        self._ids = torch.empty(0, dtype=torch.int64)
-        self._rows = self._table.new_empty(0, model.embedding.weight.shape[1])
+        self._all_ids = torch.empty(0, dtype=torch.int64)
+        self._all_rows = self._table.new_empty(0, model.embedding.weight.shape[1])
+        self._make_room(torch.Size([0]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
@@ -282,18 +284,27 @@ class RowsStep(TorchStep):
         if not float(self.row_optimizer.param_groups[0]["lr"]) > 0 or state["seen"].data_ptr() != seen.data_ptr():
             super()._mark(ids)
 
-    def _gather(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _gather(self, ids: Tensor, *, as_they_are: bool) -> tuple[Tensor, Tensor, Tensor]:
         if self._each_once:
-            return super()._gather(ids)
-        count = ids.numel()
-        if len(self._ids) < count:  # bags vary: a quarter more, so that it is rarely done
-            size = max(count, len(self._ids) * 5 // 4)
-            self._ids, self._rows = self._ids.new_empty(size), self._rows.new_empty(size, self._rows.shape[1])
-        flat = self._ids[:count].view(ids.shape).copy_(ids).view(-1)
-        rows = gather(self.model.embedding.weight, flat, self._rows[:count])
+            return super()._gather(ids, as_they_are=as_they_are)
+        if self._shaped.shape != ids.shape:
+            self._make_room(ids.shape)
+        self._shaped.copy_(ids)
+        rows = gather(self.model.embedding.weight, self._flat, self._rows)
         torch.autograd.graph.increment_version(rows)  # an older graph that reads them finds out
+        if as_they_are:
+            return self._flat, rows, self._vectors
         rows = rows.detach().requires_grad_()
-        return flat, rows, rows.view(*ids.shape, rows.shape[1])
+        return self._flat, rows, rows.view(self._vectors.shape)
+
+    def _make_room(self, shape: torch.Size) -> None:
+        """For the ids and rows of a batch."""
+        count, dim = shape.numel(), self.model.embedding.weight.shape[1]
+        if len(self._all_ids) < count:  # bags vary: a quarter more, so that it is rarely done
+            size = max(count, len(self._all_ids) * 5 // 4)
+            self._all_ids, self._all_rows = self._all_ids.new_empty(size), self._all_rows.new_empty(size, dim)
+        self._flat, self._rows = self._all_ids[:count], self._all_rows[:count]
+        self._shaped, self._vectors = self._flat.view(shape), self._rows.view(*shape, dim)
 
 
 def unsupported_rows(row_optimizer: GroupOptimizer) -> str | None:

@@ -58,7 +58,8 @@ def test_threads_of_torch_are_used_where_they_spin_and_others_where_they_sleep(t
 def test_all_of_it_on_torchs_own_threads() -> None:
     """The other tests run where torch's threads sleep."""
     tests = Path(__file__).parents[1]
-    others = ("optim/test_fused.py", "training/test_rows_step.py", "training/test_compiled_net.py")
+    others = ("optim/test_fused.py", "training/test_rows_step.py", "training/test_passes.py")
+    others += ("training/test_compiled_net.py",)
     files = [Path(__file__), *(tests / name for name in others)]
     line = [sys.executable, "-m", "pytest", "-q", "-n0", "-m", "not slow", *map(str, files)]
     done = subprocess.run(line, env={**os.environ, "OMP_WAIT_POLICY": "active"}, capture_output=True, text=True)

@@ -18,9 +18,10 @@ from ctr.config.compose import resolve
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import ArgumentError, CtrError
 from ctr.models import DCN, LR, MLP, OPNN, DeepFM, FeatureEmbedding
-from ctr.training import compiled_net
+from ctr.training import compiled_net, passes
 from ctr.training.compiled_net import CompiledNet, NotCompiled
 from ctr.training.optimizers import make_optimizers
+from ctr.training.passes import CACHE, PassesInLibraries, PassesInPython
 from ctr.training.step import RowsStep, TorchStep
 from tests.native.built import needs_kernels
 from tests.training.runs import configuration, run_one
@@ -145,7 +146,7 @@ def expect_same(
     threads: int = 1,
     weighted: bool = False,
     kind: type[TorchStep] = TorchStep,
-) -> None:
+) -> CompiledNet:
     """Logits, rows, weights and buffers are those of the eager step within rounding; of three shares it takes these."""
     eager, expected = trained(make, compiled=False, weighted=weighted, kind=kind)
     ours, logits = trained(make, compiled=True, threads=threads, shares=3, weighted=weighted, kind=kind)
@@ -153,6 +154,7 @@ def expect_same(
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     for name, value in eager.model.state_dict().items():
         torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    return ours.net
 
 
 @pytest.mark.usefixtures("eager_pass")
@@ -185,6 +187,16 @@ def test_as_many_equal_shares_as_there_can_be_up_to_the_threads() -> None:
 @pytest.mark.usefixtures("eager_pass")
 @pytest.mark.parametrize("name", WITH_ROWS_APART)
 def test_given_shares_are_those_of_the_batch_one_by_one(name: str) -> None:
+    expect_given_shares(name)
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_given_shares_are_so_in_compiled_threads() -> None:
+    assert isinstance(expect_given_shares("norm")._passes, PassesInLibraries)
+
+
+def expect_given_shares(name: str) -> CompiledNet:
     """The second and third of three, as one of several workers computes them."""
     torch.manual_seed(0)
     model, batch, cut = WITH_ROWS_APART[name](), batches(2, weighted=True)[0], [7, 8, 9]
@@ -203,6 +215,7 @@ def test_given_shares_are_those_of_the_batch_one_by_one(name: str) -> None:
         part = (each * batch.weight[first:last]).sum() / ROWS
         torch.testing.assert_close([logits, loss], [expected.detach(), part.detach()])
         torch.testing.assert_close([of_vectors, *of_net], [*torch.autograd.grad(part, [rows, *parameters])])
+    return net
 
 
 @pytest.mark.usefixtures("eager_pass")
@@ -322,10 +335,42 @@ def test_the_compiled_step_has_its_own_net(tmp_path: Path) -> None:
         resolve(configuration(tmp_path, "model=dcn", "opt=group_adam", "backend=native", "compile=true"))
 
 
+@needs_kernels
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["norm", "opnn"])
 def test_compiled_shares_give_what_the_eager_step_gives(name: str) -> None:
-    expect_same(WITH_ROWS_APART[name], 3, threads=2, weighted=name == "norm")
+    net = expect_same(WITH_ROWS_APART[name], 3, threads=2, weighted=name == "norm")
+    assert isinstance(net._passes, PassesInLibraries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("why", ["no kernels", "it fails"])
+def test_without_a_library_threads_of_python_make_the_passes(
+    why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if why == "no kernels":
+        monkeypatch.setattr(passes, "available", lambda: False)
+    else:
+        monkeypatch.setattr(compiled_net, "library", broken)
+    with caplog.at_level(logging.INFO, "ctr"):
+        net = expect_same(WITH_ROWS_APART["norm"], 3, threads=2)
+    assert isinstance(net._passes, PassesInPython)
+    said = [record.message for record in caplog.records if "threads of Python" in record.message]
+    assert said == (["threads of Python make the net's passes: RuntimeError: no compiler"] if why == "it fails" else [])
+
+
+@needs_kernels
+@pytest.mark.slow
+def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    folder = tmp_path / "passes"
+    trained(WITH_ROWS_APART["norm"], compiled=True, shares=3)
+    (first,) = folder.iterdir()
+    made = first.stat().st_mtime_ns
+    trained(WITH_ROWS_APART["norm"], compiled=True, shares=3)
+    assert [(path, path.stat().st_mtime_ns) for path in folder.iterdir()] == [(first, made)]
+    trained(WITH_ROWS_APART["norm"], compiled=True, shares=2)
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.slow
@@ -352,15 +397,15 @@ def test_compiled_code_is_in_ctr_s_folder_or_in_the_one_that_the_user_names(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     names = {"by the user": str(tmp_path / "mine"), "by torch": default_cache_dir()}
     before = names.get(named)
-    monkeypatch.setenv(compiled_net.CACHE, before or "")
+    monkeypatch.setenv(CACHE, before or "")
     if before is None:
-        monkeypatch.delenv(compiled_net.CACHE)  # set before, so that what torch writes there is undone
+        monkeypatch.delenv(CACHE)  # set before, so that what torch writes there is undone
     hidden = len(named)  # a net that this process has not compiled yet
     expect_same(lambda: Net(nn.Sequential(nn.Linear(FIELDS * DIM + 2, hidden), nn.Tanh(), nn.Linear(hidden, 1))), 3)
     places = [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.so")]
     folder = {"mine" if place.startswith("mine/") else place[: len("home/ctr/inductor")] for place in places}
     assert folder == {"mine" if named == "by the user" else "home/ctr/inductor"}
-    assert os.environ.get(compiled_net.CACHE) == before
+    assert os.environ.get(CACHE) == before
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@
 
 #include "pool.h"
 #include "rows.h"
+#include "team.h"
 
 namespace ctr {
 
@@ -183,7 +184,7 @@ class Team {
     }
 
     // work(0) ... work(tasks - 1), which may make calls of the other kinds.
-    void call(void (*work)(int), int tasks, int threads) {
+    void call(const std::function<void(int)>& work, int tasks, int threads) {
         const std::lock_guard<std::mutex> one(calling_);
         each(callers_, threads, [&](int t) {
             for (int task = t; task < tasks; task += threads) work(task);
@@ -253,6 +254,8 @@ Team& team() {
 
 }  // namespace
 
+void call(const std::function<void(int)>& work, int tasks, int threads) { team().call(work, tasks, threads); }
+
 }  // namespace ctr
 
 using namespace ctr;
@@ -272,7 +275,7 @@ std::int64_t ctr_update_f64(const Parts* parts, const Gradient* gradient, const 
     return team().run(*parts, *gradient, *options, threads);
 }
 
-void ctr_each(void (*work)(int), int tasks, int threads) { team().call(work, tasks, threads); }
+void ctr_each(void (*work)(int), int tasks, int threads) { call(work, tasks, threads); }
 
 std::int64_t ctr_gather(const char* data, std::int64_t rows, std::int64_t stride, std::int64_t bytes,
                         const std::int64_t* ids, std::int64_t count, char* out, int threads) {
