@@ -127,10 +127,11 @@ def _sentence(found: Sequence[Row], norm: str) -> str:
     if not done:
         return f"Against {NORMS[norm]}: no point is within the rates of s, nothing to compare."
     up, down = [row for row in done if row[gain] > 0], [row for row in done if row[gain] < 0]
+    of_up, of_down = (sentences.sure(rows, gain) for rows in (up, down))
     return (
-        f"Against {NORMS[norm]}: s is higher at {len(up)} of {len(done)} comparable points{sentences.sure(up)}, lower "
-        f"at {len(down)}{sentences.sure(down)}. This {sentences.agreement(len(up), len(done))} with the paper, where s "
-        "is higher at the same rate."
+        f"Against {NORMS[norm]}: s is higher at {len(up)} of {len(done)} comparable points{of_up}, lower at "
+        f"{len(down)}{of_down}. This {sentences.agreement(len(up), len(done))} with the paper, where s is higher at "
+        "the same rate."
     )
 
 

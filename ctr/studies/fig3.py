@@ -112,9 +112,10 @@ def _sentence(found: Sequence[Row]) -> str:
     if not done:
         return "No value finished with both terms: nothing to compare."
     lower = [row for row in done if row["rate_difference"] < 0]
+    sure = sentences.sure(lower, "rate_difference")
     return (
         f"λ21 leaves fewer features than λ1 of the same value at {len(lower)} of {len(done)} values"
-        f"{sentences.sure(lower)}. This {sentences.agreement(len(lower), len(done))} with the paper, where λ21 is much "
+        f"{sure}. This {sentences.agreement(len(lower), len(done))} with the paper, where λ21 is much "
         "the more effective. The paper prints its rates as a drawing only."
     )
 

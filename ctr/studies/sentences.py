@@ -48,11 +48,18 @@ def tally(a: str, b: str, rows: Sequence[Row]) -> str:
     return f"{a} has the higher mean AUC in {len(up)} of {len(done)} cells{sure(up)}, {b} in {len(down)}{sure(down)}."
 
 
-def sure(rows: Sequence[Row]) -> str:
-    """`` (2 of them with Holm p < .05)``; nothing where no row has a p-value."""
-    if not any(known(row["p_holm"]) for row in rows):
+def sure(rows: Sequence[Row], name: str = "difference") -> str:
+    """`` (2 of them with Holm p < .05)``; without p-values how many intervals do not hold 0; nothing without those.
+
+    Args:
+        name: of the difference (`ctr.studies.columns.compared`).
+    """
+    if any(known(row["p_holm"]) for row in rows):
+        return f" ({sum(map(wins, rows))} of them with Holm p < .05)"
+    intervals = [(row[f"{name}_low"], row[f"{name}_high"]) for row in rows]
+    if not any(known(low) for low, _ in intervals):
         return ""
-    return f" ({sum(map(wins, rows))} of them with Holm p < .05)"
+    return f" ({sum(low > 0 or high < 0 for low, high in intervals)} of them with an interval that does not hold 0)"
 
 
 def tie(others: Iterable[str]) -> str:

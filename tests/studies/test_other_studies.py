@@ -238,7 +238,8 @@ def test_figure_3() -> None:
     assert table.index.tolist() == [1e-3, 5e-3]
     assert table.loc[5e-3].lambda1_rate_mean == pytest.approx(0.198)
     assert table.loc[5e-3].lambda21_rate_mean == pytest.approx(0.008)
-    assert "λ21 leaves fewer features than λ1 of the same value at 2 of 2 values. This agrees" in findings.text
+    assert "λ21 leaves fewer features than λ1 of the same value at 2 of 2 values (" in findings.text
+    assert "of them with an interval that does not hold 0). This agrees" in findings.text
     axes = findings.figures["fig3"].axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 

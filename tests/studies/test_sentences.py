@@ -111,6 +111,16 @@ def test_what_wins_alone_need_not_win_among_many() -> None:
     assert sentences.sure(pair) == " (0 of them with Holm p < .05)"
 
 
+def test_with_few_seeds_intervals_say_how_sure_a_sign_is() -> None:
+    clear, unclear = compare([0.80, 0.81], [0.79, 0.80]), compare([0.80, 0.82], [0.79, 0.82])
+    rows = columns.adjust([columns.compared(clear, "gain"), columns.compared(unclear, "gain")], "p")
+    assert [sentences.sure(some, "gain") for some in ([rows[0]], [rows[1]], rows)] == [
+        f" ({count} of them with an interval that does not hold 0)" for count in (1, 0, 1)
+    ]
+    assert sentences.sure([], "gain") == ""
+    assert sentences.sure([columns.compared(compare([0.8], [0.7]), "gain")], "gain") == ""  # one seed, no rows
+
+
 def test_runs_without_a_record_of_their_test_rows_are_said() -> None:
     runs = Runs(
         Oracle(lambda job: {**features(1), "auc": 0.7, "auc_blocks": None if job["seed"] == 1 else [0.0] * 100})
