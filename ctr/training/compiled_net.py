@@ -1,7 +1,7 @@
 """The net's pass compiled by Inductor: logits, loss and gradients of a batch of one size, each thread on its share.
 
 ``from_rows`` with the loss and its gradients is traced once (``make_fx``) into a function of tensors alone, which
-Inductor turns into C++. Compiled code is kept on the disk by graph and versions, in Inductor's own cache.
+Inductor turns into C++. Compiled code is kept on the disk by graph and versions, in Inductor's folder.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -26,7 +26,7 @@ from ctr.models.embedding import Bags
 from ctr.optim import GroupAdaHessian
 from ctr.training.asking import Cut
 from ctr.training.distributed import Group
-from ctr.training.passes import OPTIONS, Passes, PassesInLibraries, PassesInPython, library, own_cache
+from ctr.training.passes import OPTIONS, Passes, PassesInLibraries, PassesInPython, contiguous, library, own_cache
 from ctr.training.precision import FULL, Precision, logits_of
 
 log = logging.getLogger("ctr")
@@ -148,11 +148,14 @@ class CompiledNet:
         given = [part for part in (label, dense, weight, bits) if part is not None]
         rest = list(_split(given, [self.cut[share] for share in which]))
         inputs = [[own, *(part.clone() for part in others)] for own, others in zip(vectors, rest, strict=True)]
-        found = [
-            [torch.empty_like(others[0]), torch.empty_like(own), *map(torch.empty_like, self._sums)]
-            for own, others in zip(vectors, rest, strict=True)
-        ]
-        self._passes.of_shares(which, inputs, self._state, found, self.threads)
+        if self.shares == 1:
+            found = [self._run(inputs[0], self._state)]
+        else:
+            found = [
+                [self._logits.new_empty(len(own)), torch.empty_like(own), *map(torch.empty_like, self._sums)]
+                for own in vectors
+            ]
+            self._passes.of_shares(which, inputs, self._state, found, self.threads)
         return [(logits, loss, of_vectors, grads) for logits, of_vectors, loss, *grads in found]
 
     @property
@@ -161,13 +164,14 @@ class CompiledNet:
 
     def __str__(self) -> str:
         cut = "in one piece" if self.shares == 1 else f"in {self.shares} shares"
-        return f"compiled for batches of {self.rows:,} rows {cut}"
+        in_python = self.shares > 1 and isinstance(self._passes, PassesInPython)
+        return f"compiled for batches of {self.rows:,} rows {cut}{' in Python' if in_python else ''}"
 
     def _run(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> list[Tensor]:
         """`_pass` of the whole batch in compiled code. The next one overwrites the gradients."""
         if self.shares == 1:
-            return list(self._whole(*inputs, *(t.detach() for t in state)))
-        logits = self._of_vectors.new_empty(self.rows)
+            return list(self._whole(*contiguous(inputs), *(t.detach() for t in contiguous(state))))
+        logits = self._logits.new_empty(self.rows)
         self._passes.of_batch(inputs, state, (logits, self._of_vectors), self._sums, self.threads)
         return [logits, self._of_vectors, *self._sums]
 
@@ -228,21 +232,20 @@ class CompiledNet:
     def _prepare(self, inputs: Sequence[Tensor], state: Sequence[Tensor]) -> None:
         """Compiles the passes over inputs like these, and makes room for what they give."""
         self._of_vectors = torch.empty_like(inputs[0])
-        parts = list(_split(inputs, self.cut))
-        of_size = {len(share[0]): [*share, *state] for share in parts}
+        parts = [contiguous(share) for share in _split(inputs, self.cut)]
+        of_size = {len(share[0]): [*share, *contiguous(state)] for share in parts}
         found = {size: self._pass(*given) for size, given in of_size.items()}
-        self._sums = [torch.empty_like(output) for output in found[self.cut[0]][2 : 3 + len(self._parameters)]]
-        code = {size: self._compile(given) for size, given in of_size.items()}
+        self._logits, _, *self._sums = found[self.cut[0]][: 3 + len(self._parameters)]
+        # Compiled threads copy logits as they are, and sum numbers of float32.
+        plain = self._logits.dtype == inputs[0].dtype and all(t.dtype == torch.float32 for t in self._sums)
+        code = self._compile(of_size, self.shares > 1 and plain)
         libraries = [path for size in self.cut if isinstance(path := code[size], Path)]
         functions = [its for size in self.cut if not isinstance(its := code[size], Path)]
-        if libraries and functions:
-            raise NotCompiled("torch compiles its shares in two ways, as they differ in size")
-        if self.shares == 1:
-            (self._whole,) = functions
-        if functions:
-            self._passes: Passes = PassesInPython(functions, self.cut)
-        else:
+        self._passes: Passes
+        if libraries:
             self._passes = PassesInLibraries(libraries, parts, state, [found[size] for size in self.cut])
+        else:
+            self._whole, self._passes = functions[0], PassesInPython(functions, self.cut)
 
     def _expected(self, tried: Sequence[tuple[list[Tensor], list[Tensor]]], draws: Tensor) -> list[list[Tensor]]:
         """`_pass` over each whole batch, from the same state of the random generator."""
@@ -265,9 +268,21 @@ class CompiledNet:
         self._has = [part is not None for part in inputs]
         return [part for part in inputs if part is not None], state
 
-    def _compile(self, tensors: list[Tensor]) -> Path | Callable[..., Any]:
-        """The pass over as many rows as these, by Inductor: of a share a library, where there can be one."""
+    def _compile(
+        self, of_size: dict[int, list[Tensor]], as_libraries: bool
+    ) -> Mapping[int, Path] | Mapping[int, Callable[..., Any]]:
+        """The passes over these, by their number of rows, by Inductor: libraries if they are to be and all can be."""
         from torch import _inductor as inductor
+
+        graphs = {size: self._traced(given) for size, given in of_size.items()}
+        with own_cache(), warnings.catch_warnings(action="ignore"):  # of torch about itself
+            if as_libraries and (found := self._libraries(graphs)):
+                return found
+            # Its C++ wrapper lets other threads run meanwhile.
+            options = {**OPTIONS, "cpp_wrapper": True, "cpp.threads": 1 if self.shares > 1 else self.threads}
+            return {size: inductor.compile(graph, list[Any](of_size[size]), options) for size, graph in graphs.items()}
+
+    def _traced(self, tensors: list[Tensor]) -> fx.GraphModule:
         from torch.fx.experimental.proxy_tensor import make_fx
 
         graph = make_fx(self._pass, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors)
@@ -275,18 +290,16 @@ class CompiledNet:
         for node in graph.graph.find_nodes(op="get_attr"):
             if getattr(graph, node.target).untyped_storage().data_ptr() in own:
                 raise NotCompiled("from_rows reads the embedding's table, not the rows that it is given alone")
-        options = {**OPTIONS, "cpp_wrapper": True, "cpp.threads": 1 if self.shares > 1 else self.threads}
-        with own_cache(), warnings.catch_warnings(action="ignore"):  # of torch about itself
-            if self.shares > 1 and all(p.dtype == torch.float32 for p in self._parameters):
-                try:
-                    found = library(graph, tensors)
-                except Exception as error:  # whatever a compiler may raise
-                    log.info("threads of Python make the net's passes: %s", _one_line(error))
-                else:
-                    if found is not None:
-                        return found
-            compiled: Callable[..., Any] = inductor.compile(graph, list[Any](tensors), options)
-        return compiled
+        return graph
+
+    def _libraries(self, graphs: dict[int, fx.GraphModule]) -> dict[int, Path] | None:
+        try:
+            found = {size: library(graph) for size, graph in graphs.items()}
+        except Exception as error:  # whatever a compiler may raise
+            log.info("threads of Python make the net's passes: %s", _one_line(error))
+            return None
+        made = {size: path for size, path in found.items() if path is not None}
+        return made if len(made) == len(found) else None
 
 
 class _FromRows(nn.Module):
@@ -369,6 +382,8 @@ def make(
         reason = str(error)
     if group is not None:  # all or none: the bits differ
         reason = next((its for its in group.collect(reason) if its is not None), None)
+        if reason is None and len(ways := set(group.collect(str(net)))) > 1:
+            reason = f"workers would compute it in several ways: {', '.join(sorted(ways))}"
     if reason is not None:
         if asked == "auto":
             log.info("compile=auto: the net is not compiled: %s", reason)

@@ -2,15 +2,17 @@
 
 A pass is a function of tensors that Inductor has compiled. As a library of AOTInductor it is called by compiled
 threads, without Python and its lock; else by Python's. A library is kept on the disk under a hash of its graph, torch's
-version and settings, and the processor's vectors.
+version and settings, the compiler and the processor.
 """
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from filelock import FileLock
 from torch import Tensor, fx
 
 from ctr.files import atomic_path
@@ -32,12 +35,13 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _FOREIGN = b"aoti_torch_proxy_executor_call_function"
 # Of Inductor: random numbers are torch's own, as in the eager pass; it compiles in this process.
 OPTIONS: dict[str, Any] = {"fallback_random": True, "compile_threads": 1}
-_LIBRARY = {**OPTIONS, "cpp.threads": 1}
+# What a compilation writes into the last is not to be in the hash of the next one.
+_LIBRARY = {**OPTIONS, "cpp.threads": 1, "aot_inductor.metadata": {}}
 
 
 class Passes(Protocol):
-    """Of a batch that is cut into shares. A pass is given a share of each input and the net's state. It gives logits
-    and the gradients by the vectors, which are of its rows, and others, which are to be summed."""
+    """Of a batch that is cut into shares. A pass gets its share of each input and the net's state. It gives logits and
+    the gradients by the vectors, of its own rows, and others, which are summed."""
 
     def of_batch(
         self, inputs: Sequence[Tensor], state: Sequence[Tensor], own: Sequence[Tensor], sums: list[Tensor], threads: int
@@ -105,11 +109,11 @@ class PassesInPython:
     ) -> list[list[Tensor]]:
         """Makes some passes; returns those of their outputs for which there is no place."""
         rest: list[list[Tensor]] = [[]] * len(which)
-        constants = [t.detach() for t in state]
+        constants = [t.detach() for t in contiguous(state)]
 
         def compute(share: int) -> None:
             torch.set_num_threads(1)  # of this thread
-            found = self._functions[which[share]](*inputs[share], *constants)
+            found = self._functions[which[share]](*contiguous(inputs[share]), *constants)
             for place, output in zip(places[share], found, strict=False):  # by the thread that has it in its cache
                 place.copy_(output)
             rest[share] = list(found[len(places[share]) :])
@@ -125,7 +129,7 @@ class PassesInLibraries:
     Args:
         libraries: of each share.
         inputs: what its pass is given, like those that will come.
-        state: so too.
+        state: its parameters and buffers, like those that will come.
         outputs: what it gives; those to be summed are float32.
     """
 
@@ -137,8 +141,8 @@ class PassesInLibraries:
         outputs: Sequence[Sequence[Tensor]],
     ) -> None:
         self._passes = (Pass * len(libraries))()
-        self._whole = _kinds([torch.cat(parts) for parts in zip(*inputs, strict=True)])
         self._of_share = [_kinds(share) for share in inputs]
+        self._whole = [(kinds[0][0], sum(size for _, size in kinds)) for kinds in zip(*self._of_share, strict=True)]
         self._kept: list[object] = []  # what the structures point to
         self._firsts = [0, *accumulate(len(share[0]) for share in inputs)][:-1]  # row of each share
         for made, path, share, found in zip(self._passes, libraries, inputs, outputs, strict=True):
@@ -147,6 +151,11 @@ class PassesInLibraries:
                 raise RuntimeError(f"torch cannot use {path}")
             weakref.finalize(self, library.AOTInductorModelContainerDelete, model).atexit = False
             given = [*share, *state]
+            counts = [c_size_t(), c_size_t()]
+            library.AOTInductorModelContainerGetNumInputs(model, byref(counts[0]))
+            library.AOTInductorModelContainerGetNumOutputs(model, byref(counts[1]))
+            if [count.value for count in counts] != [len(given), len(found)]:
+                raise RuntimeError(f"{path} is of another pass")
             shapes = (Input * len(given))(*map(_input, given))
             sizes = (c_int64 * len(found))(*(t.numel() * t.element_size() for t in found))
             made.model, made.run = model.value, cast(library.AOTInductorModelContainerRun, c_void_p)
@@ -156,7 +165,7 @@ class PassesInLibraries:
     def of_batch(
         self, inputs: Sequence[Tensor], state: Sequence[Tensor], own: Sequence[Tensor], sums: list[Tensor], threads: int
     ) -> None:
-        given, constants = _contiguous(inputs), _contiguous(state)  # which are kept until the passes are made
+        given, constants = contiguous(inputs), contiguous(state)  # which are kept until the passes are made
         if (kinds := _kinds(given)) != self._whole:
             raise ValueError(f"expected inputs of these types and sizes: {self._whole}, got {kinds}")
         self._make(
@@ -172,7 +181,7 @@ class PassesInLibraries:
         outputs: Sequence[Sequence[Tensor]],
         threads: int,
     ) -> None:
-        given, constants = [_contiguous(share) for share in inputs], _contiguous(state)
+        given, constants = [contiguous(share) for share in inputs], contiguous(state)
         if (kinds := [_kinds(share) for share in given]) != (expected := [self._of_share[share] for share in which]):
             raise ValueError(f"expected inputs of these types and sizes: {expected}, got {kinds}")
         of_inputs, of_outputs = ([[t.data_ptr() for t in share] for share in shares] for shares in (given, outputs))
@@ -197,41 +206,69 @@ class PassesInLibraries:
         found = [address for share in outputs for address in share]
         arrays = [(c_void_p * len(those))(*those) for those in (given, found, sums)]
         first = byref(self._passes, which.start * ctypes.sizeof(Pass))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # not `one_thread`, which takes 0.05 ms
-        failed = sharing().ctr_passes(first, len(which), *arrays, len(outputs[0]), byref(_torch()), threads)
-        torch.set_num_threads(before)
+        call, interface, before = sharing().ctr_passes, _torch(), torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:  # not `one_thread`, which takes 0.05 ms
+            failed = call(first, len(which), *arrays, len(outputs[0]), byref(interface), threads)
+        finally:
+            torch.set_num_threads(before)
         if failed:
             raise RuntimeError("the compiled pass failed; torch's message is above")
 
 
-def library(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Path | None:
+def library(graph: fx.GraphModule) -> Path | None:
     """The library of a graph, made if it is not there; None where there can be none.
 
     Args:
-        graph: a function of tensors, as ``make_fx`` traces it, whose outputs are contiguous.
-        inputs: tensors like those that it will be given.
+        graph: a function of contiguous tensors, as ``make_fx`` traces it with fake ones, whose outputs are contiguous.
     """
-    from torch import _inductor as inductor
-
     if not available():
         return None
-    folder = Path(os.environ[CACHE], "passes")
+    folder = Path(os.environ[CACHE], "passes").absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    inputs = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
     path = folder / f"{_key(graph, inputs)}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as own, atomic_path(path) as new:
-            options = {**_LIBRARY, "aot_inductor.output_path": str(Path(own, "pass.so"))}
-            Path(str(inductor.aot_compile(graph, tuple(inputs), options=options))).replace(new)
+    with FileLock(path.with_suffix(".lock")):  # others wait for it, and do not compile it too
+        if not path.exists():
+            _make(graph, inputs, path)
+        try:
+            _opened(path)
+        except OSError:  # damaged, or linked to other libraries
+            path.unlink()
+            _make(graph, inputs, path)
+            _opened(path)
     return None if _FOREIGN in path.read_bytes() else path
 
 
+def _make(graph: fx.GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
+    from torch import _inductor as inductor
+
+    own = path.with_suffix(".tmp")
+    shutil.rmtree(own, ignore_errors=True)  # of a process that was killed
+    own.mkdir()
+    try:
+        with atomic_path(path) as new:
+            options = {**_LIBRARY, "aot_inductor.output_path": str(own / "pass.so")}
+            like = tuple(torch.zeros(t.shape, dtype=t.dtype) for t in inputs)
+            Path(str(inductor.aot_compile(copy.deepcopy(graph), like, options=options))).replace(new)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
 def _key(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> str:
-    from torch._inductor import codecache, config, cpu_vec_isa
+    from torch._inductor import codecache, config, cpp_builder, cpu_vec_isa
 
     with config.patch(_LIBRARY):
-        of_graph, _ = codecache.compiled_fx_graph_hash(graph, list(inputs), {"aot_mode": True}, [])
-    return hashlib.sha256(f"{of_graph} {cpu_vec_isa.pick_vec_isa()!r}".encode()).hexdigest()[:32]
+        of_graph, _ = codecache.compiled_fx_graph_hash(graph, inputs, {"aot_mode": True}, [])
+    compiler = cpp_builder.get_compiler_version_info(cpp_builder.get_cpp_compiler())
+    parts = (of_graph, compiler, cpu_vec_isa.pick_vec_isa(), _processor())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _processor() -> list[str]:
+    """What it can do: the code is for this very one."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return sorted({line for line in lines if line.startswith(("flags", "Features", "CPU part"))})
 
 
 def _input(given: Tensor) -> Any:
@@ -244,7 +281,7 @@ def _kinds(tensors: Sequence[Tensor]) -> list[tuple[torch.dtype, int]]:
     return [(t.dtype, t.numel()) for t in tensors]
 
 
-def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
+def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t if t.is_contiguous() else t.contiguous() for t in tensors]
 
 

@@ -87,7 +87,7 @@ def test_a_net_that_is_computed_in_another_way_is_warned_of(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     stopped(log, tmp_path, 8, *COMPILED, *EVERY)
-    monkeypatch.setattr(CompiledNet, "_compile", lambda net, tensors: net._pass)
+    monkeypatch.setattr(CompiledNet, "_compile", lambda net, of_size, _: dict.fromkeys(of_size, net._pass))
     monkeypatch.setattr(compiled_net, "MIN_STEPS", STEPS)
     warn_once.cache_clear()
     go(log, tmp_path, *COMPILED, *EVERY, "threads=1", resume=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,11 @@ from ctr.config.compose import resolve
 from ctr.datasets.stream import Batch, RowStream
 from ctr.errors import ArgumentError, CtrError
 from ctr.models import DCN, LR, MLP, OPNN, DeepFM, FeatureEmbedding
-from ctr.training import compiled_net, passes
+from ctr.native.library import available
+from ctr.training import compiled_net
 from ctr.training.compiled_net import CompiledNet, NotCompiled
 from ctr.training.optimizers import make_optimizers
-from ctr.training.passes import CACHE, PassesInLibraries, PassesInPython
+from ctr.training.passes import PassesInLibraries
 from ctr.training.step import RowsStep, TorchStep
 from tests.native.built import needs_kernels
 from tests.training.runs import configuration, run_one
@@ -344,36 +344,6 @@ def test_compiled_shares_give_what_the_eager_step_gives(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("why", ["no kernels", "it fails"])
-def test_without_a_library_threads_of_python_make_the_passes(
-    why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    if why == "no kernels":
-        monkeypatch.setattr(passes, "available", lambda: False)
-    else:
-        monkeypatch.setattr(compiled_net, "library", broken)
-    with caplog.at_level(logging.INFO, "ctr"):
-        net = expect_same(WITH_ROWS_APART["norm"], 3, threads=2)
-    assert isinstance(net._passes, PassesInPython)
-    said = [record.message for record in caplog.records if "threads of Python" in record.message]
-    assert said == (["threads of Python make the net's passes: RuntimeError: no compiler"] if why == "it fails" else [])
-
-
-@needs_kernels
-@pytest.mark.slow
-def test_a_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CACHE, str(tmp_path))
-    folder = tmp_path / "passes"
-    trained(WITH_ROWS_APART["norm"], compiled=True, shares=3)
-    (first,) = folder.iterdir()
-    made = first.stat().st_mtime_ns
-    trained(WITH_ROWS_APART["norm"], compiled=True, shares=3)
-    assert [(path, path.stat().st_mtime_ns) for path in folder.iterdir()] == [(first, made)]
-    trained(WITH_ROWS_APART["norm"], compiled=True, shares=2)
-    assert len(list(folder.iterdir())) == 2
-
-
-@pytest.mark.slow
 def test_compiled_whole_batches_give_what_the_eager_step_gives() -> None:
     expect_same(WITH_WHOLE_BATCHES["batch norm"], 1, threads=2)
 
@@ -382,30 +352,10 @@ def test_compiled_whole_batches_give_what_the_eager_step_gives() -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     make = WITH_ROWS_APART["opnn"]
     one, *others = (trained(make, compiled=True, threads=threads, shares=3)[0] for threads in (1, 3))
+    assert isinstance(one.net._passes, PassesInLibraries) == available()
     for other in others:
         for name, value in one.model.state_dict().items():
             assert torch.equal(other.model.state_dict()[name], value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("named", ["by the user", "by torch", "by nobody"])
-def test_compiled_code_is_in_ctr_s_folder_or_in_the_one_that_the_user_names(
-    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    names = {"by the user": str(tmp_path / "mine"), "by torch": default_cache_dir()}
-    before = names.get(named)
-    monkeypatch.setenv(CACHE, before or "")
-    if before is None:
-        monkeypatch.delenv(CACHE)  # set before, so that what torch writes there is undone
-    hidden = len(named)  # a net that this process has not compiled yet
-    expect_same(lambda: Net(nn.Sequential(nn.Linear(FIELDS * DIM + 2, hidden), nn.Tanh(), nn.Linear(hidden, 1))), 3)
-    places = [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.so")]
-    folder = {"mine" if place.startswith("mine/") else place[: len("home/ctr/inductor")] for place in places}
-    assert folder == {"mine" if named == "by the user" else "home/ctr/inductor"}
-    assert os.environ.get(CACHE) == before
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from ctypes import POINTER, c_int, c_size_t, c_void_p
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,12 +30,18 @@ class Library:
     """What is used of a library of AOTInductor, around a function of tensors."""
 
     def __init__(self, function: Callable[..., list[Tensor]]) -> None:
-        self.function, self.deleted = function, 0
+        self.function, self.deleted, self.inputs = function, 0, 4
         self.AOTInductorModelContainerRun = _RUN(self.run)
 
     def AOTInductorModelContainerCreateWithDevice(self, model: Any, *_: object) -> int:
         model._obj.value = 1
         return 0
+
+    def AOTInductorModelContainerGetNumInputs(self, model: c_void_p, number: Any) -> None:
+        number._obj.value = self.inputs
+
+    def AOTInductorModelContainerGetNumOutputs(self, model: c_void_p, number: Any) -> None:
+        number._obj.value = 5
 
     def AOTInductorModelContainerDelete(self, model: c_void_p) -> None:
         self.deleted += 1
@@ -47,8 +54,11 @@ class Library:
             found = self.function(*tensors)
         except ValueError:
             return 1
-        for k, handle in enumerate(torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(found[:made])):
-            outputs[k] = _OF(handle, None)
+        handles: dict[int, int] = {}  # one of each tensor, as Inductor gives them
+        for k, output in enumerate(found):
+            if id(output) not in handles:
+                handles[id(output)] = _OF(torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(output), None)
+            outputs[k] = handles[id(output)]
         return 0
 
 
@@ -137,7 +147,54 @@ def test_inputs_of_another_kind_are_refused(given: Any, made: Any) -> None:
         made[0].of_shares(range(2), shares[1:], state, [], 2)
 
 
-def test_models_are_given_back(given: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_may_come_twice(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parameters that are added have one gradient, and Inductor gives one handle for both."""
+    inputs, state = given
+
+    def twice(*tensors: Tensor) -> list[Tensor]:
+        *others, of_both, _ = net(*tensors)
+        return [*others, of_both, of_both]
+
+    library = Library(twice)
+    monkeypatch.setattr(passes, "_opened", lambda path: library)
+    shares = list(zip(*(t.split(CUT) for t in inputs), strict=True))
+    both = PassesInLibraries([Path("pass.so")] * 3, shares, state, [twice(*share, *state) for share in shares])
+    own, sums = room(state, inputs[0])
+    sums[2] = torch.full_like(sums[1], torch.nan)
+    for _ in range(20):
+        both.of_batch(inputs, state, own, sums, 2)
+    torch.testing.assert_close(sums[1:], [inputs[1] @ inputs[0]] * 2)
+
+
+def test_torch_s_threads_are_as_before_whatever_happens(given: Any, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, state = given
+    own, sums = room(state, inputs[0])
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(passes, "sharing", lambda: SimpleNamespace(ctr_passes=interrupted))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            made[0].of_batch(inputs, state, own, sums, 2)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_library_of_another_pass_is_refused(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, state = given
+    library = Library(net)
+    library.inputs = 7
+    monkeypatch.setattr(passes, "_opened", lambda path: library)
+    shares = list(zip(*(t.split(CUT) for t in inputs), strict=True))
+    with pytest.raises(RuntimeError, match=r"pass\.so is of another pass"):
+        PassesInLibraries([Path("pass.so")] * 3, shares, state, [net(*share, *state) for share in shares])
+
+
+def test_models_are_given_back(given: Any, made: Any) -> None:
     inputs, state = given
     library = made[1]
     shares = list(zip(*(t.split(CUT) for t in inputs), strict=True))

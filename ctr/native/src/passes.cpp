@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <vector>
 
 #include "team.h"
@@ -42,7 +43,7 @@ struct Pass {
 
 constexpr std::int64_t SMALL = 1 << 15;  // numbers; fewer are added by one thread
 
-// Whether it went well.
+// Runs a pass; returns whether it succeeded.
 bool run(const Pass& pass, const Torch& torch, void* const* inputs, Handle* found) {
     std::vector<Handle> given(std::size_t(pass.num_inputs), nullptr);
     for (std::size_t k = 0; k < given.size(); ++k) {
@@ -65,7 +66,8 @@ using namespace ctr;
 // Of each the first `own` outputs are copied to outputs [count][own]; the others, float32, are summed over the passes, in
 // their order, to sums [num_outputs - own]. Returns 0, or 1 if a pass failed (torch has then written why to stderr).
 extern "C" int ctr_passes(const Pass* passes, int count, void* const* inputs, void* const* outputs, void* const* sums, int own,
-                          const Torch* torch, int threads) {
+                          const Torch* torch, int threads) try {
+    threads = std::min(threads, count);
     const auto width = std::size_t(passes[0].num_inputs), made = std::size_t(passes[0].num_outputs), first = std::size_t(own);
     std::vector<Handle> found(std::size_t(count) * made, nullptr);
     std::vector<void*> data(found.size(), nullptr);
@@ -73,7 +75,12 @@ extern "C" int ctr_passes(const Pass* passes, int count, void* const* inputs, vo
     call([&](int share) {
         if (torch->use_threads) torch->use_threads(1);
         const auto s = std::size_t(share);
-        if (!run(passes[s], *torch, inputs + s * width, &found[s * made])) {
+        bool done = false;
+        try {
+            done = run(passes[s], *torch, inputs + s * width, &found[s * made]);
+        } catch (const std::exception&) {  // no memory
+        }
+        if (!done) {
             failed = true;
             return;
         }
@@ -102,7 +109,11 @@ extern "C" int ctr_passes(const Pass* passes, int count, void* const* inputs, vo
         if (parts == 1) add(0);
         else call(add, parts, threads);
     }
+    std::sort(found.begin(), found.end());
+    found.erase(std::unique(found.begin(), found.end()), found.end());  // outputs that are one tensor have one handle
     for (Handle handle : found)
         if (handle) torch->drop(handle);
     return failed;
+} catch (const std::exception&) {
+    return 1;
 }
